@@ -1,0 +1,62 @@
+# What a person types; CI types the same.
+# DVC runs a stage with the first `python` on PATH, so the project's own comes first.
+SHELL := /bin/bash
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export MLFLOW_DISABLE_TELEMETRY := true
+export DVC_NO_ANALYTICS := true
+# A variable left by an outer DVC process would name another repository.
+unexport DVC_ROOT DVC_EXP_NAME DVC_EXP_BASELINE_REV
+PYTHON ?= python3
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test test-fast lint format gate ui lock clean
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): requirements.lock bootstrap.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name it: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv --clear $(VENV)
+	pip install --quiet --disable-pip-version-check --require-hashes -r bootstrap.lock
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) uv pip install --quiet --require-hashes -r requirements.lock
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.dvc/config:
+	dvc init --quiet
+
+setup: $(READY) .dvc/config ## make .venv with every dependency at its locked version
+
+repro: setup ## run the four stages, or what of them is out of date
+	@dvc repro
+	@striate summary
+
+test: setup ## run all tests
+	pytest --cov=striate --cov=stages --cov-report=term-missing:skip-covered
+
+test-fast: setup ## run the tests that take seconds
+	pytest -m "not slow"
+
+lint: setup ## check style, format and types
+	ruff check
+	ruff format --check
+	mypy
+
+format: setup ## mend style and format
+	ruff check --fix
+	ruff format
+
+gate: setup ## compare metrics/ with the last commit
+	@striate gate --against HEAD
+
+ui: setup ## open MLflow's pages on this machine
+	@striate ui
+
+lock: setup ## resolve the dependencies anew
+	uv pip compile --quiet pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -o requirements.lock
+
+clean: ## remove .venv and what tools leave behind; data, models and runs stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov src/*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

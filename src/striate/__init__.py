@@ -1,0 +1,1 @@
+"""Striate: a reproducible pipeline for convolutional image classifiers."""

@@ -1,0 +1,112 @@
+"""The command `striate`."""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from striate.errors import reported
+
+
+def main() -> None:
+    """Run one subcommand; a fault of its input ends it with status 2."""
+    parser = argparse.ArgumentParser(
+        prog="striate", description="Work with the pipeline's results."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    gate_parser = commands.add_parser(
+        "gate",
+        help="fail when a metric got worse",
+        description="Compare metrics/ with what REV holds; exit status 1 when one is worse or"
+        " missing, 2 when the comparison cannot be made.",
+    )
+    gate_parser.add_argument(
+        "--against", metavar="REV", default="HEAD", help="commit, branch or tag (default: HEAD)"
+    )
+    gate_parser.set_defaults(run=run_gate)
+
+    summary_parser = commands.add_parser("summary", help="the results as a table")
+    summary_parser.set_defaults(run=run_summary)
+
+    ui_parser = commands.add_parser("ui", help="open MLflow's pages on this machine")
+    ui_parser.add_argument("--port", type=int, default=5000, help="default: 5000")
+    ui_parser.set_defaults(run=run_ui)
+
+    arguments = parser.parse_args()
+    with reported():
+        arguments.run(arguments)
+
+
+def run_gate(arguments: argparse.Namespace) -> None:
+    """Print the comparison; exit with status 1 when a metric is worse or missing."""
+    from striate import gate
+
+    rules = gate.load_rules(Path("gate.yaml"))
+    files = list(rules)
+    before = gate.metrics_at(files, arguments.against, Path())
+    verdicts = gate.compare(before, gate.metrics_now(files, Path()), rules)
+    print(gate.table(verdicts))
+    failed = [verdict.metric for verdict in verdicts if verdict.failed]
+    print(
+        f"\nagainst {arguments.against}: "
+        + (f"FAILED: {', '.join(failed)}" if failed else "passed")
+    )
+    sys.exit(1 if failed else 0)
+
+
+def run_summary(arguments: argparse.Namespace) -> None:
+    """Print what was trained, how well it does, and where to look next."""
+    from striate import params, results
+
+    settings = params.load()
+    model, training = settings.model, settings.training
+    train = results.read_json(Path("metrics/train.json"))
+    test = results.read_json(Path("metrics/test.json"))
+    rows = {
+        "data": f"{settings.data.name}, seed {settings.seed}",
+        "network": f"{model.layers} layers of width {model.width} and more,"
+        f" {train['parameters']:,} parameters",
+        "training": f"{train['epochs']} epochs of {training.optimizer},"
+        f" batches of {training.batch_size}",
+        "training accuracy": f"{train['train_accuracy']:.2%}",
+    }
+    if "val_accuracy" in train:
+        rows["validation accuracy"] = f"{train['val_accuracy']:.2%}"
+    rows["test accuracy"] = f"{test['accuracy']:.2%} ({test['errors']:,} of {test['n']:,} wrong)"
+    rows["test loss"] = f"{test['loss']:.4f}"
+    rows["calibration error"] = f"{test['ece']:.4f}"
+    print()
+    for name, value in rows.items():
+        print(f"  {name:<20} {value}")
+    print(
+        "\nNext: look at the pictures in reports/figures/"
+        "\n      try an idea:       dvc exp run -S model.layers=3"
+        "\n      compare:           dvc exp show --md --only-changed"
+        "\n      open MLflow:       make ui"
+    )
+
+
+def run_ui(arguments: argparse.Namespace) -> None:
+    """Serve MLflow's pages on the loopback address until interrupted."""
+    from striate import tracking
+
+    store = tracking.open_store()
+    home = f"http://127.0.0.1:{arguments.port}/#/experiments/{store.experiment}/runs"
+    print(f"Runs:       {home}?workflowType=machine_learning")
+    print(f"Comparison: {home}?compareRunsMode=CHART&workflowType=machine_learning", flush=True)
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1",
+        "--port", str(arguments.port), "--backend-store-uri", tracking.tracking_uri(),
+    ]  # fmt: skip
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    try:
+        status = subprocess.run(command, env=os.environ | quiet, check=False).returncode  # noqa: S603
+    except KeyboardInterrupt:
+        status = 0
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,347 @@
+"""The catalogue of data sets: where the bytes come from, how they are verified and stored.
+
+To add a data set, write a function that reads its verified files into arrays, and one entry.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from striate.errors import UserError
+from striate.splits import stratified_split
+
+MIRROR_VARIABLE = "STRIATE_MIRROR"
+ATTEMPTS = 3
+PAUSE_SECONDS = 2.0
+TIMEOUT_SECONDS = 30
+CHUNK_BYTES = 1 << 20
+
+
+class DataError(UserError):
+    """Data cannot be had, or is not what the catalogue says."""
+
+
+class Part(NamedTuple):
+    """Images as published, uint8 (N, C, H, W), and their classes, int64 (N,)."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class File:
+    """A published file: its place below a mirror, its MD5, and its public addresses."""
+
+    path: str
+    md5: str
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One entry of the catalogue."""
+
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]  # channels, height, width
+    counts: tuple[int, int]  # training images, test images
+    peak: int  # the largest pixel value
+    mean: tuple[float, ...]  # of each channel over the training images, divided by `peak`
+    std: tuple[float, ...]
+    forms: tuple[tuple[File, ...], ...]  # ways in which it is published; any one will do
+    read: Callable[[Path], tuple[Part, Part]]  # verified files → training and test part
+
+
+def _read_digits(folder: Path) -> tuple[Part, Part]:
+    """The digits inside scikit-learn, which come unsplit; the split is fixed here."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = bunch.images.astype(np.uint8)[:, None]
+    labels = bunch.target.astype(np.int64)
+    train, test = stratified_split(labels, 360, seed=0)
+    return Part(images[train], labels[train]), Part(images[test], labels[test])
+
+
+def _read_mnist(folder: Path) -> tuple[Part, Part]:
+    from torchvision.datasets import MNIST
+
+    parts = (MNIST(folder, train=train, download=True) for train in (True, False))
+    train, test = (Part(part.data.numpy()[:, None], part.targets.numpy()) for part in parts)
+    return train, test
+
+
+def _read_cifar10(folder: Path) -> tuple[Part, Part]:
+    from torchvision.datasets import CIFAR10
+
+    parts = (CIFAR10(folder, train=train) for train in (True, False))
+    train, test = (
+        Part(np.ascontiguousarray(part.data.transpose(0, 3, 1, 2)), np.array(part.targets))
+        for part in parts
+    )
+    return train, test
+
+
+def _mnist_file(name: str, md5: str) -> File:
+    hosts = ("https://ossci-datasets.s3.amazonaws.com/mnist", "http://yann.lecun.com/exdb/mnist")
+    return File(f"MNIST/raw/{name}.gz", md5, tuple(f"{host}/{name}.gz" for host in hosts))
+
+
+DIGIT_NAMES = tuple("0123456789")
+
+CATALOGUE: dict[str, Dataset] = {
+    "digits": Dataset(
+        classes=DIGIT_NAMES,
+        shape=(1, 8, 8),
+        counts=(1437, 360),
+        peak=16,
+        mean=(0.3055,),
+        std=(0.3761,),
+        forms=((),),
+        read=_read_digits,
+    ),
+    "mnist": Dataset(
+        classes=DIGIT_NAMES,
+        shape=(1, 28, 28),
+        counts=(60_000, 10_000),
+        peak=255,
+        mean=(0.1307,),
+        std=(0.3081,),
+        forms=(
+            (
+                _mnist_file("train-images-idx3-ubyte", "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
+                _mnist_file("train-labels-idx1-ubyte", "d53e105ee54ea40749a09fcbcd1e9432"),
+                _mnist_file("t10k-images-idx3-ubyte", "9fb629c4189551a2d022fa330f9573f3"),
+                _mnist_file("t10k-labels-idx1-ubyte", "ec29112dd5afa0611ce80d1b7f02629c"),
+            ),
+        ),
+        read=_read_mnist,
+    ),
+    "cifar10": Dataset(
+        classes=(
+            "airplane",
+            "automobile",
+            "bird",
+            "cat",
+            "deer",
+            "dog",
+            "frog",
+            "horse",
+            "ship",
+            "truck",
+        ),
+        shape=(3, 32, 32),
+        counts=(50_000, 10_000),
+        peak=255,
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+        forms=(
+            (
+                File(
+                    "cifar-10-python.tar.gz",
+                    "c58f30108f718f92721af3b95e74349a",
+                    ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",),
+                ),
+            ),
+            (
+                File("cifar-10-batches-py/data_batch_1", "c99cafc152244af753f735de768cd75f"),
+                File("cifar-10-batches-py/data_batch_2", "d4bba439e000b95fd0a9bffe97cbabec"),
+                File("cifar-10-batches-py/data_batch_3", "54ebc095f3ab1f0389bbae665268c751"),
+                File("cifar-10-batches-py/data_batch_4", "634d18415352ddfa80567beed471001a"),
+                File("cifar-10-batches-py/data_batch_5", "482c414d41f54cd18b22e5b47cb7c3cb"),
+                File("cifar-10-batches-py/test_batch", "40351d587109b95175f43aff81a1287e"),
+                File("cifar-10-batches-py/batches.meta", "5ff9c542aee3614f3951f8cda6e48888"),
+            ),
+        ),
+        read=_read_cifar10,
+    ),
+}
+
+
+def prepare(name: str, folder: Path, mirror: str | None) -> None:
+    """Fetch, verify and store one data set.
+
+    Args:
+        name: a key of `CATALOGUE`.
+        folder: receives `train/` and `test/`, each with `images.npy` (uint8, (N, C, H, W)) and
+            `labels.npy` (int64, (N,)), and `manifest.json`. Nothing is written before all is
+            verified.
+        mirror: a folder or an http(s) base address that is tried before the public addresses.
+
+    Raises:
+        DataError: no source gave the right bytes; the message names each that was tried.
+    """
+    dataset = CATALOGUE[name]
+    with tempfile.TemporaryDirectory() as downloads:
+        _fetch_any_form(name, dataset, Path(downloads), mirror)
+        train, test = dataset.read(Path(downloads))
+    _check(name, dataset, train, test)
+    _store(name, dataset, folder, train, test)
+
+
+def _fetch_any_form(name: str, dataset: Dataset, folder: Path, mirror: str | None) -> None:
+    """Fetch all files of the first form that some source has: the mirror first, then the web."""
+    failures: list[str] = []
+    tries = [(form, True) for form in dataset.forms if mirror] + [
+        (form, False) for form in dataset.forms if all(file.addresses for file in form)
+    ]
+    for form, use_mirror in tries:
+        try:
+            for file in form:
+                addresses = (_below(mirror, file.path),) if use_mirror else file.addresses
+                _fetch_file(file, addresses, folder / file.path)
+        except DataError as error:
+            failures.append(str(error))
+            continue
+        for archive in folder.glob("*.tar.gz"):
+            extract(archive, folder)
+        return
+    raise DataError(
+        f"{name} could not be fetched:\n"
+        + "\n".join(f"  {failure}" for failure in failures)
+        + f"\nTo work offline, set {MIRROR_VARIABLE} to a folder or web address that has"
+        f" {' or '.join(form[0].path for form in dataset.forms)},"
+        " or use the data set that needs no network: data.name=digits"
+    )
+
+
+def _below(mirror: str | None, path: str) -> str:
+    return f"{(mirror or '').rstrip('/')}/{path}"
+
+
+def _fetch_file(file: File, addresses: tuple[str, ...], target: Path) -> None:
+    """Write the verified bytes of `file` to `target`, from the first address that has them."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    failures = []
+    for address in addresses:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                found = _copy(address, target)
+            except urllib.error.HTTPError as error:
+                failures.append(f"{address}: the server answered {error.code} {error.reason}")
+                break
+            except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
+                if attempt < ATTEMPTS:
+                    time.sleep(PAUSE_SECONDS * attempt)
+                    continue
+                reason = getattr(error, "reason", None) or error or type(error).__name__
+                failures.append(f"{address}: {reason} ({ATTEMPTS} attempts)")
+            except (OSError, ValueError) as error:
+                failures.append(f"{address}: {getattr(error, 'strerror', None) or error}")
+                break
+            else:
+                if found == file.md5:
+                    return
+                failures.append(f"{address}: corrupt or cut short: MD5 {found}, not {file.md5}")
+                break
+        target.unlink(missing_ok=True)
+    raise DataError("\n  ".join(failures))
+
+
+def _copy(address: str, target: Path) -> str:
+    """Copy one address to a file, with a progress bar, and return the MD5 of what came."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with (
+        _opened(address) as (source, size),
+        target.open("wb") as sink,
+        tqdm(total=size, unit="B", unit_scale=True, desc=target.name, disable=None) as bar,
+    ):
+        while chunk := source.read(CHUNK_BYTES):
+            sink.write(chunk)
+            digest.update(chunk)
+            bar.update(len(chunk))
+    return digest.hexdigest()
+
+
+@contextmanager
+def _opened(address: str) -> Iterator[tuple[BinaryIO, int | None]]:
+    """Open a path or an http(s) address; gives the stream and its length in bytes, if known."""
+    if address.startswith(("http://", "https://")):
+        request = urllib.request.Request(address, headers={"User-Agent": "striate"})  # noqa: S310
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
+            length = answer.headers.get("Content-Length")
+            yield answer, int(length) if length else None
+    else:
+        with open(address, "rb") as source:
+            yield source, os.path.getsize(address)
+
+
+def extract(archive: Path, folder: Path) -> None:
+    """Unpack a tar archive into `folder`.
+
+    Raises:
+        DataError: a member is a device, or it or its link would lie outside `folder`, or the
+            archive is broken.
+    """
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise DataError(f"{archive.name} was refused: {error}") from None
+
+
+def _check(name: str, dataset: Dataset, train: Part, test: Part) -> None:
+    for part, count, label in zip((train, test), dataset.counts, ("train", "test"), strict=True):
+        expected = (count, *dataset.shape)
+        if part.images.shape != expected or part.images.dtype != np.uint8:
+            raise DataError(
+                f"{name}: the {label} images are {part.images.dtype} {part.images.shape},"
+                f" not uint8 {expected}"
+            )
+        present = np.unique(part.labels)
+        if part.labels.shape != (count,) or not np.array_equal(
+            present, np.arange(len(dataset.classes))
+        ):
+            raise DataError(
+                f"{name}: the {label} labels are {part.labels.shape} with classes"
+                f" {present.tolist()}, not ({count},) with every class"
+                f" from 0 to {len(dataset.classes) - 1}"
+            )
+
+
+def _store(name: str, dataset: Dataset, folder: Path, train: Part, test: Part) -> None:
+    """Write the arrays and the manifest, complete or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as scratch:
+        manifest: dict[str, object] = {
+            "name": name,
+            "shape": dataset.shape,
+            "classes": dataset.classes,
+            "peak": dataset.peak,
+            "mean": dataset.mean,
+            "std": dataset.std,
+        }
+        for label, part in (("train", train), ("test", test)):
+            new = Path(scratch, label)
+            new.mkdir()
+            np.save(new / "images.npy", part.images)
+            np.save(new / "labels.npy", part.labels.astype(np.int64))
+            manifest[label] = {
+                "count": len(part.labels),
+                "per_class": np.bincount(part.labels, minlength=len(dataset.classes)).tolist(),
+                "sha256": {path.name: _sha256(path) for path in sorted(new.iterdir())},
+            }
+        Path(scratch, "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        for label in ("train", "test"):
+            shutil.rmtree(folder / label, ignore_errors=True)
+        for path in Path(scratch).iterdir():
+            path.rename(folder / path.name)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

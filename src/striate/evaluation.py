@@ -1,0 +1,106 @@
+"""predict() → logits; every score is computed from logits and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+ECE_BINS = 15
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module,
+    images: Tensor,
+    normalize: Callable[[Tensor], Tensor],
+    *,
+    batch_size: int,
+    description: str | None = None,
+) -> Tensor:
+    """Run a network over images, in evaluation mode.
+
+    Args:
+        model: on the device of `images`; it is left in evaluation mode.
+        images: uint8 (N, C, H, W).
+        normalize: uint8 images → inputs of the network.
+        batch_size: images in a step.
+        description: what a progress bar says; None shows none.
+
+    Returns:
+        Logits on the CPU, float32 (N, classes).
+    """
+    model.eval()
+    parts = []
+    with tqdm(
+        total=len(images),
+        desc=description,
+        unit=" images",
+        disable=True if description is None else None,
+        leave=False,
+    ) as bar:
+        for batch in images.split(batch_size):
+            parts.append(model(normalize(batch)).float().cpu())
+            bar.update(len(batch))
+    return torch.cat(parts)
+
+
+def mean_loss(logits: Tensor, labels: Tensor) -> float:
+    """Mean cross-entropy in nats, summed in double precision and divided once."""
+    return float(F.cross_entropy(logits.double(), labels, reduction="sum")) / len(labels)
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """The share of images whose largest logit is that of their class."""
+    return int((logits.argmax(1) == labels).sum()) / len(labels)
+
+
+def confusion_matrix(logits: Tensor, labels: Tensor) -> np.ndarray:
+    """Counts, int64 (classes, classes): rows are the true classes, columns the predicted."""
+    classes = logits.shape[1]
+    cells = labels * classes + logits.argmax(1)
+    return torch.bincount(cells, minlength=classes**2).view(classes, classes).numpy()
+
+
+def per_class_scores(confusion: np.ndarray) -> list[dict[str, float]]:
+    """`precision`, `recall`, `f1` (0 where undefined) and `support` of each class."""
+    hits = np.diag(confusion)
+    predicted, support = confusion.sum(0), confusion.sum(1)
+    columns = {
+        "precision": hits / np.maximum(predicted, 1),
+        "recall": hits / np.maximum(support, 1),
+        "f1": 2 * hits / np.maximum(predicted + support, 1),
+    }
+    return [
+        {name: float(column[k]) for name, column in columns.items()} | {"support": int(support[k])}
+        for k in range(len(confusion))
+    ]
+
+
+def expected_calibration_error(logits: Tensor, labels: Tensor) -> float:
+    """How far confidence is from accuracy, from 0 to 1, over 15 bins of equal width.
+
+    C. Guo et al., "On Calibration of Modern Neural Networks", arXiv:1706.04599, equation 3.
+    """
+    confidence, predicted = logits.double().softmax(1).max(1)
+    bins = (confidence * ECE_BINS).ceil().long().clamp(1, ECE_BINS) - 1
+    gaps = torch.zeros(ECE_BINS, dtype=torch.float64)
+    gaps.index_add_(0, bins, (predicted == labels).double() - confidence)
+    return float(gaps.abs().sum()) / len(labels)
+
+
+def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """The headline numbers of a set of predictions."""
+    confusion = confusion_matrix(logits, labels)
+    return {
+        "accuracy": accuracy(logits, labels),
+        "loss": mean_loss(logits, labels),
+        "macro_f1": float(np.mean([row["f1"] for row in per_class_scores(confusion)])),
+        "ece": expected_calibration_error(logits, labels),
+        "errors": int(confusion.sum() - np.trace(confusion)),
+        "n": len(labels),
+    }

@@ -1,0 +1,629 @@
+"""Arrays in, figures out.
+
+Every picture is laid out in whole pixels, so that a pixel of an image covers a whole number of
+pixels of the PNG: small images and kernels come out crisp, and neighbours keep their distance.
+"""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, Normalize, PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.textpath import text_to_path
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike, NDArray
+
+_Array: TypeAlias = NDArray[Any]
+
+DPI = 150
+POINT = DPI / 72  # pixels
+
+INK = "#222222"
+FAINT = "#d9d9d9"
+PAGE = "white"
+MISTAKE = "#c8102e"
+TRAIN = "#0072b2"
+VALIDATION = "#d55e00"
+GREY = LinearSegmentedColormap.from_list("grey", ["black", "#e4e4e4"])  # the page is no value
+
+FONT = "DejaVu Sans"  # ships with matplotlib: the same letters on every machine
+TITLE_SIZE = 11  # points
+TEXT_SIZE = 8
+
+MARGIN = 36  # pixels
+GUTTER = 14
+CAPTION = 26  # one line of text above a panel
+HEADING = 42  # one line of a figure's title
+
+SAMPLES = 36
+PREDICTIONS = 100
+MOSAIC = 64
+CELLS_WITH_TEXT = 20
+
+
+def samples(images: ArrayLike, labels: ArrayLike, class_names: Sequence[str]) -> Figure:
+    """Draws the first 36 images in a square grid, each under the name of its class.
+
+    Args:
+        images: (N, C, H, W) in 0..1, C is 1 or 3; N may be less than 36.
+        labels: (N,) integers that index `class_names`.
+        class_names: one name a class.
+
+    Returns:
+        One axes an image.
+
+    Raises:
+        ValueError: if the shapes disagree or a label has no name.
+    """
+    pictures, truth = _checked(images, labels, class_names)
+    pictures, truth = pictures[:SAMPLES], truth[:SAMPLES]
+    captions = [class_names[label] for label in truth]
+    figure, panels = _image_grid(
+        pictures, captions, _square(len(pictures)), f"{_number(len(pictures), 'training image')}"
+    )
+    for axes, caption in zip(panels, captions, strict=True):
+        _caption(axes, caption)
+    return figure
+
+
+def filters(weight: ArrayLike, title: str) -> Figure:
+    """Draws a convolution's kernels, one panel an input channel, in grey about zero.
+
+    A panel tiles the kernels of all output channels, row by row. All panels share one colour
+    scale. Of more than 64 input channels or 64 kernels a panel, the first 64 are drawn and the
+    figure's title says so.
+
+    Args:
+        weight: (out, in, height, width). Three input channels are taken for red, green and blue.
+        title: the figure's title, such as the layer's name.
+
+    Returns:
+        One axes an input channel; the colour bar is a child of the first row's last.
+
+    Raises:
+        ValueError: if `weight` is not 4-D or is empty.
+    """
+    kernels = np.asarray(weight)
+    if kernels.ndim != 4 or kernels.size == 0:
+        raise ValueError(f"weight must be (out, in, height, width), not {kernels.shape}")
+    outputs, inputs = kernels.shape[:2]
+    notes = []
+    if inputs > MOSAIC:
+        notes.append(f"first {MOSAIC} of {inputs} input channels")
+    if outputs > MOSAIC:
+        notes.append(f"first {MOSAIC} of {outputs} kernels a panel")
+    kernels = kernels[:MOSAIC, :MOSAIC]
+    if inputs == 3:
+        names = ["red", "green", "blue"]
+    else:
+        names = [f"input channel {channel}" for channel in range(kernels.shape[1])]
+
+    mosaics = [
+        _mosaic(kernels[:, channel], _square(len(kernels)), gap=1)
+        for channel in range(kernels.shape[1])
+    ]
+    limit = float(np.max(np.abs(kernels), where=np.isfinite(kernels), initial=0)) or 1.0
+    columns = _oblong(len(mosaics))
+    height, width = mosaics[0].shape
+    scale = _scale(max(height, width), min(450, max(288, 1500 // columns)))
+    panel = (width * scale, height * scale)
+    figure, panels = _grid(
+        len(mosaics),
+        columns,
+        panel,
+        cell=max(panel[0], *(_text_width(name) for name in names)),
+        title="\n".join([title, "; ".join(notes)] if notes else [title]),
+        gutter=3 * GUTTER,
+        right=150,
+    )
+    norm = Normalize(-limit, limit)
+    for axes, mosaic, name in zip(panels, mosaics, names, strict=True):
+        shown = axes.imshow(mosaic, cmap=GREY, norm=norm, interpolation="nearest", aspect="auto")
+        _caption(axes, name)
+    bar = panels[columns - 1].inset_axes((1 + 30 / panel[0], 0, 18 / panel[0], 1))
+    ruler = figure.colorbar(shown, cax=bar)
+    ruler.set_ticks([-limit, 0, limit], labels=[f"−{limit:.2g}", "0", f"{limit:.2g}"])
+    ruler.outline.set_visible(False)
+    bar.tick_params(labelsize=TEXT_SIZE, labelcolor=INK, color=FAINT, labelfontfamily=FONT)
+    return figure
+
+
+def predictions(
+    images: ArrayLike, labels: ArrayLike, logits: ArrayLike, class_names: Sequence[str]
+) -> Figure:
+    """Draws the first 100 images ten to a row, each titled "predicted:true".
+
+    A mistake has a bold red title and a red frame.
+
+    Args:
+        images: (N, C, H, W) in 0..1, C is 1 or 3; N may be less than 100.
+        labels: (N,) integers that index `class_names`.
+        logits: (N, K), one column a class.
+        class_names: K names.
+
+    Returns:
+        One axes an image; the figure's title counts those that are right.
+
+    Raises:
+        ValueError: if the shapes disagree or a label has no name.
+    """
+    pictures, truth = _checked(images, labels, class_names)
+    scores = _checked_logits(logits, truth, class_names)
+    pictures, truth = pictures[:PREDICTIONS], truth[:PREDICTIONS]
+    predicted = scores[:PREDICTIONS].argmax(axis=1)
+    captions = _pairs(predicted, truth, class_names)
+    right = int((predicted == truth).sum())
+    figure, panels = _image_grid(
+        pictures,
+        captions,
+        min(10, len(pictures)),
+        f"predicted:true, {right} of {_number(len(pictures), 'image')} right",
+    )
+    for axes, caption, correct in zip(panels, captions, predicted == truth, strict=True):
+        if correct:
+            _caption(axes, caption)
+        else:
+            _caption(axes, caption, color=MISTAKE, weight="bold")
+            axes.set_axis_on()
+            axes.spines[:].set(color=MISTAKE, linewidth=2.5)
+    return figure
+
+
+def learning_curves(history: Mapping[str, Sequence[float]]) -> Figure:
+    """Draws loss and accuracy against the epoch, training and validation in the same panel.
+
+    Args:
+        history: columns of equal length: "epoch", and any of "train_loss", "val_loss",
+            "train_accuracy" and "val_accuracy". Accuracies are fractions in 0..1, drawn in
+            percent. Other columns are left out.
+
+    Returns:
+        Two axes: loss, then accuracy.
+
+    Raises:
+        ValueError: if there is no epoch or the columns' lengths differ.
+    """
+    epochs = np.asarray(history.get("epoch", ()), dtype=float)
+    if epochs.ndim != 1 or len(epochs) == 0:
+        raise ValueError("history must have an 'epoch' column with at least one epoch")
+    figure = _chart(10, 4)
+    panels = [("loss", "", 1, "upper right"), ("accuracy", " (%)", 100, "lower right")]
+    for axes, (quantity, unit, scale, corner) in zip(figure.subplots(1, 2), panels, strict=True):
+        for prefix, name, color in [
+            ("train", "training", TRAIN),
+            ("val", "validation", VALIDATION),
+        ]:
+            column = f"{prefix}_{quantity}"
+            if column not in history:
+                continue
+            values = np.asarray(history[column], dtype=float) * scale
+            if values.shape != epochs.shape:
+                raise ValueError(
+                    f"history's {column!r} has {values.size} values for {epochs.size} epochs"
+                )
+            marker = "o" if len(epochs) <= 40 else ""
+            axes.plot(epochs, values, color=color, label=name, marker=marker, markersize=4)
+        _style(axes)
+        axes.set_title(f"{quantity}{unit}", loc="left", **_text(TITLE_SIZE))
+        axes.set_xlabel("epoch", **_text())
+        room = max(0.5, 0.02 * np.ptp(epochs))
+        axes.set_xlim(epochs.min() - room, epochs.max() + room)
+        steps = [1, 2, 5, 10]
+        axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1, steps=steps))
+        axes.grid(axis="y", color=FAINT, linewidth=0.6)
+        axes.set_axisbelow(True)
+        if axes.lines:
+            font = FontProperties(family=FONT, size=TEXT_SIZE)
+            axes.legend(loc=corner, prop=font, labelcolor=INK, edgecolor=PAGE, framealpha=0.8)
+        else:
+            axes.text(0.5, 0.5, "not recorded", ha="center", transform=axes.transAxes, **_text())
+    return figure
+
+
+def confusion_matrix(counts: ArrayLike, class_names: Sequence[str]) -> Figure:
+    """Draws a confusion matrix, its diagonal and its mistakes on colour scales of their own.
+
+    Colour is the share of the row's class. The mistakes' scale ends at the most frequent mistake,
+    or at 5 %, and rises as the square root, so that rare mistakes show beside a strong diagonal.
+    Counts are written in the cells of up to 20 classes; zeros stay blank.
+
+    Args:
+        counts: (K, K) integers; rows are true classes, columns predicted ones.
+        class_names: K names.
+
+    Returns:
+        The matrix's axes, then two colour bars'.
+
+    Raises:
+        ValueError: if `counts` is not a square of integers of at least 0, or K differs.
+    """
+    table = np.asarray(counts)
+    size = len(class_names)
+    if table.shape != (size, size) or size == 0:
+        raise ValueError(f"counts must be ({size}, {size}), as the class names, not {table.shape}")
+    if not np.issubdtype(table.dtype, np.integer) or table.min() < 0:
+        raise ValueError("counts must be integers of at least 0")
+
+    share = 100 * table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    diagonal = np.eye(size, dtype=bool)
+    worst = float(share[~diagonal].max(initial=5))
+    scales = [
+        ("right", ~diagonal, "Blues", Normalize(0, 100)),
+        ("mistaken", diagonal | (table == 0), "Reds", PowerNorm(0.5, 0, worst)),
+    ]
+    side = max(4.5, 0.5 * size) if size <= CELLS_WITH_TEXT else 8
+    figure = _chart(side + 3, side + 1)
+    axes = figure.subplots()
+    _style(axes)
+    axes.spines[:].set_visible(True)
+    for name, hidden, cmap, norm in scales:
+        shown = axes.imshow(
+            np.ma.masked_array(share, hidden), cmap=cmap, norm=norm, interpolation="nearest"
+        )
+        bar = figure.colorbar(shown, ax=axes, shrink=0.6, aspect=24, pad=0.03)
+        bar.outline.set_visible(False)
+        bar.set_label(f"{name}, % of the true class", **_text())
+        _style(bar.ax)
+        if size <= CELLS_WITH_TEXT:
+            for row, column in np.argwhere(~hidden & (table > 0)):
+                dark = norm(share[row, column]) > 0.55
+                axes.text(
+                    column,
+                    row,
+                    str(table[row, column]),
+                    ha="center",
+                    va="center",
+                    **_text(color=PAGE if dark else INK),
+                )
+
+    ticks = range(0, size, math.ceil(size / CELLS_WITH_TEXT))
+    names = [class_names[tick] for tick in ticks]
+    axes.set_yticks(ticks, names, parse_math=False)
+    axes.set_xticks(ticks, names, parse_math=False)
+    if max(map(len, names)) > 3:
+        for label in axes.get_xticklabels():
+            label.set(rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_xlabel("predicted", **_text())
+    axes.set_ylabel("true", **_text())
+    right, total = int(table.trace()), int(table.sum())
+    accuracy = f" ({right / total:.2%})" if total else ""
+    axes.set_title(
+        f"{right} of {_number(total, 'image')} right{accuracy}", loc="left", **_text(TITLE_SIZE)
+    )
+    return figure
+
+
+def confident_mistakes(
+    images: ArrayLike,
+    labels: ArrayLike,
+    logits: ArrayLike,
+    class_names: Sequence[str],
+    count: int = 36,
+) -> Figure:
+    """Draws the mistakes of which the model was most sure, surest first.
+
+    Each is titled "predicted:true" with the softmax probability of the predicted class below.
+
+    Args:
+        images: (N, C, H, W) in 0..1, C is 1 or 3.
+        labels: (N,) integers that index `class_names`.
+        logits: (N, K), one column a class.
+        class_names: K names.
+        count: the most images to draw, at least 1.
+
+    Returns:
+        One axes an image, or a sentence where there is no mistake.
+
+    Raises:
+        ValueError: if the shapes disagree, a label has no name or `count` is below 1.
+    """
+    pictures, truth = _checked(images, labels, class_names)
+    scores = _checked_logits(logits, truth, class_names)
+    if count < 1:
+        raise ValueError(f"count must be at least 1, not {count}")
+    predicted = scores.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != truth)
+    if len(wrong) == 0:
+        return _page(f"There are no mistakes in {_number(len(truth), 'image')}.", 0, 0)[0]
+
+    # The largest logit's probability: its own exponential is exp(0).
+    rivals = scores[wrong] - scores[wrong].max(axis=1, keepdims=True)
+    probability = 1 / np.exp(rivals).sum(axis=1)
+    order = np.argsort(-probability, kind="stable")[:count]
+    chosen = wrong[order]
+    pairs = _pairs(predicted[chosen], truth[chosen], class_names)
+    captions = [
+        f"{pair}\n{surety:.1%}" for pair, surety in zip(pairs, probability[order], strict=True)
+    ]
+    mistakes = f"{_number(len(wrong), 'mistake')} in {_number(len(truth), 'image')}"
+    title = mistakes if len(chosen) == len(wrong) else f"{len(chosen)} surest of {mistakes}"
+    figure, panels = _image_grid(
+        pictures[chosen], captions, _square(len(chosen)), f"predicted:true, {title}"
+    )
+    for axes, caption in zip(panels, captions, strict=True):
+        _caption(axes, caption)
+    return figure
+
+
+def feature_maps(image: ArrayLike, maps: Mapping[str, ArrayLike], class_name: str) -> Figure:
+    """Draws an image and, below it, what each layer makes of it.
+
+    A layer's channels stand sixteen to a row on a colour scale from the layer's smallest value
+    (dark) to its largest. Of more than 64 channels the first 64 are drawn and the title says so.
+
+    Args:
+        image: (C, H, W) in 0..1, C is 1 or 3.
+        maps: layer name → (channels, height, width), in the order to draw.
+        class_name: the image's class.
+
+    Returns:
+        The image's axes, then one a layer.
+
+    Raises:
+        ValueError: if `image` or a layer's maps are not 3-D, or are empty.
+    """
+    picture = np.asarray(image)
+    if picture.ndim != 3:
+        raise ValueError(f"image must be (C, H, W), not {picture.shape}")
+    _check_images(picture[None])
+    columns, tile, gap = 16, 96, 4
+    captions = [f"image, {picture.shape[1]}×{picture.shape[2]}"]
+    mosaics = []
+    for name, values in maps.items():
+        layer = np.asarray(values)
+        if layer.ndim != 3 or layer.size == 0:
+            raise ValueError(
+                f"maps of {name!r} must be (channels, height, width), not {layer.shape}"
+            )
+        channels, height, width = layer.shape
+        capped = f", first {MOSAIC} of {channels}" if channels > MOSAIC else ""
+        captions.append(f"{name}: {_number(channels, 'channel')}, {height}×{width}{capped}")
+        shown = layer[:MOSAIC]
+        # Enlarged before they are tiled, so that the gap is as wide for 1×1 as for 28×28.
+        scale = _scale(max(height, width), tile)
+        enlarged = shown.repeat(scale, axis=1).repeat(scale, axis=2)
+        mosaics.append(_mosaic(enlarged, min(columns, len(shown)), gap))
+
+    scale = _scale(max(picture.shape[1:]), 2 * tile)
+    sizes = [(picture.shape[2] * scale, picture.shape[1] * scale)]
+    for mosaic in mosaics:
+        height, width = mosaic.shape
+        shrink = min(1.0, columns * (tile + gap) / width)
+        sizes.append((round(width * shrink), round(height * shrink)))
+    figure, top = _page(
+        f"feature maps of one image, class {class_name}",
+        max([width for width, _ in sizes] + [_text_width(caption) for caption in captions]),
+        sum(height for _, height in sizes) + len(mosaics) * (CAPTION + 2 * GUTTER),
+    )
+    panels = []
+    for (width, height), caption in zip(sizes, captions, strict=True):
+        panels.append(_place(figure, MARGIN, top, width, height))
+        _caption(panels[-1], caption, loc="left")
+        top += height + 2 * GUTTER + CAPTION
+    _show(panels[0], picture)
+    for axes, mosaic in zip(panels[1:], mosaics, strict=True):
+        axes.imshow(mosaic, cmap=GREY, interpolation="nearest", aspect="auto")
+        axes.set_axis_off()
+    return figure
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Writes `figure` as a PNG whose bytes depend on the figure alone.
+
+    The file appears whole or not at all: it is written beside `path` and then renamed.
+
+    Args:
+        figure: any figure of this module.
+        path: the file to write or replace; its folder must exist.
+
+    Raises:
+        OSError: if the folder is missing or cannot be written.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        # Matplotlib would write its version into the file.
+        figure.savefig(partial, format="png", dpi=DPI, metadata={"Software": None})
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _checked(
+    images: ArrayLike, labels: ArrayLike, class_names: Sequence[str]
+) -> tuple[_Array, _Array]:
+    pictures, truth = np.asarray(images), np.asarray(labels)
+    _check_images(pictures)
+    if truth.shape != pictures.shape[:1]:
+        raise ValueError(f"{len(pictures)} images need as many labels, not {truth.shape}")
+    if not np.issubdtype(truth.dtype, np.integer):
+        raise ValueError(f"labels must be integers, not {truth.dtype}")
+    if truth.min() < 0 or truth.max() >= len(class_names):
+        raise ValueError(
+            f"labels span {truth.min()}..{truth.max()} but there are {len(class_names)} class names"
+        )
+    return pictures, truth
+
+
+def _check_images(pictures: _Array) -> None:
+    if pictures.ndim != 4 or pictures.shape[1] not in (1, 3) or pictures.size == 0:
+        raise ValueError(
+            f"images must be (N, C, H, W) with C of 1 or 3 and N of at least 1,"
+            f" not {pictures.shape}"
+        )
+    if not np.issubdtype(pictures.dtype, np.floating):
+        raise ValueError(f"images must be floats in 0..1, not {pictures.dtype}")
+
+
+def _checked_logits(logits: ArrayLike, truth: _Array, class_names: Sequence[str]) -> _Array:
+    scores = np.asarray(logits, dtype=float)
+    if scores.shape != (len(truth), len(class_names)):
+        raise ValueError(
+            f"logits must be ({len(truth)}, {len(class_names)}), as the labels and the class"
+            f" names, not {scores.shape}"
+        )
+    return scores
+
+
+def _pairs(predicted: _Array, truth: _Array, class_names: Sequence[str]) -> list[str]:
+    return [
+        f"{class_names[guess]}:{class_names[label]}"
+        for guess, label in zip(predicted, truth, strict=True)
+    ]
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _square(count: int) -> int:
+    """Columns of the smallest square that holds `count` tiles."""
+    return math.ceil(math.sqrt(count))
+
+
+def _oblong(count: int) -> int:
+    """Columns of a full rectangle at most three times as wide as high, or else of a square."""
+    first = _square(count)
+    whole = (n for n in range(first, math.isqrt(3 * count) + 1) if count % n == 0)
+    return next(whole, first)
+
+
+def _scale(size: int, target: int) -> int:
+    """The whole enlargement that brings `size` closest to `target` pixels from below."""
+    return max(1, target // size)
+
+
+def _mosaic(tiles: _Array, columns: int, gap: int) -> _Array:
+    """Tiles (n, h, w) row by row; NaN fills the gaps and the cells left over."""
+    count, height, width = tiles.shape
+    rows = math.ceil(count / columns)
+    cells = np.full((rows * columns, height + gap, width + gap), np.nan, dtype=np.float32)
+    cells[:count, :height, :width] = tiles
+    grid = cells.reshape(rows, columns, height + gap, width + gap).swapaxes(1, 2)
+    return grid.reshape(rows * (height + gap), columns * (width + gap))[:-gap, :-gap]
+
+
+def _text(size: int = TEXT_SIZE, color: str = INK, weight: str = "normal") -> dict[str, Any]:
+    return {"fontfamily": FONT, "fontsize": size, "color": color, "fontweight": weight}
+
+
+def _text_width(text: str, size: int = TEXT_SIZE, weight: str = "normal") -> int:
+    """Pixels that the longest line of `text` takes."""
+    font = FontProperties(family=FONT, size=size, weight=weight)
+    widths = [
+        text_to_path.get_text_width_height_descent(line, font, ismath=False)[0]
+        for line in text.split("\n")
+    ]
+    return math.ceil(max(widths) * POINT)
+
+
+def _page(title: str, width: int, height: int) -> tuple[Figure, int]:
+    """A figure with room for `width` × `height` pixels under its title, and where that begins."""
+    heading = HEADING * len(title.split("\n"))
+    top = MARGIN // 2 + heading + CAPTION
+    across = 2 * MARGIN + max(width, _text_width(title, TITLE_SIZE))
+    down = top + height + MARGIN
+    figure = Figure(figsize=(across / DPI, down / DPI), dpi=DPI, facecolor=PAGE)
+    figure.suptitle(
+        title,
+        x=MARGIN / across,
+        y=1 - MARGIN / 2 / down,
+        ha="left",
+        va="top",
+        parse_math=False,
+        **_text(TITLE_SIZE),
+    )
+    return figure, top
+
+
+def _chart(width: float, height: float) -> Figure:
+    """An empty figure, in inches, that finds its own room for ticks and labels."""
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, wspace=0.03)
+    return Figure(figsize=(width, height), dpi=DPI, facecolor=PAGE, layout=layout)
+
+
+def _place(figure: Figure, left: int, top: int, width: int, height: int) -> Axes:
+    """Axes at pixels counted from the figure's top left corner."""
+    across, down = figure.get_size_inches() * DPI
+    return figure.add_axes(
+        (left / across, 1 - (top + height) / down, width / across, height / down)
+    )
+
+
+def _grid(
+    count: int,
+    columns: int,
+    panel: tuple[int, int],
+    cell: int,
+    title: str,
+    lines: int = 1,
+    gutter: int = GUTTER,
+    right: int = 0,
+) -> tuple[Figure, list[Axes]]:
+    """Panels in rows, each centred in a cell that is `cell` pixels wide, under a caption."""
+    width, height = panel
+    across, down = cell + gutter, height + lines * CAPTION + gutter
+    rows = math.ceil(count / columns)
+    figure, top = _page(title, columns * across - gutter + right, rows * down - gutter - CAPTION)
+    top += (lines - 1) * CAPTION
+    panels = []
+    for index in range(count):
+        row, column = divmod(index, columns)
+        left = MARGIN + column * across + (cell - width) // 2
+        axes = _place(figure, left, top + row * down, width, height)
+        axes.set_axis_off()
+        panels.append(axes)
+    return figure, panels
+
+
+def _image_grid(
+    pictures: _Array, captions: Sequence[str], columns: int, title: str
+) -> tuple[Figure, list[Axes]]:
+    """Images in rows; the cells are wide enough for the longest caption, even in bold."""
+    height, width = pictures.shape[2:]
+    widest = max(_text_width(caption, weight="bold") for caption in captions)
+    scale = _scale(max(height, width), max(140, widest))
+    figure, panels = _grid(
+        len(pictures),
+        columns,
+        panel=(width * scale, height * scale),
+        cell=max(width * scale, widest),
+        title=title,
+        lines=captions[0].count("\n") + 1,
+    )
+    for axes, picture in zip(panels, pictures, strict=True):
+        _show(axes, picture)
+    return figure, panels
+
+
+def _show(axes: Axes, picture: _Array) -> None:
+    """Draws one image (C, H, W)."""
+    pixels = picture[0] if len(picture) == 1 else np.clip(picture.transpose(1, 2, 0), 0, 1)
+    axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+    axes.set(xticks=[], yticks=[])
+    axes.set_axis_off()
+
+
+def _caption(
+    axes: Axes,
+    caption: str,
+    color: str = INK,
+    weight: str = "normal",
+    loc: Literal["left", "center"] = "center",
+) -> None:
+    style = _text(color=color, weight=weight)
+    axes.set_title(caption, loc=loc, pad=4, parse_math=False, **style)
+
+
+def _style(axes: Axes) -> None:
+    """Light axes: no box on the open sides, small ticks."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[:].set_color(FAINT)
+    axes.tick_params(color=FAINT, labelcolor=INK, labelsize=TEXT_SIZE, labelfontfamily=FONT)

@@ -1,0 +1,152 @@
+"""Compare two sets of metrics: is any of them worse than its tolerance allows?"""
+
+import json
+import math
+import subprocess
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from striate.errors import UserError
+
+
+class Rule(BaseModel):
+    """How one metric is judged; the tolerance is in the metric's own unit."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    better: Literal["higher", "lower", "equal"]
+    tolerance: float
+
+
+class Verdict(NamedTuple):
+    """One metric of one file, before and now; None where it is missing."""
+
+    file: str
+    metric: str
+    before: float | None
+    now: float | None
+    status: str  # better, equal, within tolerance, worse, missing, new
+
+    @property
+    def failed(self) -> bool:
+        """Whether this metric alone fails the gate."""
+        return self.status in ("worse", "missing")
+
+
+Rules = dict[str, dict[str, Rule]]
+Metrics = dict[str, dict[str, Any]]
+
+
+def load_rules(path: Path) -> Rules:
+    """Read gate.yaml: metrics file → metric → rule.
+
+    Raises:
+        UserError: the file is missing or holds something else.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return {
+            file: {metric: Rule.model_validate(rule) for metric, rule in rules.items()}
+            for file, rules in content.items()
+        }
+    except (OSError, yaml.YAMLError, AttributeError, ValidationError) as error:
+        raise UserError(f"{path} cannot be used: {' '.join(str(error).split())}") from None
+
+
+def metrics_now(files: list[str], folder: Path) -> Metrics:
+    """The metrics files as they are in a working tree.
+
+    Raises:
+        UserError: a file is not a JSON object; a missing one is left out.
+    """
+    return {
+        file: _parse((folder / file).read_text(encoding="utf-8"), file)
+        for file in files
+        if (folder / file).exists()
+    }
+
+
+def metrics_at(files: list[str], revision: str, folder: Path) -> Metrics:
+    """The metrics files as they were committed.
+
+    Raises:
+        UserError: Git does not know the revision, or a file there is not a JSON object.
+    """
+    commit = _git(
+        folder, "rev-parse", "--verify", "--quiet", "--end-of-options", revision + "^{commit}"
+    )
+    if commit is None:
+        raise UserError(f"Git knows no revision {revision!r}; name a commit, a branch or a tag")
+    texts = {file: _git(folder, "show", f"{commit.strip()}:./{file}") for file in files}
+    return {
+        file: _parse(text, f"{file} at {revision}")
+        for file, text in texts.items()
+        if text is not None
+    }
+
+
+def compare(before: Metrics, now: Metrics, rules: Rules) -> list[Verdict]:
+    """Judge every metric that a rule names."""
+    verdicts = []
+    for file, metrics in rules.items():
+        for metric, rule in metrics.items():
+            old, new = (_number(values.get(file, {}).get(metric)) for values in (before, now))
+            verdicts.append(Verdict(file, metric, old, new, _judge(old, new, rule)))
+    return verdicts
+
+
+def table(verdicts: list[Verdict]) -> str:
+    """The verdicts as a Markdown table."""
+    lines = ["| file | metric | before | now | difference | |", "|---|---|--:|--:|--:|---|"]
+    for file, metric, before, now, status in verdicts:
+        change = f"{now - before:+.6g}" if before is not None and now is not None else "–"
+        old, new = (f"{value:.6g}" if value is not None else "–" for value in (before, now))
+        lines.append(f"| {file} | {metric} | {old} | {new} | {change} | {status} |")
+    return "\n".join(lines)
+
+
+def _judge(before: float | None, now: float | None, rule: Rule) -> str:
+    if now is None:
+        return "missing"
+    if before is None:
+        return "new"
+    if now == before:
+        return "equal"
+    gain = {"higher": now - before, "lower": before - now, "equal": -abs(now - before)}[rule.better]
+    if gain > 0:
+        return "better"
+    return "within tolerance" if -gain <= rule.tolerance else "worse"
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, or None: a metric that is no number counts as missing."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return value
+
+
+def _parse(text: str, name: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{name} is not valid JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{name} must hold a JSON object, not {type(values).__name__}")
+    return values
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """The output of a git command, or None where it fails."""
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(folder), *arguments],  # noqa: S607
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise UserError("git is not installed, or not on PATH") from None
+    return answer.stdout if answer.returncode == 0 else None

@@ -1,0 +1,213 @@
+"""The schema of params.yaml: one class a section, ranges and units, and no default values."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from striate.errors import UserError
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class ParamsError(UserError):
+    """params.yaml cannot be read, or holds values that the schema refuses."""
+
+
+class Section(BaseModel):
+    """A section: unknown keys are refused, types are not coerced, values cannot be changed."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Data(Section):
+    """Which images, and how they are split and scaled."""
+
+    name: Literal["digits", "mnist", "cifar10"]
+    val_size: Annotated[float, Field(ge=0)]
+    normalize: Literal["unit", "standard"]
+
+    @field_validator("val_size")
+    @classmethod
+    def _fraction_or_count(cls, value: float) -> float:
+        if value >= 1 and value != int(value):
+            raise ValueError("a fraction from 0 to below 1, or a whole count of images")
+        return value
+
+
+class Augment(Section):
+    """Random changes of the training images; lengths in pixels, angles in degrees."""
+
+    translate: Annotated[int, Field(ge=0, le=1024)]
+    flip: bool
+    rotate: Annotated[float, Field(ge=0, le=180)]
+    cutout: Annotated[int, Field(ge=0, le=1024)]
+
+
+class Model(Section):
+    """The arguments of `striate.models.ConvNet` that a user chooses."""
+
+    layers: Count
+    width: Annotated[int, Field(ge=1, le=1024)]
+    kernel_size: Annotated[int, Field(ge=1, le=31)]
+    convs_per_layer: Annotated[int, Field(ge=1, le=16)]
+    norm: Literal["batch", "none"]
+    activation: Literal["relu", "leaky_relu", "gelu", "silu", "tanh"]
+    dropout: Fraction
+
+    @field_validator("kernel_size")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError("an odd whole number, so that padding keeps the image's size")
+        return value
+
+
+class Training(Section):
+    """The optimisation; the learning rate is the peak of its schedule."""
+
+    epochs: Count
+    batch_size: Count
+    optimizer: Literal["adam", "adamw", "sgd"]
+    learning_rate: Annotated[float, Field(gt=0, le=100)]
+    momentum: Fraction
+    weight_decay: Annotated[float, Field(ge=0, le=1)]
+    schedule: Literal["constant", "linear", "cosine"]
+    warmup: Fraction
+    label_smoothing: Fraction
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    log_every: Count
+
+
+class Evaluate(Section):
+    """How the test images are scored."""
+
+    batch_size: Count
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    data: Data
+    augment: Augment
+    model: Model
+    training: Training
+    evaluate: Evaluate
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """The safe loader, which by itself lets the last of two equal keys win in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} stands twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def load(path: str | Path = "params.yaml") -> Params:
+    """Read and check a params file.
+
+    Raises:
+        ParamsError: the file is missing, is not YAML, or holds faulty values; the message has
+            one line for each fault: the key, the value and what is allowed.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path} cannot be read: {error}") from None
+    try:
+        values = yaml.load(text, _UniqueKeyLoader)  # noqa: S506 (a subclass of SafeLoader)
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ParamsError(f"{path} is not valid YAML: it is nested too deeply") from None
+    if not isinstance(values, dict):
+        raise ParamsError(f"{path}: expected the sections {', '.join(Params.model_fields)}")
+    return check(values, path)
+
+
+def check(values: dict[str, Any], path: str | Path = "params.yaml") -> Params:
+    """Check values against the schema; `path` is named in the message.
+
+    Raises:
+        ParamsError: as in `load`.
+    """
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        faults = [f"{path}: {_explain(fault)}" for fault in error.errors()]
+        faults.append(
+            "Nothing was run. `dvc checkout` brings back outputs that DVC removed for this run."
+        )
+        raise ParamsError("\n       ".join(faults)) from None
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested sections into one level: `{"model": {"layers": 2}}` → `{"model.layers": 2}`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _explain(fault: Any) -> str:
+    """One line for a fault that pydantic found: key, value, what is allowed."""
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return f"{key} is not a known key; known here: {_known_keys(fault['loc'][:-1])}"
+    if fault["type"] == "missing":
+        return f"{key} is missing; it must be {_allowed(fault['loc'])}"
+    value = repr(fault["input"])
+    return f"{key} is {value[:60] + '…' if len(value) > 61 else value}; it must be " + (
+        str(fault["ctx"]["error"]) if fault["type"] == "value_error" else _allowed(fault["loc"])
+    )
+
+
+def _known_keys(section: tuple[Any, ...]) -> str:
+    model = _section(section)
+    return ", ".join(model.model_fields)
+
+
+def _section(loc: tuple[Any, ...]) -> type[BaseModel]:
+    model: type[BaseModel] = Params
+    for part in loc:
+        annotation = model.model_fields[part].annotation
+        assert isinstance(annotation, type)  # noqa: S101 (sections are classes)
+        model = annotation
+    return model
+
+
+def _allowed(loc: tuple[Any, ...]) -> str:
+    """What the schema allows at a key, in words."""
+    if loc[0] not in Params.model_fields:
+        return "text"
+    schema = _section(loc[:-1]).model_json_schema()["properties"][loc[-1]]
+    if "$ref" in schema:
+        return f"a section with the keys {_known_keys(loc)}"
+    if "enum" in schema:
+        return "one of " + ", ".join(schema["enum"])
+    if schema["type"] == "boolean":
+        return "true or false"
+    kind = "a whole number" if schema["type"] == "integer" else "a number"
+    if "exclusiveMinimum" in schema:
+        low = f"above {schema['exclusiveMinimum']:g}"
+    else:
+        low = f"from {schema['minimum']:g}"
+    if "exclusiveMaximum" in schema:
+        return f"{kind} {low} to below {schema['exclusiveMaximum']:g}"
+    if "maximum" in schema:
+        joint = "," if low.startswith("above") else ""
+        at_most = "at most" if joint else "to"
+        return f"{kind} {low}{joint} {at_most} {schema['maximum']:g}"
+    return f"{kind} {low} up"

@@ -1,0 +1,119 @@
+"""The small files in metrics/: written whole, read back to the last digit."""
+
+import csv
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from striate.errors import UserError
+
+
+def write_json(path: Path, values: dict[str, float]) -> None:
+    """Write one flat JSON object, a key a line; floats keep every digit."""
+    _write(path, json.dumps(values, indent=2) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        UserError: the file is missing or holds something else.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must hold a JSON object, not {type(values).__name__}")
+    return values
+
+
+def write_training(rows: list[dict[str, Any]], parameters: int, folder: Path) -> None:
+    """Write what `striate.training.fit` yielded.
+
+    Args:
+        rows: one dict an epoch.
+        parameters: the size of the network.
+        folder: receives `history.csv` (a row an epoch), `steps.csv` (a row for each recorded
+            step) and `train.json` (the last epoch, and the size of the network).
+    """
+    history = [{key: row[key] for key in row if key != "step_losses"} for row in rows]
+    write_table(folder / "history.csv", history)
+    write_table(
+        folder / "steps.csv",
+        [{"step": step, "step_loss": loss} for row in rows for step, loss in row["step_losses"]],
+    )
+    last = {key: history[-1][key] for key in history[-1] if key.endswith(("_loss", "_accuracy"))}
+    write_json(folder / "train.json", last | {"epochs": len(rows), "parameters": parameters})
+
+
+def write_predictions(
+    logits: np.ndarray, labels: np.ndarray, classes: list[str], folder: Path
+) -> None:
+    """Write `logits.npy`, float32 (N, classes), and `classes.csv`, a row for each image.
+
+    The table has the names of the true and of the predicted class, for a confusion matrix.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "logits.npy", logits)
+    write_table(
+        folder / "classes.csv",
+        [
+            {"actual": classes[label], "predicted": classes[guess]}
+            for label, guess in zip(labels, logits.argmax(1), strict=True)
+        ],
+    )
+
+
+def read_logits(folder: Path) -> np.ndarray:
+    """Read what `write_predictions` wrote.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        logits: np.ndarray = np.load(folder / "logits.npy", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{folder}/logits.npy cannot be read: {error}") from None
+    return logits
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows with equal keys as CSV with a header; floats keep every digit."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    with temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(temporary, path)
+
+
+def read_table(path: Path) -> dict[str, list[float]]:
+    """Read a CSV of numbers: column name → values.
+
+    Raises:
+        UserError: the file is missing or holds something else.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            header, *rows = list(csv.reader(stream)) or [[]]
+        return {
+            name: [float(row[column]) for row in rows] for column, name in enumerate(header) if name
+        }
+    except (OSError, ValueError, IndexError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")

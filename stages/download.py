@@ -1,0 +1,24 @@
+"""Fetch, verify and store the data set that `data.name` names."""
+
+import os
+from pathlib import Path
+
+from striate import datasets, params
+from striate.errors import reported
+
+
+def main() -> None:
+    """Write data/, from a mirror or from the public addresses."""
+    name = params.load().data.name
+    mirror = os.environ.get(datasets.MIRROR_VARIABLE)
+    if mirror and "://" not in mirror:
+        # A relative folder means the same in the temporary copies in which DVC runs experiments.
+        mirror = str(Path(os.environ.get("DVC_ROOT", "."), mirror))
+    datasets.prepare(name, Path("data"), mirror)
+    train, test = datasets.CATALOGUE[name].counts
+    print(f"{name}: {train:,} training and {test:,} test images in data/")
+
+
+if __name__ == "__main__":
+    with reported():
+        main()

@@ -1,0 +1,37 @@
+"""Score the trained network on the test images, once, and keep its predictions."""
+
+from pathlib import Path
+
+from striate import checkpoint, evaluation, images, params, results, tracking
+from striate.errors import reported
+
+
+def main() -> None:
+    """Read models/ and the test images; write predictions/ and metrics/."""
+    settings = params.load()
+    device = images.pick_device(settings.training.device)
+    trained = checkpoint.load(Path("models"), device)
+    checkpoint.check_fits(trained, images.load_manifest(Path("data")))
+    test = images.load_split(Path("data/test"), device)
+    logits = evaluation.predict(
+        trained.model, test.images, trained.normalization,
+        batch_size=settings.evaluate.batch_size, description="test",
+    )  # fmt: skip
+    labels = test.labels.cpu()
+    scores = evaluation.scores(logits, labels)
+    confusion = evaluation.confusion_matrix(logits, labels)
+    rows = evaluation.per_class_scores(confusion)
+    named = [{"class": name} | row for name, row in zip(trained.classes, rows, strict=True)]
+    results.write_table(Path("metrics/per_class.csv"), named)
+    results.write_predictions(logits.numpy(), labels.numpy(), trained.classes, Path("predictions"))
+    results.write_json(Path("metrics/test.json"), scores)
+    print(
+        f"test accuracy {scores['accuracy']:.2%}: {scores['errors']:,} errors"
+        f" in {scores['n']:,} images; loss {scores['loss']:.4f}"
+    )
+    tracking.attach_evaluation(params.flatten(settings.model_dump()), Path())
+
+
+if __name__ == "__main__":
+    with reported():
+        main()
