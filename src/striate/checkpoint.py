@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,8 +68,10 @@ def save(model: ConvNet, description: dict[str, Any], folder: Path) -> None:
     Equal weights give equal bytes.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    # A fresh copy: strides that training chose would be written too.
     weights = {
-        name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
+        name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, value in model.state_dict().items()
     }
     # torch.save would put the name of a path into the file, so it gets a nameless buffer.
     buffer = io.BytesIO()
@@ -91,7 +94,9 @@ def load(folder: Path, device: torch.device) -> Checkpoint:
         raise CheckpointError(f"{folder / DESCRIPTION} cannot be used: {error!r}") from None
     path = folder / WEIGHTS
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a foreign file; what matters is raised below
+            weights = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} cannot be read as weights: {reason}") from None

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -101,11 +100,8 @@ def run_ui(arguments: argparse.Namespace) -> None:
         "--port", str(arguments.port), "--backend-store-uri", tracking.tracking_uri(),
     ]  # fmt: skip
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    try:
-        status = subprocess.run(command, env=os.environ | quiet, check=False).returncode  # noqa: S603
-    except KeyboardInterrupt:
-        status = 0
-    sys.exit(status)
+    # The server takes this process's place, so that what stops the one stops the other.
+    os.execve(sys.executable, command, os.environ | quiet)  # noqa: S606
 
 
 if __name__ == "__main__":

@@ -104,6 +104,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key.value!r} stands twice", key.start_mark
@@ -124,7 +126,7 @@ def load(path: str | Path = "params.yaml") -> Params:
     except (OSError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path} cannot be read: {error}") from None
     try:
-        values = yaml.load(text, _UniqueKeyLoader)  # noqa: S506 (a subclass of SafeLoader)
+        values = yaml.load(text, _UniqueKeyLoader)  # noqa: S506
     except yaml.YAMLError as error:
         raise ParamsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
@@ -164,7 +166,7 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _explain(fault: Any) -> str:
     """One line for a fault that pydantic found: key, value, what is allowed."""
     key = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "extra_forbidden":
+    if fault["type"] in ("extra_forbidden", "invalid_key"):
         return f"{key} is not a known key; known here: {_known_keys(fault['loc'][:-1])}"
     if fault["type"] == "missing":
         return f"{key} is missing; it must be {_allowed(fault['loc'])}"
@@ -183,7 +185,7 @@ def _section(loc: tuple[Any, ...]) -> type[BaseModel]:
     model: type[BaseModel] = Params
     for part in loc:
         annotation = model.model_fields[part].annotation
-        assert isinstance(annotation, type)  # noqa: S101 (sections are classes)
+        assert isinstance(annotation, type)  # noqa: S101
         model = annotation
     return model
 
@@ -200,14 +202,11 @@ def _allowed(loc: tuple[Any, ...]) -> str:
     if schema["type"] == "boolean":
         return "true or false"
     kind = "a whole number" if schema["type"] == "integer" else "a number"
-    if "exclusiveMinimum" in schema:
-        low = f"above {schema['exclusiveMinimum']:g}"
-    else:
-        low = f"from {schema['minimum']:g}"
-    if "exclusiveMaximum" in schema:
-        return f"{kind} {low} to below {schema['exclusiveMaximum']:g}"
-    if "maximum" in schema:
-        joint = "," if low.startswith("above") else ""
-        at_most = "at most" if joint else "to"
-        return f"{kind} {low}{joint} {at_most} {schema['maximum']:g}"
-    return f"{kind} {low} up"
+    above, least = schema.get("exclusiveMinimum"), schema.get("minimum")
+    below, most = schema.get("exclusiveMaximum"), schema.get("maximum")
+    low = f"from {least:.15g}" if above is None else f"above {above:.15g}"
+    if below is not None:
+        return f"{kind} {low} to below {below:.15g}"
+    if most is not None:
+        return f"{kind} {low} to {most:.15g}"
+    return f"{kind} {low} up" if above is None else f"{kind} {low}"

@@ -1,0 +1,32 @@
+"""What several test files share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# Read here, before `clean_environment` hides it.
+MIRROR = Path(os.environ.get("STRIATE_MIRROR") or ROOT.parent / "shared" / "data").absolute()
+
+
+@pytest.fixture(scope="session")
+def mirror():
+    """The folder of the published MNIST and CIFAR-10 files."""
+    for folder in (MIRROR / "MNIST" / "raw", MIRROR / "cifar-10-batches-py"):
+        if not folder.is_dir():
+            pytest.skip(f"no real data: {folder} is not there; set STRIATE_MIRROR to such a folder")
+    return MIRROR
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    """Hide what an outer DVC or MLflow process, or the person at the keyboard, has set."""
+    for variable in (
+        "DVC_ROOT",
+        "DVC_EXP_NAME",
+        "DVC_EXP_BASELINE_REV",
+        "STRIATE_MIRROR",
+        "MLFLOW_TRACKING_URI",
+    ):
+        monkeypatch.delenv(variable, raising=False)

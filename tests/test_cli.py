@@ -1,0 +1,59 @@
+"""The command `striate`, beyond the gate."""
+
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+from striate import cli
+
+
+def test_help_names_every_command(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["striate", "--help"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    shown = capsys.readouterr().out
+    assert all(re.search(rf"^\s+{name}\s", shown, re.M) for name in ("gate", "summary", "ui"))
+
+
+def test_summary_without_a_run_is_one_line_and_status_2(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["striate", "summary"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("error: params.yaml cannot be read")
+
+
+@pytest.mark.slow
+def test_ui_serves_the_addresses_that_it_prints_on_loopback_only(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "striate.cli", "ui", "--port", str(port)],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        addresses = [server.stdout.readline().split()[1] for _ in range(2)]
+        assert all(address.startswith(f"http://127.0.0.1:{port}/#/") for address in addresses)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(addresses[0], timeout=5) as answer:
+                    assert b"MLflow" in answer.read()
+                break
+            except (ConnectionError, urllib.error.URLError):
+                time.sleep(1)
+        else:
+            pytest.fail("the server did not answer within two minutes")
+    finally:
+        server.terminate()
+        server.communicate(timeout=30)

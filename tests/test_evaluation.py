@@ -1,0 +1,74 @@
+"""Scores against scikit-learn and against numbers worked out by hand."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics
+
+from striate import evaluation
+
+
+@pytest.fixture
+def predictions():
+    random = np.random.RandomState(0)
+    labels = random.randint(0, 5, 500)
+    logits = random.randn(500, 5).astype(np.float32)
+    logits[np.arange(500), labels] += 1.5
+    return torch.from_numpy(logits), torch.from_numpy(labels)
+
+
+def test_scores_are_those_of_scikit_learn(predictions):
+    logits, labels = predictions
+    truth, guess = labels.numpy(), logits.argmax(1).numpy()
+    ours = evaluation.scores(logits, labels)
+    assert ours["accuracy"] == metrics.accuracy_score(truth, guess)
+    assert ours["macro_f1"] == pytest.approx(metrics.f1_score(truth, guess, average="macro"))
+    assert ours["loss"] == pytest.approx(metrics.log_loss(truth, logits.double().softmax(1)))
+    assert ours["errors"] == (truth != guess).sum()
+    assert ours["n"] == 500
+    confusion = evaluation.confusion_matrix(logits, labels)
+    assert (confusion == metrics.confusion_matrix(truth, guess)).all()
+    table = metrics.precision_recall_fscore_support(truth, guess)
+    for row, precision, recall, f1, support in zip(
+        evaluation.per_class_scores(confusion), *table, strict=True
+    ):
+        assert row == pytest.approx(
+            {"precision": precision, "recall": recall, "f1": f1, "support": support}
+        )
+
+
+def test_a_class_that_is_never_predicted_or_never_there_scores_0():
+    rows = evaluation.per_class_scores(np.array([[2, 0, 0], [1, 0, 0], [0, 0, 0]]))
+    assert rows[1] == {"precision": 0, "recall": 0, "f1": 0, "support": 1}
+    assert rows[2] == {"precision": 0, "recall": 0, "f1": 0, "support": 0}
+
+
+def test_calibration_error_of_three_images_by_hand():
+    # Confidences 0.9 (right), 0.9 (wrong) and 0.6 (right): gaps |1 - 1.8| and |1 - 0.6|.
+    probabilities = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]], dtype=torch.float64)
+    labels = torch.tensor([0, 1, 1])
+    error = evaluation.expected_calibration_error(probabilities.log(), labels)
+    assert error == pytest.approx((0.8 + 0.4) / 3)
+
+
+def test_loss_is_divided_once_whatever_the_batches():
+    class Lookup(torch.nn.Module):
+        def forward(self, images):
+            return images.flatten(1)
+
+    pixels = torch.randint(0, 256, (50, 1, 1, 10), dtype=torch.uint8)
+    labels = torch.arange(50) % 10
+    whole, parts = (
+        evaluation.predict(Lookup(), pixels, lambda x: x / 255, batch_size=size)
+        for size in (50, 48)
+    )
+    assert torch.equal(whole, parts)
+    assert evaluation.mean_loss(whole, labels) == evaluation.mean_loss(parts, labels)
+
+
+def test_predict_uses_evaluation_mode_and_leaves_no_gradient():
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5)).train()
+    pixels = torch.ones(3, 1, 2, 5, dtype=torch.uint8)
+    logits = evaluation.predict(model, pixels, lambda x: x.float(), batch_size=2)
+    assert torch.equal(logits, torch.ones(3, 10))
+    assert not logits.requires_grad

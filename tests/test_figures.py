@@ -1,0 +1,511 @@
+import re
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import same_color
+from matplotlib.figure import Figure
+
+from striate import figures
+
+DIGITS = [str(digit) for digit in range(10)]
+CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+def dataset(count, channels=1, size=8, classes=10):
+    random = np.random.default_rng(0)
+    images = random.random((count, channels, size, size), dtype=np.float32)
+    return images, random.integers(0, classes, count)
+
+
+def sure_logits(predicted, classes=10, strength=8.0):
+    """Logits whose largest column is `predicted`."""
+    logits = np.zeros((len(predicted), classes), dtype=np.float32)
+    logits[np.arange(len(predicted)), predicted] = strength
+    return logits
+
+
+def titles(figure):
+    return [axes.get_title() or axes.get_title("left") for axes in figure.axes]
+
+
+def pixels(axes):
+    (image,) = axes.images
+    return np.ma.filled(image.get_array(), np.nan)
+
+
+def assert_titles_keep_apart(figure):
+    """No two titles overlap, and none leaves the figure."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    page = figure.bbox
+    texts = [axes.title for axes in figure.axes if axes.get_title()] + [figure._suptitle]
+    boxes = [text.get_window_extent(renderer) for text in texts]
+    for index, box in enumerate(boxes):
+        assert page.x0 <= box.x0
+        assert box.x1 <= page.x1
+        assert page.y0 <= box.y0
+        assert box.y1 <= page.y1
+        for other in boxes[index + 1 :]:
+            assert not box.overlaps(other), (texts[index].get_text(), box, other)
+
+
+class TestSamples:
+    def test_first_36_in_order(self):
+        images, labels = dataset(50)
+        figure = figures.samples(images, labels, DIGITS)
+        assert titles(figure) == [str(label) for label in labels[:36]]
+        for axes, image in zip(figure.axes, images, strict=False):
+            np.testing.assert_array_equal(pixels(axes), image[0])
+
+    def test_grid_is_square(self):
+        figure = figures.samples(*dataset(36), DIGITS)
+        boxes = [axes.get_position() for axes in figure.axes]
+        assert len({round(box.x0, 6) for box in boxes}) == 6
+        assert len({round(box.y0, 6) for box in boxes}) == 6
+
+    @pytest.mark.parametrize("count", [1, 2, 5])
+    def test_fewer_images(self, count):
+        figure = figures.samples(*dataset(count), DIGITS)
+        assert len(figure.axes) == count
+        assert figure.get_suptitle() == f"{count} training image{'s' * (count > 1)}"
+
+    def test_grey_scale_is_absolute(self):
+        figure = figures.samples(np.full((1, 1, 4, 4), 0.5), [0], DIGITS)
+        (image,) = figure.axes[0].images
+        assert image.get_clim() == (0, 1)
+        assert image.get_cmap().name == "gray"
+        assert image.get_interpolation() == "nearest"
+
+    def test_colour_channels_go_last(self):
+        images = np.zeros((1, 3, 4, 4), dtype=np.float32)
+        images[0, 2] = 1  # blue
+        figure = figures.samples(images, [0], CIFAR)
+        np.testing.assert_array_equal(pixels(figure.axes[0])[0, 0], [0, 0, 1])
+
+
+class TestFilters:
+    def test_mosaic_places_every_weight(self):
+        weight = np.arange(5 * 2 * 3 * 3, dtype=np.float32).reshape(5, 2, 3, 3)
+        figure = figures.filters(weight, "conv1")
+        assert titles(figure) == ["input channel 0", "input channel 1"]
+        for channel, axes in enumerate(figure.axes):
+            mosaic = pixels(axes)
+            # 5 kernels in 2 rows of 3, 3 pixels each with 1 between.
+            assert mosaic.shape == (7, 11)
+            for kernel in range(5):
+                top, left = 4 * (kernel // 3), 4 * (kernel % 3)
+                np.testing.assert_array_equal(
+                    mosaic[top : top + 3, left : left + 3], weight[kernel, channel]
+                )
+            assert np.isnan(mosaic[3]).all()
+            assert np.isnan(mosaic[:, [3, 7]]).all()
+            assert np.isnan(mosaic[4:, 8:]).all()
+
+    def test_one_scale_symmetric_about_zero(self):
+        weight = np.zeros((4, 6, 3, 3))
+        weight[1, 2, 0, 0] = -0.75
+        weight[0, 5, 1, 1] = 0.5
+        figure = figures.filters(weight, "conv1")
+        assert len(figure.axes) == 6
+        assert {axes.images[0].get_clim() for axes in figure.axes} == {(-0.75, 0.75)}
+
+    def test_colour_bar(self):
+        figure = figures.filters(np.full((4, 1, 3, 3), 0.25), "conv1")
+        (bar,) = figure.axes[0].child_axes
+        assert [label.get_text() for label in bar.get_yticklabels()] == ["−0.25", "0", "0.25"]
+
+    def test_rgb(self):
+        figure = figures.filters(np.ones((16, 3, 5, 5)), "conv1")
+        assert titles(figure) == ["red", "green", "blue"]
+        assert len({axes.get_position().y0 for axes in figure.axes}) == 1
+
+    @pytest.mark.parametrize(
+        ("shape", "panels", "tiles", "note"),
+        [
+            ((16, 1, 5, 5), 1, 16, None),
+            ((64, 32, 3, 3), 32, 64, None),
+            ((65, 2, 3, 3), 2, 64, "first 64 of 65 kernels a panel"),
+            ((4, 70, 3, 3), 64, 4, "first 64 of 70 input channels"),
+            (
+                (256, 128, 1, 1),
+                64,
+                64,
+                "first 64 of 128 input channels; first 64 of 256 kernels a panel",
+            ),
+        ],
+    )
+    def test_cap(self, shape, panels, tiles, note):
+        weight = np.random.default_rng(0).normal(size=shape)
+        figure = figures.filters(weight, "conv2")
+        assert len(figure.axes) == panels
+        assert np.isfinite(pixels(figure.axes[-1])).sum() == tiles * shape[2] * shape[3]
+        assert figure.get_suptitle() == ("conv2" if note is None else f"conv2\n{note}")
+        assert_titles_keep_apart(figure)
+
+    def test_a_weight_is_a_whole_number_of_pixels(self):
+        figure = figures.filters(np.ones((32, 4, 5, 5)), "conv1")
+        for axes in figure.axes:
+            width = axes.get_position().width * figure.bbox.width
+            scale = width / pixels(axes).shape[1]
+            assert scale == pytest.approx(round(scale))
+            assert scale >= 4
+
+    @pytest.mark.parametrize("value", [0, np.nan])
+    def test_dead_weights(self, value, tmp_path):
+        figure = figures.filters(np.full((2, 2, 3, 3), value), "conv1")
+        assert figure.axes[0].images[0].get_clim() == (-1, 1)
+        figures.save(figure, tmp_path / "dead.png")
+
+    @pytest.mark.parametrize("shape", [(16, 5, 5), (16,), (0, 1, 3, 3)])
+    def test_bad_shape(self, shape):
+        with pytest.raises(ValueError, match=re.escape(f"not {shape}")):
+            figures.filters(np.zeros(shape), "conv1")
+
+
+class TestPredictions:
+    def test_mistakes_are_marked(self):
+        images, _ = dataset(4, channels=3)
+        labels, predicted = np.array([0, 1, 2, 3]), np.array([0, 9, 2, 5])
+        figure = figures.predictions(images, labels, sure_logits(predicted), CIFAR)
+        assert titles(figure) == ["airplane:airplane", "truck:automobile", "bird:bird", "dog:cat"]
+        assert figure.get_suptitle() == "predicted:true, 2 of 4 images right"
+        for axes, right in zip(figure.axes, [True, False, True, False], strict=True):
+            assert axes.axison is not right  # the frame belongs to the axis
+            assert same_color(axes.title.get_color(), figures.INK if right else figures.MISTAKE)
+            assert axes.title.get_weight() == ("normal" if right else "bold")
+            if not right:
+                assert all(
+                    spine.get_visible() and same_color(spine.get_edgecolor(), figures.MISTAKE)
+                    for spine in axes.spines.values()
+                )
+
+    def test_first_hundred(self):
+        images, labels = dataset(120)
+        predicted = labels.copy()
+        predicted[[5, 110]] = (labels[[5, 110]] + 1) % 10
+        figure = figures.predictions(images, labels, sure_logits(predicted), DIGITS)
+        assert len(figure.axes) == 100
+        assert figure.get_suptitle() == "predicted:true, 99 of 100 images right"
+        np.testing.assert_array_equal(pixels(figure.axes[99]), images[99, 0])
+
+    def test_long_names_keep_apart(self):
+        images, _ = dataset(30, channels=3, size=32)
+        labels, predicted = np.full(30, 1), np.full(30, 0)
+        assert_titles_keep_apart(figures.predictions(images, labels, sure_logits(predicted), CIFAR))
+
+    def test_one_image(self):
+        figure = figures.predictions(*dataset(1), sure_logits([3]), DIGITS)
+        assert len(figure.axes) == 1
+        assert_titles_keep_apart(figure)
+
+    def test_dollars_are_letters(self, tmp_path):
+        names = ["$x_1", "b"]
+        figure = figures.predictions(np.ones((1, 1, 4, 4)), [0], sure_logits([0], classes=2), names)
+        assert titles(figure) == ["$x_1:$x_1"]
+        assert not figure.axes[0].title.get_parse_math()
+        figures.save(figure, tmp_path / "dollars.png")
+
+
+HISTORY = {
+    "epoch": [1, 2, 3],
+    "train_loss": [2.0, 1.0, 0.5],
+    "val_loss": [2.1, 1.2, 0.8],
+    "train_accuracy": [0.3, 0.6, 0.9],
+    "val_accuracy": [0.2, 0.5, 0.7],
+    "learning_rate": [0.1, 0.1, 0.01],
+}
+
+
+class TestLearningCurves:
+    def test_lines(self):
+        loss, accuracy = figures.learning_curves(HISTORY).axes
+        for axes, quantity, scale in [(loss, "loss", 1), (accuracy, "accuracy", 100)]:
+            assert [line.get_label() for line in axes.lines] == ["training", "validation"]
+            for line, prefix in zip(axes.lines, ["train", "val"], strict=True):
+                np.testing.assert_array_equal(line.get_xdata(), [1, 2, 3])
+                expected = np.multiply(HISTORY[f"{prefix}_{quantity}"], scale)
+                np.testing.assert_allclose(line.get_ydata(), expected)
+        assert accuracy.get_title("left") == "accuracy (%)"
+
+    def test_without_validation(self):
+        history = {name: HISTORY[name] for name in ["epoch", "train_loss", "train_accuracy"]}
+        for axes in figures.learning_curves(history).axes:
+            assert [text.get_text() for text in axes.get_legend().get_texts()] == ["training"]
+
+    def test_a_panel_without_curves_says_so(self):
+        history = {name: HISTORY[name] for name in ["epoch", "train_loss"]}
+        _, accuracy = figures.learning_curves(history).axes
+        assert [text.get_text() for text in accuracy.texts] == ["not recorded"]
+
+    @pytest.mark.parametrize("epochs", [1, 2, 3, 7, 200])
+    def test_ticks_are_epochs(self, epochs):
+        history = {"epoch": np.arange(1, epochs + 1), "train_loss": np.ones(epochs)}
+        axes = figures.learning_curves(history).axes[0]
+        low, high = axes.get_xlim()
+        ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+        assert ticks
+        assert all(tick == round(tick) for tick in ticks)
+
+    def test_one_epoch_is_a_visible_point(self):
+        history = {name: values[:1] for name, values in HISTORY.items()}
+        for axes in figures.learning_curves(history).axes:
+            assert all(line.get_marker() == "o" for line in axes.lines)
+            low, high = axes.get_xlim()
+            assert low < 1 < high
+
+    def test_a_diverged_loss_can_be_drawn(self, tmp_path):
+        history = {"epoch": [1, 2, 3], "train_loss": [1.0, np.inf, np.nan]}
+        figures.save(figures.learning_curves(history), tmp_path / "diverged.png")
+
+    @pytest.mark.parametrize(
+        ("history", "sentence"),
+        [
+            ({}, "'epoch'"),
+            ({"epoch": [], "train_loss": []}, "at least one epoch"),
+            ({"epoch": [1, 2], "val_loss": [1.0]}, "'val_loss' has 1 values for 2 epochs"),
+        ],
+    )
+    def test_bad_history(self, history, sentence):
+        with pytest.raises(ValueError, match=sentence):
+            figures.learning_curves(history)
+
+
+class TestConfusionMatrix:
+    def test_counts_in_cells(self):
+        counts = np.array([[90, 10, 0], [0, 50, 0], [1, 0, 3]])
+        figure = figures.confusion_matrix(counts, ["a", "b", "c"])
+        axes = figure.axes[0]
+        written = {(t.get_position()[1], t.get_position()[0]): t.get_text() for t in axes.texts}
+        assert written == {(0, 0): "90", (0, 1): "10", (1, 1): "50", (2, 0): "1", (2, 2): "3"}
+        assert axes.get_title("left") == "143 of 154 images right (92.86%)"
+        assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "true")
+        assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
+
+    def test_mistakes_have_a_scale_of_their_own(self):
+        counts = np.array([[80, 20], [1, 99]])
+        right, mistaken = figures.confusion_matrix(counts, ["a", "b"]).axes[0].images
+        np.testing.assert_array_equal(np.ma.filled(right.get_array(), -1), [[80, -1], [-1, 99]])
+        np.testing.assert_array_equal(np.ma.filled(mistaken.get_array(), -1), [[-1, 20], [1, -1]])
+        assert right.get_clim() == (0, 100)
+        assert mistaken.get_clim() == (0, 20)
+
+    def test_a_rare_mistake_is_not_white(self):
+        counts = np.diag([1000, 1000])
+        counts[0, 1] = 1
+        _, mistaken = figures.confusion_matrix(counts, ["a", "b"]).axes[0].images
+        red, green, blue, _ = mistaken.to_rgba(mistaken.get_array())[0, 1]
+        assert red - blue > 0.1
+        assert green < 0.95
+
+    @pytest.mark.parametrize(("size", "cells", "ticks"), [(20, 400, 20), (21, 0, 11), (100, 0, 20)])
+    def test_many_classes(self, size, cells, ticks):
+        counts = np.ones((size, size), dtype=int)
+        axes = figures.confusion_matrix(counts, [f"c{i}" for i in range(size)]).axes[0]
+        assert len(axes.texts) == cells
+        assert len(axes.get_xticks()) == len(axes.get_yticks()) == ticks
+        assert axes.get_xticklabels()[1].get_text() == f"c{axes.get_xticks()[1]}"
+
+    def test_a_class_without_images(self, tmp_path):
+        figure = figures.confusion_matrix(np.zeros((2, 2), dtype=int), ["a", "b"])
+        assert len(figure.axes[0].texts) == 0
+        figures.save(figure, tmp_path / "empty.png")
+
+    @pytest.mark.parametrize(
+        ("counts", "sentence"),
+        [
+            (np.zeros((2, 3), dtype=int), r"not \(2, 3\)"),
+            (np.zeros((3, 3), dtype=int), r"must be \(2, 2\)"),
+            (np.zeros((2, 2)), "integers"),
+            (np.array([[1, -1], [0, 0]]), "at least 0"),
+        ],
+    )
+    def test_bad_counts(self, counts, sentence):
+        with pytest.raises(ValueError, match=sentence):
+            figures.confusion_matrix(counts, ["a", "b"])
+
+
+class TestConfidentMistakes:
+    def test_surest_first(self):
+        images, _ = dataset(4)
+        labels = np.array([0, 1, 1, 0])
+        # Image 2 is right; softmax of (0, log 3) is (1/4, 3/4).
+        logits = np.log([[1.0, 3.0], [9.0, 1.0], [1.0, 9.0], [2.0, 3.0]])
+        figure = figures.confident_mistakes(images, labels, logits, ["cat", "dog"])
+        assert titles(figure) == ["cat:dog\n90.0%", "dog:cat\n75.0%", "dog:cat\n60.0%"]
+        for axes, index in zip(figure.axes, [1, 0, 3], strict=True):
+            np.testing.assert_array_equal(pixels(axes), images[index, 0])
+        assert figure.get_suptitle() == "predicted:true, 3 mistakes in 4 images"
+
+    def test_count(self):
+        images, labels = dataset(60)
+        logits = sure_logits((labels + 1) % 10)
+        assert len(figures.confident_mistakes(images, labels, logits, DIGITS).axes) == 36
+        figure = figures.confident_mistakes(images, labels, logits, DIGITS, count=7)
+        assert len(figure.axes) == 7
+        assert figure.get_suptitle() == "predicted:true, 7 surest of 60 mistakes in 60 images"
+
+    def test_equally_sure_mistakes_keep_their_order(self):
+        images, _ = dataset(30)
+        logits = sure_logits(np.ones(30, dtype=int))
+        figure = figures.confident_mistakes(images, np.zeros(30, dtype=int), logits, DIGITS)
+        for axes, image in zip(figure.axes, images, strict=True):
+            np.testing.assert_array_equal(pixels(axes), image[0])
+
+    def test_huge_logits(self):
+        images, _ = dataset(1)
+        figure = figures.confident_mistakes(images, [0], [[-1e5, 1e5]], ["cat", "dog"])
+        assert titles(figure) == ["dog:cat\n100.0%"]
+
+    def test_no_mistake(self):
+        images, labels = dataset(12)
+        figure = figures.confident_mistakes(images, labels, sure_logits(labels), DIGITS)
+        assert figure.axes == []
+        assert figure.get_suptitle() == "There are no mistakes in 12 images."
+
+    def test_long_names_keep_apart(self):
+        images, _ = dataset(9, channels=3)
+        logits = sure_logits(np.zeros(9, dtype=int))
+        figure = figures.confident_mistakes(images, np.ones(9, dtype=int), logits, CIFAR)
+        assert_titles_keep_apart(figure)
+
+    def test_bad_count(self):
+        with pytest.raises(ValueError, match="count must be at least 1"):
+            figures.confident_mistakes(*dataset(1), sure_logits([0]), DIGITS, count=0)
+
+
+class TestFeatureMaps:
+    def test_layers(self):
+        random = np.random.default_rng(0)
+        maps = {
+            "block 1": random.random((20, 28, 28)),
+            "block 2": random.random((65, 7, 7)),
+            "pool": random.random((1, 1, 1)),
+        }
+        image = random.random((1, 28, 28))
+        figure = figures.feature_maps(image, maps, "seven")
+        assert "seven" in figure.get_suptitle()
+        assert titles(figure) == [
+            "image, 28×28",
+            "block 1: 20 channels, 28×28",
+            "block 2: 65 channels, 7×7, first 64 of 65",
+            "pool: 1 channel, 1×1",
+        ]
+        np.testing.assert_array_equal(pixels(figure.axes[0]), image[0])
+        tops = [axes.get_position().y1 for axes in figure.axes]
+        assert tops == sorted(tops, reverse=True)
+
+    def test_mosaic_places_every_channel(self):
+        layer = np.arange(18 * 4, dtype=np.float32).reshape(18, 2, 2)
+        figure = figures.feature_maps(np.ones((1, 4, 4)), {"conv": layer}, "a")
+        mosaic = pixels(figure.axes[1])
+        # 16 to a row, each of the 2×2 values 48 pixels wide, 4 pixels between.
+        assert mosaic.shape == (2 * 96 + 4, 16 * 96 + 15 * 4)
+        for channel in range(18):
+            top, left = 100 * (channel // 16), 100 * (channel % 16)
+            tile = mosaic[top : top + 96, left : left + 96]
+            np.testing.assert_array_equal(tile[24::48, 24::48], layer[channel])
+            assert set(np.unique(tile)) == set(layer[channel].ravel())
+        assert np.isnan(mosaic[100:, 200:]).all()
+
+    def test_colour_image_and_large_maps(self):
+        image = np.random.default_rng(0).random((3, 32, 32))
+        figure = figures.feature_maps(image, {"conv": np.ones((64, 224, 224))}, "ship")
+        np.testing.assert_array_equal(pixels(figure.axes[0]), image.transpose(1, 2, 0))
+        assert figure.bbox.width < 2000
+
+    @pytest.mark.parametrize(
+        ("image", "layer", "sentence"),
+        [
+            ((28, 28), (4, 7, 7), "image must be"),
+            ((2, 28, 28), (4, 7, 7), "images must be"),
+            ((1, 28, 28), (128,), "maps of 'conv'"),
+        ],
+    )
+    def test_bad_shapes(self, image, layer, sentence):
+        with pytest.raises(ValueError, match=sentence):
+            figures.feature_maps(np.ones(image), {"conv": np.ones(layer)}, "a")
+
+
+IMAGES = np.ones((3, 1, 8, 8), dtype=np.float32)
+LABELS = np.array([0, 1, 1])
+LOGITS = np.zeros((3, 2))
+
+
+BAD_IMAGES_OR_LABELS = [
+    ({"images": IMAGES[0]}, r"images must be .* not \(1, 8, 8\)"),
+    ({"images": np.ones((3, 2, 8, 8))}, "C of 1 or 3"),
+    ({"images": IMAGES[:0]}, "N of at least 1"),
+    ({"images": IMAGES.astype(np.uint8)}, "floats in 0..1, not uint8"),
+    ({"labels": LABELS[:2]}, r"3 images need as many labels, not \(2,\)"),
+    ({"labels": LABELS.astype(float)}, "labels must be integers"),
+    ({"labels": LABELS + 1}, r"labels span 1\.\.2 but there are 2 class names"),
+    ({"labels": LABELS - 1}, r"labels span -1\.\.0"),
+]
+BAD_LOGITS = [
+    ({"logits": LOGITS[:2]}, r"logits must be \(3, 2\).* not \(2, 2\)"),
+    ({"logits": LOGITS[:, :1]}, r"not \(3, 1\)"),
+]
+
+
+@pytest.mark.parametrize(("changed", "sentence"), BAD_IMAGES_OR_LABELS)
+def test_samples_of_bad_arrays(changed, sentence):
+    arguments = {"images": IMAGES, "labels": LABELS} | changed
+    with pytest.raises(ValueError, match=sentence):
+        figures.samples(**arguments, class_names=["cat", "dog"])
+
+
+@pytest.mark.parametrize(("changed", "sentence"), BAD_IMAGES_OR_LABELS + BAD_LOGITS)
+@pytest.mark.parametrize("draw", [figures.predictions, figures.confident_mistakes])
+def test_predictions_of_bad_arrays(draw, changed, sentence):
+    arguments = {"images": IMAGES, "labels": LABELS, "logits": LOGITS} | changed
+    with pytest.raises(ValueError, match=sentence):
+        draw(**arguments, class_names=["cat", "dog"])
+
+
+class TestSave:
+    def figures(self):
+        images, labels = dataset(5)
+        history = {"epoch": [1, 2], "train_loss": [2.0, 1.0], "train_accuracy": [0.1, 0.5]}
+        return {
+            "samples": figures.samples(images, labels, DIGITS),
+            "filters": figures.filters(np.random.default_rng(0).normal(size=(4, 2, 3, 3)), "conv"),
+            "curves": figures.learning_curves(history),
+            "confusion": figures.confusion_matrix(np.eye(3, dtype=int), ["a", "b", "c"]),
+        }
+
+    def test_same_bytes_each_time(self, tmp_path):
+        for folder in ["first", "second"]:
+            (tmp_path / folder).mkdir()
+            for name, figure in self.figures().items():
+                figures.save(figure, tmp_path / folder / f"{name}.png")
+        names = {"samples.png", "filters.png", "curves.png", "confusion.png"}
+        assert {path.name for path in (tmp_path / "first").iterdir()} == names
+        for name in names:
+            first = (tmp_path / "first" / name).read_bytes()
+            assert first.startswith(b"\x89PNG")
+            assert b"Software" not in first
+            assert first == (tmp_path / "second" / name).read_bytes()
+
+    def test_replaces_and_leaves_nothing_else(self, tmp_path):
+        path = tmp_path / "samples.png"
+        path.write_bytes(b"old")
+        figures.save(self.figures()["samples"], str(path))
+        assert path.read_bytes() != b"old"
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_a_failure_keeps_the_old_file(self, tmp_path, monkeypatch):
+        def half_written(_self, path, **_options):
+            path.write_bytes(b"half")
+            raise OSError("disk full")
+
+        path = tmp_path / "samples.png"
+        path.write_bytes(b"old")
+        monkeypatch.setattr(Figure, "savefig", half_written)
+        with pytest.raises(OSError, match="disk full"):
+            figures.save(self.figures()["samples"], path)
+        assert path.read_bytes() == b"old"
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_missing_folder(self, tmp_path):
+        with pytest.raises(FileNotFoundError):
+            figures.save(self.figures()["samples"], tmp_path / "absent" / "samples.png")

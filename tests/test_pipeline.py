@@ -1,0 +1,191 @@
+"""The pipeline under DVC, in a clone of its own."""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from striate import tracking
+
+ROOT = Path(__file__).parent.parent
+# Not dependencies of a stage: what they do reaches its outputs through params and messages only,
+# and logging must not retrain.
+EXEMPT = {"params", "errors", "tracking"}
+
+
+def modules_imported(path):
+    """The modules of the package that a file imports by itself."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "striate":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("striate."):
+            found.add(node.module.split(".")[1])
+    return found
+
+
+@pytest.mark.parametrize("stage", ["download", "train", "evaluate", "visualize"])
+def test_deps_of_a_stage_name_every_module_that_it_imports(stage):
+    script = ROOT / "stages" / f"{stage}.py"
+    seen, waiting = set(), modules_imported(script)
+    while waiting:
+        name = waiting.pop()
+        if name not in seen | EXEMPT:
+            seen.add(name)
+            waiting |= modules_imported(ROOT / "src/striate" / f"{name}.py")
+    deps = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]["deps"]
+    code = {dep for dep in deps if dep.endswith(".py")}
+    assert code == {f"stages/{stage}.py"} | {f"src/striate/{name}.py" for name in seen}
+
+
+@pytest.mark.parametrize("module", ["training", "evaluation", "images", "models", "checkpoint"])
+def test_modules_that_train_need_only_torch_and_numpy(module):
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['mlflow', 'dvc', 'pydantic', 'yaml',"
+        f" 'torchvision', 'sklearn'])); import striate.{module}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class Clone:
+    """A repository of its own, with the files of this working tree."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.env = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "DVC_NO_ANALYTICS": "true",
+            "GIT_AUTHOR_NAME": "test", "GIT_AUTHOR_EMAIL": "test@localhost",
+            "GIT_COMMITTER_NAME": "test", "GIT_COMMITTER_EMAIL": "test@localhost",
+        }  # fmt: skip
+        for variable in ("DVC_ROOT", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_TRACKING_URI"):
+            self.env.pop(variable, None)
+
+    def run(self, *command, fails=False):
+        answer = subprocess.run(
+            command, cwd=self.folder, env=self.env, capture_output=True, text=True, check=False
+        )
+        assert (answer.returncode != 0) == fails, answer.stdout + answer.stderr
+        return answer.stdout + answer.stderr
+
+    def json(self, path):
+        return json.loads((self.folder / path).read_text())
+
+    def lock_of_checkpoint(self):
+        lock = yaml.safe_load((self.folder / "dvc.lock").read_text())
+        return lock["stages"]["train"]["outs"][-1]["md5"]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clone") / "striate"
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    for name in listed:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, target)
+    clone = Clone(folder)
+    clone.run("git", "init", "-q", "-b", "main")
+    clone.run("git", "add", "-A")
+    clone.run("git", "commit", "-qm", "Start.")
+    clone.run("dvc", "repro")
+    clone.run("git", "commit", "-qam", "Run.", "--allow-empty")
+    return clone
+
+
+def runs(clone, monkeypatch):
+    monkeypatch.chdir(clone.folder)
+    return {run.info.run_name: run for run in tracking.open_store().find({})}
+
+
+@pytest.mark.slow
+def test_repro_again_does_nothing_and_leaves_git_clean(clone):
+    assert "up to date" in clone.run("dvc", "repro")
+    assert clone.run("git", "status", "--porcelain") == ""
+    assert clone.run("dvc", "status") == "Data and pipelines are up to date.\n"
+
+
+@pytest.mark.slow
+def test_a_variant_in_the_workspace_changes_the_metrics_and_gets_its_run(clone, monkeypatch):
+    before = clone.lock_of_checkpoint()
+    clone.run(
+        "dvc", "exp", "run", "-n", "deeper", "-S", "model.layers=3", "-S", "training.epochs=1"
+    )
+    assert clone.json("metrics/train.json")["parameters"] == 65_386
+    run = runs(clone, monkeypatch)["deeper"]
+    assert run.data.params["model.layers"] == "3"
+    assert run.data.metrics["test_accuracy"] == clone.json("metrics/test.json")["accuracy"]
+    assert run.data.tags["dvc.experiment"] == "deeper"
+    head = clone.run("git", "rev-parse", "HEAD").strip()
+    assert run.data.tags["dvc.baseline"] == head
+    clone.run("git", "checkout", "-q", ".")
+    clone.run("dvc", "checkout")
+    assert clone.lock_of_checkpoint() == before
+
+
+@pytest.mark.slow
+def test_a_temporary_experiment_runs_the_code_of_its_own_snapshot(clone, monkeypatch):
+    source = clone.folder / "src/striate/models.py"
+    text = source.read_text()
+    mark = '"""How many numbers training changes."""\n'
+    assert mark in text
+    # The snapshot counts 1,000,000 parameters more; the workspace is restored while it waits.
+    source.write_text(text.replace(mark, f"{mark}    return 1_000_000\n"))
+    clone.run("dvc", "exp", "run", "--queue", "-n", "snapshot", "-S", "training.epochs=1")
+    source.write_text(text)
+    clone.run("dvc", "exp", "run", "--run-all", "-j", "1")
+    run = runs(clone, monkeypatch)["snapshot"]
+    assert run.data.metrics["parameters"] == 1_000_000
+    artifacts = Path(run.info.artifact_uri.removeprefix("file://"))
+    assert artifacts.is_relative_to(clone.folder / "mlartifacts")
+    assert (artifacts / "figures/samples.png").exists()
+    assert (artifacts / "checkpoint/cnn_trained.ckpt").exists()
+    assert clone.run("git", "status", "--porcelain") == ""
+
+
+@pytest.mark.slow
+def test_a_faulty_value_is_refused_in_one_line_and_the_outputs_can_be_had_back(clone):
+    before = (clone.folder / "models/cnn_trained.ckpt").read_bytes()
+    said = clone.run("dvc", "exp", "run", "-S", "model.layers=three", fails=True)
+    assert "model.layers is 'three'; it must be a whole number from 1 up" in said
+    assert "Traceback" not in said
+    clone.run("git", "checkout", "-q", ".")
+    clone.run("dvc", "checkout")
+    assert (clone.folder / "models/cnn_trained.ckpt").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_training_again_gives_the_same_bytes(clone):
+    before = clone.lock_of_checkpoint()
+    clone.run("dvc", "repro", "--force", "--no-run-cache")
+    assert clone.lock_of_checkpoint() == before
+    assert clone.run("git", "status", "--porcelain") == ""
+
+
+@pytest.mark.slow
+def test_editing_figures_does_not_retrain(clone):
+    source = clone.folder / "src/striate/figures.py"
+    source.write_text(source.read_text() + "\n")
+    planned = clone.run("dvc", "repro", "--dry")
+    clone.run("git", "checkout", "-q", ".")
+    assert [stage for stage in ("train", "evaluate", "visualize")
+            if f"Running stage '{stage}'" in planned] == ["visualize"]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_summary_and_gate_speak_of_the_last_run(clone):
+    summary = clone.run(sys.executable, "-m", "striate.cli", "summary")
+    test = clone.json("metrics/test.json")
+    assert f"{test['accuracy']:.2%} ({test['errors']} of 360 wrong)" in summary
+    gate = clone.run(sys.executable, "-m", "striate.cli", "gate", "--against", "HEAD")
+    assert gate.endswith("against HEAD: passed\n")

@@ -1,0 +1,236 @@
+"""The four stages, one after the other, on digits: what they write, say and log."""
+
+import json
+import runpy
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from striate import evaluation, results, tracking
+
+ROOT = Path(__file__).parent.parent
+STAGES = ("download", "train", "evaluate", "visualize")
+
+
+def write_params(folder, **changes):
+    """The committed params, made small, with keys such as `model__layers` replaced."""
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    small = {"model__width": 4, "training__epochs": 2, "training__log_every": 5}
+    for key, value in (small | changes).items():
+        section, _, name = key.partition("__")
+        if name:
+            values[section][name] = value
+        else:
+            values[section] = value
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+
+
+def run_stage(name):
+    runpy.run_path(str(ROOT / "stages" / f"{name}.py"), run_name="__main__")
+
+
+def fail_stage(name, capsys):
+    """Run a stage that must refuse its input; returns what it wrote to standard error."""
+    with pytest.raises(SystemExit) as caught:
+        run_stage(name)
+    assert caught.value.code == 2
+    return capsys.readouterr().err
+
+
+def written(folder):
+    return {
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and not {"mlartifacts", ".dvc"} & set(path.parts)
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder in which the four stages ran, with tracking."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    write_params(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for variable in ("DVC_ROOT", "DVC_EXP_NAME", "MLFLOW_TRACKING_URI"):
+            patch.delenv(variable, raising=False)
+        for name in STAGES:
+            run_stage(name)
+    return folder
+
+
+@pytest.fixture
+def workspace(finished, tmp_path, monkeypatch):
+    """A fresh copy of `finished` as the working folder, without its runs and untracked."""
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("STRIATE_TRACKING", "off")
+    return folder
+
+
+def test_outputs_are_exactly_these(finished):
+    assert written(finished) == {
+        "params.yaml",
+        "mlflow.db",
+        "data/manifest.json",
+        *(f"data/{part}/{name}.npy" for part in ("train", "test") for name in ("images", "labels")),
+        "models/cnn_trained.ckpt",
+        "models/model.json",
+        "metrics/history.csv",
+        "metrics/steps.csv",
+        "metrics/train.json",
+        "metrics/test.json",
+        "metrics/per_class.csv",
+        "predictions/logits.npy",
+        "predictions/classes.csv",
+        *(
+            f"reports/figures/{name}.png"
+            for name in ("samples", "curves", "predictions", "mistakes", "confusion",
+                         "feature_maps", "filters_layer1", "filters_layer2")
+        ),
+    }  # fmt: skip
+
+
+def test_metrics_follow_from_the_saved_predictions(finished):
+    test = results.read_json(finished / "metrics/test.json")
+    logits = np.load(finished / "predictions/logits.npy")
+    labels = np.load(finished / "data/test/labels.npy")
+    assert test == evaluation.scores(torch.from_numpy(logits), torch.from_numpy(labels))
+    assert list(test) == ["accuracy", "loss", "macro_f1", "ece", "errors", "n"]
+    assert test["n"] == 360
+    assert test["accuracy"] > 0.3  # chance is 0.1
+    rows = (finished / "predictions/classes.csv").read_text().splitlines()
+    assert len(rows) == 1 + 360
+    wrong = [row for row in rows[1:] if row.split(",")[0] != row.split(",")[1]]
+    assert len(wrong) == test["errors"]
+
+
+def test_train_json_is_the_last_epoch(finished):
+    train = results.read_json(finished / "metrics/train.json")
+    history = results.read_table(finished / "metrics/history.csv")
+    for key in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
+        assert train[key] == history[key][-1]
+    assert train["epochs"] == 2
+    assert history["epoch"] == [1, 2]
+
+
+def test_one_run_holds_the_params_the_curves_the_scores_and_the_files(finished, monkeypatch):
+    monkeypatch.chdir(finished)
+    store = tracking.open_store()
+    (run,) = store.find({})
+    params = yaml.safe_load((finished / "params.yaml").read_text())
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "digits-2x4-seed0"
+    assert run.data.params["model.width"] == "4"
+    assert set(run.data.params) == {
+        *(f"{s}.{key}" for s, keys in params.items() if s != "seed" for key in keys),
+        "seed",
+    }
+    for name, value in results.read_json(finished / "metrics/test.json").items():
+        assert run.data.metrics[f"test_{name}"] == value
+    for table, index in (("history", "epoch"), ("steps", "step")):
+        columns = results.read_table(finished / "metrics" / f"{table}.csv")
+        steps = columns.pop(index)
+        for name, column in columns.items():
+            points = store.client.get_metric_history(run.info.run_id, name)
+            points.sort(key=lambda point: point.step)
+            assert [(p.step, p.value) for p in points] == list(zip(steps, column, strict=True))
+    artifacts = Path(run.info.artifact_uri.removeprefix("file://"))
+    assert artifacts.is_relative_to(finished / "mlartifacts")
+    for source, target in (("models", "checkpoint"), ("reports/figures", "figures")):
+        for path in (finished / source).iterdir():
+            assert (artifacts / target / path.name).read_bytes() == path.read_bytes()
+    hashes = {tracking.CHECKPOINT, tracking.DATA, tracking.PARAMS, tracking.EVALUATION}
+    assert {key for key in run.data.tags if key.startswith("striate.")} == hashes
+
+
+def test_the_same_params_give_the_same_bytes(finished, workspace):
+    for folder in ("models", "predictions", "reports"):
+        shutil.rmtree(workspace / folder)
+    for name in STAGES:
+        run_stage(name)
+    assert not (workspace / "mlflow.db").exists()  # tracking is off
+    for name in written(finished) - {"mlflow.db"}:
+        assert (workspace / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+def test_another_evaluation_of_a_checkpoint_gets_a_run_of_its_own(finished, tmp_path, monkeypatch):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
+    monkeypatch.chdir(folder)
+    run_stage("evaluate")  # no run has this checkpoint: one is replayed from the files
+    run_stage("evaluate")  # the same again changes nothing
+    write_params(folder, evaluate={"batch_size": 7})
+    run_stage("evaluate")
+    second, first = tracking.open_store().find({})
+    assert (first.data.params["evaluate.batch_size"], "7") == ("1000", "7")
+    assert second.data.params["evaluate.batch_size"] == "7"
+    names = {"train_loss", "val_accuracy", "step_loss", "parameters", "test_accuracy"}
+    assert names <= set(first.data.metrics)
+    assert set(second.data.metrics) == set(first.data.metrics)
+
+
+def test_a_run_that_fails_is_marked_as_failed(workspace, monkeypatch, capsys):
+    monkeypatch.delenv("STRIATE_TRACKING")
+    write_params(
+        workspace, training__learning_rate=100, training__optimizer="sgd", model__norm="none",
+        model__activation="leaky_relu",
+    )  # fmt: skip
+    assert "the loss became" in fail_stage("train", capsys)
+    (run,) = tracking.open_store().find({})
+    assert run.info.status == "FAILED"
+
+
+def test_training_on_everything_needs_no_validation(workspace, capsys):
+    write_params(workspace, data__val_size=0)
+    for name in STAGES[1:]:
+        run_stage(name)
+    assert "1,437 images" in capsys.readouterr().out
+    assert "val_loss" not in results.read_json(workspace / "metrics/train.json")
+
+
+def test_each_stage_validates_params_before_anything_else(workspace, capsys):
+    write_params(workspace, model__layers="three")
+    for path in workspace.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+    for name in STAGES:
+        first, hint = fail_stage(name, capsys).splitlines()
+        assert first == (
+            "error: params.yaml: model.layers is 'three'; it must be a whole number from 1 up"
+        )
+        assert "dvc checkout" in hint
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model__layers": 4}, "model.layers is 4, too many for images of 8×8"),
+        ({"augment__translate": 8}, "augment.translate is 8, too large"),
+        ({"data__val_size": 1437}, "data.val_size is 1437: 1437 of 1437 images leave none over"),
+        ({"training__device": "mps"}, "training.device is mps, which this machine does not have"),
+    ],
+)
+def test_values_that_do_not_fit_the_data_or_the_machine(workspace, capsys, changes, said):
+    write_params(workspace, **changes)
+    (line,) = fail_stage("train", capsys).splitlines()
+    assert line.startswith(f"error: {said}")
+
+
+def test_evaluate_refuses_a_checkpoint_for_other_images(workspace, capsys):
+    manifest = json.loads((workspace / "data/manifest.json").read_text())
+    manifest |= {"name": "mnist", "shape": [1, 28, 28]}
+    (workspace / "data/manifest.json").write_text(json.dumps(manifest))
+    assert "trained on digits, whose shape differ" in fail_stage("evaluate", capsys)
+
+
+def test_evaluate_reads_the_network_from_the_checkpoint_and_not_from_params(finished, workspace):
+    write_params(workspace, model__layers=1, data__normalize="standard")
+    run_stage("evaluate")
+    for name in ("metrics/test.json", "predictions/logits.npy"):
+        assert (workspace / name).read_bytes() == (finished / name).read_bytes()

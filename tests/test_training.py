@@ -1,0 +1,193 @@
+"""fit(): what it yields, what it learns, and that it repeats itself."""
+
+import csv
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from striate import checkpoint, results, training
+from striate.errors import UserError
+from striate.images import Normalization, Split
+from striate.models import ConvNet
+
+SETTINGS = {
+    "epochs": 3,
+    "batch_size": 16,
+    "optimizer": "adam",
+    "learning_rate": 0.01,
+    "momentum": 0.9,
+    "weight_decay": 0.0,
+    "schedule": "constant",
+    "warmup": 0.0,
+    "label_smoothing": 0.0,
+    "log_every": 2,
+}
+NO_AUGMENTATION = SimpleNamespace(translate=0, flip=False, rotate=0, cutout=0)
+ARCHITECTURE = {
+    "layers": 1,
+    "width": 4,
+    "kernel_size": 3,
+    "convs_per_layer": 1,
+    "norm": "batch",
+    "activation": "relu",
+    "dropout": 0.1,
+}
+
+
+def bars(count, seed=0):
+    """Noise with a bright row (class 0), column (class 1) or square (class 2)."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3
+    images = torch.randint(0, 60, (count, 1, 6, 6), generator=generator, dtype=torch.uint8)
+    images[labels == 0, :, 2] = 250
+    images[labels == 1, :, :, 3] = 250
+    images[labels == 2, :, 1:4, 1:4] = 250
+    return Split(images, labels)
+
+
+def run(train=None, val=None, seed=0, augmentation=NO_AUGMENTATION, model=None, **changes):
+    torch.manual_seed(seed)
+    model = model or ConvNet((1, 6, 6), 3, **ARCHITECTURE)
+    rows = training.fit(
+        model,
+        train or bars(50),
+        val,
+        settings=SimpleNamespace(**SETTINGS | changes),
+        augmentation=augmentation,
+        normalize=Normalization(255, None, None),
+        seed=seed,
+    )
+    return model, list(rows)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_it_learns_what_can_be_learnt(optimizer):
+    _, rows = run(val=bars(30, seed=1), epochs=8, optimizer=optimizer, learning_rate=0.02)
+    assert rows[-1]["val_accuracy"] == 1.0
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"] / 2
+
+
+def test_one_dict_an_epoch():
+    _, rows = run(val=bars(30, seed=1))
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert all(
+        list(row) == ["epoch", "learning_rate", "train_loss", "train_accuracy", "val_loss",
+                      "val_accuracy", "step_losses"]
+        for row in rows
+    )  # fmt: skip
+    # 50 images in batches of 16 are 4 steps an epoch; every second is recorded.
+    assert [step for row in rows for step, _ in row["step_losses"]] == [2, 4, 6, 8, 10, 12]
+
+
+def test_without_validation_there_are_no_validation_columns():
+    _, rows = run()
+    assert not any(key.startswith("val_") for row in rows for key in row)
+
+
+def test_the_loss_is_the_mean_over_images_and_not_over_batches():
+    frozen = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    train = bars(50)
+    with torch.no_grad():
+        logits = frozen(train.images.float() / 255)
+    expected = float(nn.functional.cross_entropy(logits, train.labels))
+    _, rows = run(train, model=frozen, batch_size=48, learning_rate=1e-12, epochs=1)
+    assert rows[0]["train_loss"] == pytest.approx(expected, rel=1e-6)
+    assert rows[0]["train_accuracy"] == int((logits.argmax(1) == train.labels).sum()) / 50
+
+
+def test_the_same_seed_gives_the_same_history_and_the_same_bytes(tmp_path):
+    augmentation = SimpleNamespace(translate=1, flip=True, rotate=5, cutout=1)
+    contents = []
+    for attempt in ("first", "second"):
+        model, rows = run(val=bars(30, seed=1), augmentation=augmentation)
+        checkpoint.save(model, {"attempt": 1}, tmp_path / attempt)
+        results.write_training(rows, 1, tmp_path / attempt)
+        contents.append({path.name: path.read_bytes() for path in (tmp_path / attempt).iterdir()})
+    assert contents[0] == contents[1]
+    assert sorted(contents[0]) == [
+        "cnn_trained.ckpt", "history.csv", "model.json", "steps.csv", "train.json",
+    ]  # fmt: skip
+    _, other = run(val=bars(30, seed=1), augmentation=augmentation, seed=1)
+    assert other != rows
+
+
+def test_training_follows_the_notebooks_loop_to_the_last_bit():
+    """Adam 0.001 with default betas, cross-entropy, the same batches: the same weights."""
+    ours, rows = run(epochs=2, learning_rate=0.001)
+    torch.manual_seed(0)
+    theirs = ConvNet((1, 6, 6), 3, **ARCHITECTURE).train()
+    optimizer = torch.optim.Adam(theirs.parameters(), lr=0.001)
+    generator = torch.Generator().manual_seed(0)
+    train = bars(50)
+    for _ in range(2):
+        for chosen in torch.randperm(50, generator=generator).split(16):
+            loss = nn.CrossEntropyLoss()(
+                theirs(train.images[chosen].float() / 255), train.labels[chosen]
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    for name, value in ours.state_dict().items():
+        assert torch.equal(value, theirs.state_dict()[name]), name
+    assert rows[-1]["step_losses"][-1] == (8, loss.item())
+
+
+def test_a_loss_that_is_no_number_stops_the_run_with_advice():
+    with pytest.raises(UserError, match=r"loss became \S+ at step \d+, with learning rate 1e\+30"):
+        run(learning_rate=1e30, optimizer="sgd", epochs=4)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "expected"),
+    [
+        ("constant", 0.0, [1, 1, 1, 1]),
+        ("linear", 0.0, [1, 0.75, 0.5, 0.25]),
+        ("cosine", 0.0, [1, 0.5 + math.sqrt(0.125), 0.5, 0.5 - math.sqrt(0.125)]),
+        ("linear", 0.5, [1 / 3, 2 / 3, 1, 0.5]),
+        ("constant", 0.25, [0.5, 1, 1, 1]),
+    ],
+)
+def test_schedules(schedule, warmup, expected):
+    settings = SimpleNamespace(schedule=schedule, warmup=warmup)
+    factors = [training.rate_factor(step, 4, settings) for step in range(4)]
+    assert factors == pytest.approx(expected)
+
+
+def test_the_learning_rate_of_the_last_step_is_recorded():
+    _, rows = run(schedule="linear", epochs=2, learning_rate=0.8)
+    assert [row["learning_rate"] for row in rows] == pytest.approx([0.8 * 5 / 8, 0.8 * 1 / 8])
+
+
+def test_label_smoothing_and_weight_decay_reach_the_optimisation():
+    plain, _ = run(epochs=1)
+    for key in ("label_smoothing", "weight_decay"):
+        changed, _ = run(epochs=1, **{key: 0.2})
+        assert not torch.equal(plain.fc.weight, changed.fc.weight), key
+
+
+def test_summary_line_with_and_without_validation():
+    row = {"epoch": 2, "train_loss": 0.5, "train_accuracy": 0.75}
+    assert training.summary_line(row, 5) == "epoch 2/5 | training loss 0.5000, accuracy 75.00%"
+    row |= {"val_loss": 0.25, "val_accuracy": 1.0}
+    assert training.summary_line(row, 5).endswith("validation loss 0.2500, accuracy 100.00%")
+
+
+def test_history_survives_the_files_to_the_last_digit(tmp_path):
+    _, rows = run(val=bars(30, seed=1))
+    results.write_training(rows, 123, tmp_path)
+    table = results.read_table(tmp_path / "history.csv")
+    for name, column in table.items():
+        assert column == [row[name] for row in rows]
+    steps = results.read_table(tmp_path / "steps.csv")
+    pairs = list(zip(steps["step"], steps["step_loss"], strict=True))
+    assert pairs == [pair for row in rows for pair in row["step_losses"]]
+    summary = results.read_json(tmp_path / "train.json")
+    assert summary == {
+        key: rows[-1][key]
+        for key in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+    } | {"epochs": 3, "parameters": 123}  # fmt: skip
+    with (tmp_path / "history.csv").open() as stream:
+        assert next(csv.reader(stream))[0] == "epoch"
