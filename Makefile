@@ -11,7 +11,7 @@ PYTHON ?= python3
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-fast lint format gate ui lock clean
+.PHONY: help setup repro sync verify test test-fast lint format gate ui lock clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,7 +31,14 @@ setup: $(READY) .dvc/config ## make .venv with every dependency at its locked ve
 
 repro: setup ## run the four stages, or what of them is out of date
 	@dvc repro
+	@striate sync
 	@striate summary
+
+sync: setup ## give every DVC experiment its run in MLflow
+	@striate sync
+
+verify: setup ## check that DVC and MLflow hold the same numbers
+	@striate verify
 
 test: setup ## run all tests
 	pytest --cov=striate --cov=stages --cov-report=term-missing:skip-covered

@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
-from striate import checkpoint, evaluation, images, params, results, tracking
+from striate import params
 from striate.errors import reported
+from striate.logbook import Logbook, logbook
 
 
-def main() -> None:
+def evaluate(settings: params.Params, log: Logbook) -> None:
     """Read models/ and the test images; write predictions/ and metrics/."""
-    settings = params.load()
+    # Imported while the tracking process loads MLflow beside this one.
+    from striate import checkpoint, evaluation, images, results
+
     device = images.pick_device(settings.training.device)
     trained = checkpoint.load(Path("models"), device)
     checkpoint.check_fits(trained, images.load_manifest(Path("data")))
@@ -29,9 +32,11 @@ def main() -> None:
         f"test accuracy {scores['accuracy']:.2%}: {scores['errors']:,} errors"
         f" in {scores['n']:,} images; loss {scores['loss']:.4f}"
     )
-    tracking.attach_evaluation(params.flatten(settings.model_dump()), Path())
+    log.evaluated(params.flatten(settings.model_dump()))
 
 
 if __name__ == "__main__":
     with reported():
-        main()
+        loaded = params.load()
+        with logbook() as opened:
+            evaluate(loaded, opened)

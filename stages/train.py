@@ -3,15 +3,18 @@
 import time
 from pathlib import Path
 
-import torch
-
-from striate import checkpoint, images, models, params, results, tracking, training
+from striate import params
 from striate.errors import reported
+from striate.logbook import Logbook, logbook
 
 
-def main() -> None:
+def train(settings: params.Params, log: Logbook) -> None:
     """Read the sections, train, and write models/ and metrics/."""
-    settings = params.load()
+    # Imported while the tracking process loads MLflow beside this one.
+    import torch
+
+    from striate import checkpoint, images, models, results, training
+
     device = images.pick_device(settings.training.device)
     manifest = images.load_manifest(Path("data"))
     images.check_augment(settings.augment, manifest["shape"])
@@ -20,25 +23,28 @@ def main() -> None:
     torch.manual_seed(settings.seed)
     model = checkpoint.build(description).to(device)
     stored = images.load_split(Path("data/train"), device)
-    train, val = images.hold_out(stored, settings.data.val_size, settings.seed)
+    learnt, val = images.hold_out(stored, settings.data.val_size, settings.seed)
     parameters = models.count_parameters(model)
-    print(f"{parameters:,} parameters, {len(train.labels):,} images, on {device}", flush=True)
+    print(f"{parameters:,} parameters, {len(learnt.labels):,} images, on {device}", flush=True)
 
-    with tracking.live_run(params.flatten(settings.model_dump())) as run:
-        start, rows = time.perf_counter(), []
-        for row in training.fit(
-            model, train, val, settings=settings.training, augmentation=settings.augment,
-            normalize=normalization, seed=settings.seed,
-        ):  # fmt: skip
-            rows.append(row)
-            run.log_epoch(row)
-            print(training.summary_line(row, settings.training.epochs), flush=True)
-        seconds = time.perf_counter() - start
-        checkpoint.save(model, description, Path("models"))
-        results.write_training(rows, parameters, Path("metrics"))
-        run.complete(Path(), seconds)
+    flat = params.flatten(settings.model_dump())
+    log.start(flat)
+    start, rows = time.perf_counter(), []
+    for row in training.fit(
+        model, learnt, val, settings=settings.training, augmentation=settings.augment,
+        normalize=normalization, seed=settings.seed,
+    ):  # fmt: skip
+        rows.append(row)
+        log.epoch(row)
+        print(training.summary_line(row, settings.training.epochs), flush=True)
+    seconds = time.perf_counter() - start
+    checkpoint.save(model, description, Path("models"))
+    results.write_training(rows, parameters, Path("metrics"))
+    log.trained(flat, seconds)
 
 
 if __name__ == "__main__":
     with reported():
-        main()
+        loaded = params.load()
+        with logbook() as opened:
+            train(loaded, opened)

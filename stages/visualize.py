@@ -2,15 +2,18 @@
 
 from pathlib import Path
 
-import torch
-
-from striate import checkpoint, evaluation, figures, images, models, params, results, tracking
+from striate import params
 from striate.errors import reported
+from striate.logbook import Logbook, logbook
 
 
-def main() -> None:
+def visualize(settings: params.Params, log: Logbook) -> None:
     """Read what the other stages wrote; write one PNG a picture."""
-    settings = params.load()
+    # Imported while the tracking process loads MLflow beside this one.
+    import torch
+
+    from striate import checkpoint, evaluation, figures, images, models, results
+
     trained = checkpoint.load(Path("models"), torch.device("cpu"))
     classes = trained.classes
     train, test = (
@@ -39,9 +42,11 @@ def main() -> None:
     for name, figure in drawn.items():
         figures.save(figure, folder / f"{name}.png")
     print(f"{len(drawn)} pictures in reports/figures/")
-    tracking.attach_figures(params.flatten(settings.model_dump()), Path())
+    log.visualized(params.flatten(settings.model_dump()))
 
 
 if __name__ == "__main__":
     with reported():
-        main()
+        loaded = params.load()
+        with logbook() as opened:
+            visualize(loaded, opened)

@@ -1,22 +1,20 @@
 """The pipeline under DVC, in a clone of its own."""
 
 import ast
-import json
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from clones import Clone
 
 from striate import tracking
 
 ROOT = Path(__file__).parent.parent
 # Not dependencies of a stage: what they do reaches its outputs through params and messages only,
 # and logging must not retrain.
-EXEMPT = {"params", "errors", "tracking"}
+EXEMPT = {"params", "errors", "logbook"}
 
 
 def modules_imported(path):
@@ -53,59 +51,14 @@ def test_modules_that_train_need_only_torch_and_numpy(module):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-class Clone:
-    """A repository of its own, with the files of this working tree."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.env = {
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "DVC_NO_ANALYTICS": "true",
-            "GIT_AUTHOR_NAME": "test", "GIT_AUTHOR_EMAIL": "test@localhost",
-            "GIT_COMMITTER_NAME": "test", "GIT_COMMITTER_EMAIL": "test@localhost",
-        }  # fmt: skip
-        for variable in ("DVC_ROOT", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_TRACKING_URI"):
-            self.env.pop(variable, None)
-
-    def run(self, *command, fails=False):
-        answer = subprocess.run(
-            command, cwd=self.folder, env=self.env, capture_output=True, text=True, check=False
-        )
-        assert (answer.returncode != 0) == fails, answer.stdout + answer.stderr
-        return answer.stdout + answer.stderr
-
-    def json(self, path):
-        return json.loads((self.folder / path).read_text())
-
-    def lock_of_checkpoint(self):
-        lock = yaml.safe_load((self.folder / "dvc.lock").read_text())
-        return lock["stages"]["train"]["outs"][-1]["md5"]
-
-
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clone") / "striate"
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout.splitlines()  # fmt: skip
-    for name in listed:
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, target)
-    clone = Clone(folder)
-    clone.run("git", "init", "-q", "-b", "main")
-    clone.run("git", "add", "-A")
-    clone.run("git", "commit", "-qm", "Start.")
-    clone.run("dvc", "repro")
-    clone.run("git", "commit", "-qam", "Run.", "--allow-empty")
-    return clone
+    return Clone.of_this_tree(tmp_path_factory.mktemp("clone") / "striate")
 
 
 def runs(clone, monkeypatch):
     monkeypatch.chdir(clone.folder)
-    return {run.info.run_name: run for run in tracking.open_store().find({})}
+    return {run.info.run_name: run for run in tracking.open_store().runs()}
 
 
 @pytest.mark.slow
@@ -128,8 +81,7 @@ def test_a_variant_in_the_workspace_changes_the_metrics_and_gets_its_run(clone, 
     assert run.data.tags["dvc.experiment"] == "deeper"
     head = clone.run("git", "rev-parse", "HEAD").strip()
     assert run.data.tags["dvc.baseline"] == head
-    clone.run("git", "checkout", "-q", ".")
-    clone.run("dvc", "checkout")
+    clone.go_back()
     assert clone.lock_of_checkpoint() == before
 
 
@@ -156,11 +108,10 @@ def test_a_temporary_experiment_runs_the_code_of_its_own_snapshot(clone, monkeyp
 @pytest.mark.slow
 def test_a_faulty_value_is_refused_in_one_line_and_the_outputs_can_be_had_back(clone):
     before = (clone.folder / "models/cnn_trained.ckpt").read_bytes()
-    said = clone.run("dvc", "exp", "run", "-S", "model.layers=three", fails=True)
+    said = clone.run("dvc", "exp", "run", "-S", "model.layers=three", status=255)
     assert "model.layers is 'three'; it must be a whole number from 1 up" in said
     assert "Traceback" not in said
-    clone.run("git", "checkout", "-q", ".")
-    clone.run("dvc", "checkout")
+    clone.go_back()
     assert (clone.folder / "models/cnn_trained.ckpt").read_bytes() == before
 
 
@@ -184,8 +135,8 @@ def test_editing_figures_does_not_retrain(clone):
 
 @pytest.mark.slow
 def test_summary_and_gate_speak_of_the_last_run(clone):
-    summary = clone.run(sys.executable, "-m", "striate.cli", "summary")
+    summary = clone.striate("summary")
     test = clone.json("metrics/test.json")
     assert f"{test['accuracy']:.2%} ({test['errors']} of 360 wrong)" in summary
-    gate = clone.run(sys.executable, "-m", "striate.cli", "gate", "--against", "HEAD")
+    gate = clone.striate("gate", "--against", "HEAD")
     assert gate.endswith("against HEAD: passed\n")

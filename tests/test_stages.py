@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from striate import evaluation, results, tracking
+from striate import evaluation, records, results, tracking
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("download", "train", "evaluate", "visualize")
@@ -122,7 +122,7 @@ def test_train_json_is_the_last_epoch(finished):
 def test_one_run_holds_the_params_the_curves_the_scores_and_the_files(finished, monkeypatch):
     monkeypatch.chdir(finished)
     store = tracking.open_store()
-    (run,) = store.find({})
+    (run,) = store.runs()
     params = yaml.safe_load((finished / "params.yaml").read_text())
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "digits-2x4-seed0"
@@ -145,8 +145,9 @@ def test_one_run_holds_the_params_the_curves_the_scores_and_the_files(finished, 
     for source, target in (("models", "checkpoint"), ("reports/figures", "figures")):
         for path in (finished / source).iterdir():
             assert (artifacts / target / path.name).read_bytes() == path.read_bytes()
-    hashes = {tracking.CHECKPOINT, tracking.DATA, tracking.PARAMS, tracking.EVALUATION}
-    assert {key for key in run.data.tags if key.startswith("striate.")} == hashes
+    hashes = {records.CHECKPOINT, records.DATA, records.PARAMS, records.EVALUATION}
+    tagged = {key for key in run.data.tags if key.startswith("striate.")}
+    assert tagged - {tracking.PROCESS} == hashes
 
 
 def test_the_same_params_give_the_same_bytes(finished, workspace):
@@ -167,7 +168,7 @@ def test_another_evaluation_of_a_checkpoint_gets_a_run_of_its_own(finished, tmp_
     run_stage("evaluate")  # the same again changes nothing
     write_params(folder, evaluate={"batch_size": 7})
     run_stage("evaluate")
-    second, first = tracking.open_store().find({})
+    first, second = tracking.open_store().runs()
     assert (first.data.params["evaluate.batch_size"], "7") == ("1000", "7")
     assert second.data.params["evaluate.batch_size"] == "7"
     names = {"train_loss", "val_accuracy", "step_loss", "parameters", "test_accuracy"}
@@ -182,7 +183,7 @@ def test_a_run_that_fails_is_marked_as_failed(workspace, monkeypatch, capsys):
         model__activation="leaky_relu",
     )  # fmt: skip
     assert "the loss became" in fail_stage("train", capsys)
-    (run,) = tracking.open_store().find({})
+    (run,) = tracking.open_store().runs()
     assert run.info.status == "FAILED"
 
 

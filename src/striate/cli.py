@@ -29,6 +29,30 @@ def main() -> None:
     summary_parser = commands.add_parser("summary", help="the results as a table")
     summary_parser.set_defaults(run=run_summary)
 
+    sync_parser = commands.add_parser(
+        "sync",
+        help="make MLflow's runs agree with DVC's experiments",
+        description="For HEAD, the working tree and every DVC experiment: find its run, make it"
+        " from DVC's files where it is missing, add what it lacks.",
+    )
+    sync_parser.set_defaults(run=run_sync)
+
+    verify_parser = commands.add_parser(
+        "verify",
+        help="check that MLflow's runs agree with DVC's experiments",
+        description="Exit status 1 and a line for each disagreement.",
+    )
+    verify_parser.set_defaults(run=run_verify)
+
+    promote_parser = commands.add_parser(
+        "promote",
+        help="register an experiment's model as the champion",
+        description="Refuses a model that scores below the present champion.",
+    )
+    promote_parser.add_argument("experiment", metavar="EXP", help="experiment, branch or workspace")
+    promote_parser.add_argument("--force", action="store_true", help="also if it scores below")
+    promote_parser.set_defaults(run=run_promote)
+
     ui_parser = commands.add_parser("ui", help="open MLflow's pages on this machine")
     ui_parser.add_argument("--port", type=int, default=5000, help="default: 5000")
     ui_parser.set_defaults(run=run_ui)
@@ -85,6 +109,50 @@ def run_summary(arguments: argparse.Namespace) -> None:
         "\n      compare:           dvc exp show --md --only-changed"
         "\n      open MLflow:       make ui"
     )
+
+
+def run_sync(arguments: argparse.Namespace) -> None:
+    """Print a row for each experiment and what was done about its run."""
+    from striate import logbook, sync, tracking
+
+    if not logbook.enabled():
+        print("tracking is off: nothing was synchronised")
+        return
+    root = tracking.root()
+    if sync.agreed(root):
+        print("MLflow agrees with DVC: nothing to do")
+        return
+    with tracking.reachable():
+        rows = sync.sync(root, tracking.open_store())
+    width = [max(len(row[column]) for row in [*rows, sync.HEADER]) for column in (0, 1)]
+    if any(row.done for row in rows):
+        for row in [sync.HEADER, *rows]:
+            print(f"{row.experiment:<{width[0]}}  {row.run:<{width[1]}}  {row.done or 'agrees'}")
+    else:
+        print(f"MLflow agrees with DVC on {len(rows)} experiments: nothing to do")
+
+
+def run_verify(arguments: argparse.Namespace) -> None:
+    """Print every disagreement; exit with status 1 when there is one."""
+    from striate import sync, tracking
+
+    with tracking.reachable():
+        count, faults = sync.verify(tracking.root(), tracking.open_store())
+    for fault in faults:
+        print(fault)
+    if not faults:
+        print(f"MLflow agrees with DVC on {count} experiment{'s' if count != 1 else ''}")
+    sys.exit(1 if faults else 0)
+
+
+def run_promote(arguments: argparse.Namespace) -> None:
+    """Register a model; exit with status 1 when the champion is better."""
+    from striate import registry, tracking
+
+    with tracking.reachable():
+        promoted, said = registry.promote(tracking.root(), arguments.experiment, arguments.force)
+    print(said)
+    sys.exit(0 if promoted else 1)
 
 
 def run_ui(arguments: argparse.Namespace) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import subprocess
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -10,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from striate.errors import UserError
+from striate.git import git
 
 
 class Rule(BaseModel):
@@ -75,12 +75,12 @@ def metrics_at(files: list[str], revision: str, folder: Path) -> Metrics:
     Raises:
         UserError: Git does not know the revision, or a file there is not a JSON object.
     """
-    commit = _git(
+    commit = git(
         folder, "rev-parse", "--verify", "--quiet", "--end-of-options", revision + "^{commit}"
     )
     if commit is None:
         raise UserError(f"Git knows no revision {revision!r}; name a commit, a branch or a tag")
-    texts = {file: _git(folder, "show", f"{commit.strip()}:./{file}") for file in files}
+    texts = {file: git(folder, "show", f"{commit.strip()}:./{file}") for file in files}
     return {
         file: _parse(text, f"{file} at {revision}")
         for file, text in texts.items()
@@ -136,17 +136,3 @@ def _parse(text: str, name: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{name} must hold a JSON object, not {type(values).__name__}")
     return values
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    """The output of a git command, or None where it fails."""
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(folder), *arguments],  # noqa: S607
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except FileNotFoundError:
-        raise UserError("git is not installed, or not on PATH") from None
-    return answer.stdout if answer.returncode == 0 else None

@@ -153,13 +153,17 @@ def check(values: dict[str, Any], path: str | Path = "params.yaml") -> Params:
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn nested sections into one level: `{"model": {"layers": 2}}` → `{"model.layers": 2}`."""
+    """Turn nested sections into one level: `{"model": {"layers": 2}}` → `{"model.layers": 2}`.
+
+    A float without a fraction becomes an integer, so that 0 and 0.0 are one value.
+    """
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
+            whole = isinstance(value, float) and value.is_integer()
+            flat[prefix + key] = int(value) if whole else value
     return flat
 
 

@@ -1,67 +1,73 @@
 """MLflow: a view of what DVC's files hold. The only module that knows MLflow.
 
-A run is found by the hashes of what it made, never by a run id in a file, so that DVC's cache and
-its lock file hold nothing that differs between two equal runs.
+A run is found by the hashes of what it made (`striate.records`), never by a run id in a file, so
+that DVC's cache and its lock file hold nothing that differs between two equal runs.
+
+Run as a script, it logs what a stage writes to its standard input: see `striate.logbook`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
-import signal
-import subprocess
+import queue
+import socket
+import sqlite3
+import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from striate.results import read_json, read_table
+from striate import records
+from striate.errors import UserError
+from striate.git import git
+from striate.records import EVALUATION, Point
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "striate"
-SWITCH = "STRIATE_TRACKING"
+PROCESS = "striate.process"  # tag of a run that is being logged: host, process id, its start
 BATCH_LIMIT = 1000  # metrics in one call, which MLflow refuses to exceed
-TRAINED_BY = ("seed", "data", "augment", "model", "training")  # the sections that shape a training
 
-# What a run is found by.
-CHECKPOINT = "striate.checkpoint"
-DATA = "striate.data"
-PARAMS = "striate.params"
-EVALUATION = "striate.evaluation"
+# A server that does not answer is given up after about a quarter of a minute, not after minutes.
+REQUEST_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 
 class Store:
-    """An MLflow tracking store and the experiment in it that the runs of this project share."""
+    """An MLflow tracking store, and the experiment in it that all runs of a project share."""
 
     def __init__(self, client: MlflowClient, experiment: str) -> None:
         self.client = client
         self.experiment = experiment
 
-    def create(self, params: dict[str, Any], tags: dict[str, str]) -> str:
+    def create(self, name: str, params: dict[str, Any], tags: dict[str, str]) -> str:
         """Start a run with flat `params`; returns its id."""
-        from mlflow.entities import Param
-
-        run = self.client.create_run(self.experiment, tags=tags, run_name=run_name(params))
+        run = self.client.create_run(self.experiment, tags=tags, run_name=name)
         run_id: str = run.info.run_id
-        self.client.log_batch(
-            run_id, params=[Param(key, str(value)) for key, value in params.items()]
-        )
+        self.log_params(run_id, params)
         return run_id
 
-    def log(self, run_id: str, metrics: list[tuple[str, float, int]]) -> None:
-        """Log (name, value, step) in as few calls as MLflow allows."""
+    def log_params(self, run_id: str, params: dict[str, Any]) -> None:
+        """Log flat params in one call; a value that is there already stays."""
+        from mlflow.entities import Param
+
+        entities = [Param(key, str(value)) for key, value in params.items()]
+        self.client.log_batch(run_id, params=entities)
+
+    def log(self, run_id: str, points: list[Point]) -> None:
+        """Log metrics in as few calls as MLflow allows."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        entities = [Metric(name, value, now, step) for name, value, step in metrics]
+        entities = [Metric(name, value, now, step) for name, value, step in points]
         for start in range(0, len(entities), BATCH_LIMIT):
             self.client.log_batch(run_id, metrics=entities[start : start + BATCH_LIMIT])
 
@@ -71,20 +77,26 @@ class Store:
 
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
-    def find(self, tags: dict[str, str]) -> list[Run]:
-        """The runs with all of these tags, newest first."""
-        conditions = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
-        found: list[Run] = self.client.search_runs(
-            [self.experiment],
-            " and ".join(conditions),
-            order_by=["attributes.start_time DESC"],
-        )
-        return found
+    def runs(self, tags: dict[str, str] | None = None) -> list[Run]:
+        """The runs with all of these tags, oldest first."""
+        conditions = [f"tags.`{key}` = '{value}'" for key, value in (tags or {}).items()]
+        found: list[Run] = []
+        token = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment],
+                " and ".join(conditions),
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
+            )
+            found += page
+            token = page.token
+            if not token:
+                return found
 
-
-def enabled() -> bool:
-    """Whether anything is logged: `STRIATE_TRACKING=off` turns it off."""
-    return os.environ.get(SWITCH, "").lower() != "off"
+    def upload(self, run_id: str, folder: Path, name: str) -> None:
+        """Add the files of a folder to a run's artifacts."""
+        self.client.log_artifacts(run_id, str(folder), name)
 
 
 def root() -> Path:
@@ -94,11 +106,21 @@ def root() -> Path:
 
 def tracking_uri() -> str:
     """`MLFLOW_TRACKING_URI`, or the SQLite database at the root of the main repository."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{database()}"
+
+
+def database() -> Path:
+    """Where the runs live unless `MLFLOW_TRACKING_URI` says otherwise."""
+    return root() / "mlflow.db"
 
 
 def open_store() -> Store:
-    """Open the tracking store; create it and the experiment where they are missing."""
+    """Open the tracking store; create it and the experiment where they are missing.
+
+    The artifacts of the local store lie beside its database, wherever the repository was moved.
+    """
+    for variable, value in REQUEST_LIMITS.items():
+        os.environ.setdefault(variable, value)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     # Creating the database would print a line for each step of its schema.
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
@@ -110,175 +132,62 @@ def open_store() -> Store:
     lock.parent.mkdir(parents=True, exist_ok=True)
     # Two processes that create one SQLite store at once leave it broken.
     with FileLock(lock):
+        local = uri == f"sqlite:///{database()}"
+        location = (root() / "mlartifacts").as_uri() if local else None
+        if location and database().exists():
+            _relocate(database(), location)
         client = MlflowClient(uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is not None:
             return Store(client, experiment.experiment_id)
         # A default location would follow the working folder of whoever came first.
-        location = (root() / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
         return Store(client, client.create_experiment(EXPERIMENT, location))
 
 
-class LiveRun:
-    """A run that is logged while its training goes on."""
+def _relocate(path: Path, location: str) -> None:
+    """Mend the artifact addresses of a store that was moved or copied with its repository.
 
-    def __init__(self, store: Store | None, params: dict[str, Any]) -> None:
-        self._store = store
-        self._params = params
-        self.run_id = store.create(params, _origin()) if store else None
-
-    def log_epoch(self, row: dict[str, Any]) -> None:
-        """Log what `fit` yielded, in one call."""
-        if self._store and self.run_id:
-            self._store.log(self.run_id, epoch_metrics(row))
-
-    def complete(self, folder: Path, seconds: float) -> None:
-        """Attach the checkpoint, the tags that the run is found by, and the final numbers.
-
-        Args:
-            folder: the root of the working tree, with the files that the training wrote.
-            seconds: that the training took.
-        """
-        if self._store and self.run_id:
-            final = summary_metrics(read_json(folder / "metrics/train.json"))
-            self._store.log(self.run_id, [*final, ("training_seconds", seconds, 0)])
-            self._store.tag(self.run_id, training_tags(self._params, folder))
-            self._store.client.log_artifacts(self.run_id, str(folder / "models"), "checkpoint")
-
-
-@contextmanager
-def live_run(params: dict[str, Any]) -> Iterator[LiveRun]:
-    """A run for one training: FINISHED at the end, FAILED on an error, KILLED by a signal.
-
-    Args:
-        params: all of params.yaml, flat.
+    MLflow writes them absolute and has no call that changes them.
     """
-    params = trained_by(params)
-    store = open_store() if enabled() else None
-    run = LiveRun(store, params)
-
-    def end(status: str) -> None:
-        if store and run.run_id:
-            store.client.set_terminated(run.run_id, status)
-
-    def stop(signum: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield run
-    except KeyboardInterrupt:
-        end("KILLED")
-        raise
-    except BaseException:
-        end("FAILED")
-        raise
-    else:
-        end("FINISHED")
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def attach_evaluation(params: dict[str, Any], folder: Path) -> None:
-    """Add the test scores to the run of this checkpoint.
-
-    A run that already holds other scores keeps them: a new run is made, with the curves replayed
-    from the files, and the scores go there.
-
-    Args:
-        params: all of params.yaml, flat.
-        folder: the root of the working tree.
-    """
-    if not enabled():
-        return
-    from mlflow.entities import Param
-
-    store = open_store()
-    trained, scored = training_tags(params, folder), evaluation_tags(params, folder)
-    free = [
-        run.info.run_id
-        for run in store.find(trained)
-        if run.data.tags.get(EVALUATION, scored[EVALUATION]) == scored[EVALUATION]
+    columns = [
+        ("runs", "artifact_uri"),
+        ("logged_models", "artifact_location"),
+        ("model_versions", "source"),
+        ("model_versions", "storage_location"),
+        ("experiments", "artifact_location"),
     ]
-    run_id = free[0] if free else replay(store, params, folder)
-    own = {key: value for key, value in params.items() if key not in trained_by(params)}
-    store.client.log_batch(run_id, params=[Param(key, str(value)) for key, value in own.items()])
-    test = read_json(folder / "metrics/test.json")
-    store.log(run_id, [(f"test_{name}", value, 0) for name, value in test.items()])
-    store.tag(run_id, scored)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        try:
+            row = connection.execute(
+                "SELECT artifact_location FROM experiments WHERE name = ?", (EXPERIMENT,)
+            ).fetchone()
+        except sqlite3.OperationalError:
+            return  # not a finished store yet; MLflow completes it or says what is wrong
+        if row is None or row[0] == location:
+            return
+        for table, column in columns:
+            connection.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?)"  # noqa: S608
+                f" WHERE substr({column}, 1, ?) = ?",
+                (location, len(row[0]) + 1, len(row[0]), row[0]),
+            )
 
 
-def attach_figures(params: dict[str, Any], folder: Path) -> None:
-    """Add the pictures to the run of this checkpoint and this evaluation."""
-    if not enabled():
-        return
-    store = open_store()
-    for run in store.find(training_tags(params, folder) | evaluation_tags(params, folder))[:1]:
-        store.client.log_artifacts(run.info.run_id, str(folder / "reports/figures"), "figures")
-
-
-def replay(store: Store, params: dict[str, Any], folder: Path) -> str:
-    """Make a finished run from the files that a training wrote; returns its id."""
-    run_id = store.create(trained_by(params), _origin() | training_tags(params, folder))
-    logged = summary_metrics(read_json(folder / "metrics/train.json"))
-    for table, index in (("history.csv", "epoch"), ("steps.csv", "step")):
-        columns = read_table(folder / "metrics" / table)
-        steps = [int(step) for step in columns.pop(index, [])]
-        for name, column in columns.items():
-            logged += [(name, value, step) for step, value in zip(steps, column, strict=True)]
-    store.log(run_id, logged)
-    store.client.log_artifacts(run_id, str(folder / "models"), "checkpoint")
+def replay(
+    store: Store,
+    name: str,
+    params: dict[str, Any],
+    tags: dict[str, str],
+    points: list[Point],
+    models: Path | None,
+) -> str:
+    """Make a finished run out of what files hold; returns its id."""
+    run_id = store.create(name, params, tags)
+    store.log(run_id, points)
+    if models is not None:
+        store.upload(run_id, models, "checkpoint")
     store.client.set_terminated(run_id)
     return run_id
-
-
-def epoch_metrics(row: dict[str, Any]) -> list[tuple[str, float, int]]:
-    """(name, value, step) of everything that `striate.training.fit` yields after an epoch."""
-    curves = [
-        (name, value, row["epoch"])
-        for name, value in row.items()
-        if name not in ("epoch", "step_losses")
-    ]
-    return curves + [("step_loss", loss, step) for step, loss in row["step_losses"]]
-
-
-def summary_metrics(summary: dict[str, float]) -> list[tuple[str, float, int]]:
-    """(name, value, step) of what metrics/train.json holds beyond the ends of the curves."""
-    return [(name, summary[name], 0) for name in ("parameters", "epochs")]
-
-
-def trained_by(params: dict[str, Any]) -> dict[str, Any]:
-    """Those of the flat params that shape a training."""
-    return {key: value for key, value in params.items() if key.split(".")[0] in TRAINED_BY}
-
-
-def training_tags(params: dict[str, Any], folder: Path) -> dict[str, str]:
-    """What the run of a training is found by: hashes of its params, its data and its result."""
-    models = sorted(path for path in (folder / "models").iterdir())
-    return {
-        PARAMS: hash_values(trained_by(params)),
-        DATA: hash_files(folder / "data/manifest.json"),
-        CHECKPOINT: hash_files(*models),
-    }
-
-
-def evaluation_tags(params: dict[str, Any], folder: Path) -> dict[str, str]:
-    """What an evaluation is found by: one hash of its params and of its scores."""
-    own = {key: value for key, value in params.items() if key.startswith("evaluate.")}
-    return {EVALUATION: hash_values(own | read_json(folder / "metrics/test.json"))}
-
-
-def hash_values(values: dict[str, Any]) -> str:
-    """One hash of plain values, whatever their order."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def hash_files(*paths: Path) -> str:
-    """One hash of the contents of files, in the order given."""
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 def run_name(params: dict[str, Any]) -> str:
@@ -287,17 +196,181 @@ def run_name(params: dict[str, Any]) -> str:
     return os.environ.get("DVC_EXP_NAME") or f"{shape}-seed{params['seed']}"
 
 
+def trained_points(folder: Path) -> list[Point]:
+    """All that a training left in a working tree, as points of a run."""
+    points: list[Point] = []
+    for table in records.TABLES:
+        points += records.curves(table, (folder / table).read_text())
+    train = json.loads((folder / records.TRAIN).read_text())
+    return points + records.best(points) + records.final(train)
+
+
+class Session:
+    """What one stage reports, carried out; the methods are those that `striate.logbook` sends."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.run_id: str | None = None  # of a training that goes on
+
+    def start(self, params: dict[str, Any]) -> None:
+        """A training begins."""
+        self.run_id = self.store.create(
+            run_name(params), _trained_by(params), _origin() | {PROCESS: process_tag(os.getppid())}
+        )
+
+    def log(self, points: list[Point]) -> None:
+        """An epoch has ended."""
+        if self.run_id:
+            self.store.log(self.run_id, points)
+
+    def trained(self, params: dict[str, Any], folder: str) -> None:
+        """The files of the training are written: attach them, and what the run is found by."""
+        if not self.run_id:
+            return
+        identity = records.training_identity(params, Path(folder))
+        if any(run.info.status == "FINISHED" for run in self.store.runs(identity)):
+            # The same training again, to the last byte, is the same experiment.
+            self.store.client.delete_run(self.run_id)
+            self.run_id = None
+            return
+        points = trained_points(Path(folder))
+        logged = {"best/", "parameters", "epochs"}
+        self.store.log(self.run_id, [p for p in points if any(map(p[0].startswith, logged))])
+        self.store.upload(self.run_id, Path(folder, records.MODELS), "checkpoint")
+        self.store.tag(self.run_id, identity)
+
+    def evaluated(self, params: dict[str, Any], folder: str) -> None:
+        """The scores are written: add them to the run of this checkpoint.
+
+        A run that already holds other scores keeps them, and a new one is made from the files.
+        """
+        place = Path(folder)
+        trained = records.training_identity(params, place)
+        scores = records.evaluation_identity(params, place)
+        runs = [run for run in self.store.runs(trained) if run.info.status == "FINISHED"]
+        held = [run.data.tags.get(EVALUATION) for run in runs]
+        if scores[EVALUATION] in held:
+            return
+        test = json.loads((place / records.TEST).read_text())
+        if None in held:
+            run_id = runs[held.index(None)].info.run_id
+        else:
+            run_id = replay(
+                self.store,
+                run_name(params),
+                _trained_by(params),
+                _origin() | trained,
+                trained_points(place),
+                place / records.MODELS,
+            )
+        self.store.log_params(run_id, params)
+        self.store.log(run_id, records.scored(test))
+        self.store.tag(run_id, scores)
+
+    def visualized(self, params: dict[str, Any], folder: str) -> None:
+        """The pictures are written: add them to the run of this checkpoint and these scores."""
+        place = Path(folder)
+        identity = records.training_identity(params, place)
+        identity |= records.evaluation_identity(params, place)
+        for run in self.store.runs(identity)[:1]:
+            self.store.upload(run.info.run_id, place / records.FIGURES, "figures")
+        if "DVC_EXP_NAME" not in os.environ:
+            # MLflow is loaded by now, so the sync that follows a `dvc repro` costs next to nothing.
+            from striate.sync import sync
+
+            sync(root(), self.store)
+
+    def end(self, status: str) -> None:
+        """The stage has ended; the run of a training has this status."""
+        if self.run_id:
+            self.store.client.set_terminated(self.run_id, status)
+            self.run_id = None
+
+
+def process_tag(pid: int) -> str:
+    """What tells a process from all others, also from a later one with its number."""
+    import psutil
+
+    return f"{socket.gethostname()} {pid} {psutil.Process(pid).create_time():.0f}"
+
+
+def is_gone(tag: str) -> bool:
+    """Whether the process that a tag names ran on this machine and runs no more."""
+    import psutil
+
+    host, pid, start = tag.rsplit(" ", 2)
+    if host != socket.gethostname():
+        return False
+    try:
+        return f"{psutil.Process(int(pid)).create_time():.0f}" != start
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _trained_by(params: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in params.items() if key.split(".")[0] in records.TRAINED_BY}
+
+
 def _origin() -> dict[str, str]:
-    """Tags that say where a run comes from, as far as DVC and Git know."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"],  # noqa: S607
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
+    """Tags that say where a run comes from, as far as DVC and Git know by now."""
     tags = {
-        "mlflow.source.git.commit": commit,
+        "mlflow.source.git.commit": (git(Path(), "rev-parse", "HEAD") or "").strip(),
         "dvc.experiment": os.environ.get("DVC_EXP_NAME", ""),
         "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
     }
     return {key: value for key, value in tags.items() if value}
+
+
+def _messages() -> Iterator[list[Any]]:
+    """What comes on standard input, read at once so that the sender never waits."""
+    waiting: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            waiting.put(line)
+        waiting.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    while (line := waiting.get()) is not None:
+        yield json.loads(line)
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """What MLflow raises when its store cannot be reached, is locked, or refuses."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return (MlflowException, SQLAlchemyError, OSError)
+
+
+@contextmanager
+def reachable() -> Iterator[None]:
+    """Turn a failure of MLflow's store into a `UserError`."""
+    try:
+        yield
+    except failures() as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"MLflow at {tracking_uri()} failed: {reason}") from None
+
+
+def main() -> None:
+    """Carry out what a stage sends; when it stops without a word, its run was killed."""
+    messages = _messages()
+    try:
+        session = Session(open_store())
+        for method, *arguments in messages:
+            getattr(session, method)(*arguments)
+        session.end("KILLED")
+    except failures() as error:
+        reason = " ".join(str(error).split())[:200]
+        print(
+            f"warning: MLflow at {tracking_uri()} failed; this is not recorded there: {reason}"
+            "\n         Nothing else is lost: `striate sync` records it from DVC's files.",
+            file=sys.stderr,
+        )
+        for _ in messages:
+            pass
+
+
+if __name__ == "__main__":
+    main()

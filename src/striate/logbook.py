@@ -1,0 +1,109 @@
+"""A stage's end of the tracking: a pipe to a process that talks to MLflow beside it.
+
+Loading MLflow takes seconds and a server may hang or be gone. In a process of its own neither costs
+the stage anything, and when the stage is killed, the other side of the pipe notices.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from striate.records import Point
+from striate.tracking import database
+
+SWITCH = "STRIATE_TRACKING"
+PATIENCE_SECONDS = 60.0  # for the other process to finish, once the stage has
+
+
+class Logbook:
+    """What a stage reports; each method returns at once. Params are flat."""
+
+    def __init__(self, pipe: IO[str] | None) -> None:
+        self._pipe = pipe
+
+    def start(self, params: dict[str, Any]) -> None:
+        """A training begins."""
+        self._send("start", params)
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """What `striate.training.fit` yielded."""
+        curves = {key: value for key, value in row.items() if key not in ("epoch", "step_losses")}
+        points: list[Point] = [(name, value, row["epoch"]) for name, value in curves.items()]
+        self._send("log", points + [("step_loss", loss, step) for step, loss in row["step_losses"]])
+
+    def trained(self, params: dict[str, Any], seconds: float) -> None:
+        """The checkpoint and the curves are written."""
+        self._send("log", [("training_seconds", seconds, 0)])
+        self._send("trained", params, str(Path.cwd()))
+
+    def evaluated(self, params: dict[str, Any]) -> None:
+        """The scores are written."""
+        self._send("evaluated", params, str(Path.cwd()))
+
+    def visualized(self, params: dict[str, Any]) -> None:
+        """The pictures are written."""
+        self._send("visualized", params, str(Path.cwd()))
+
+    def _send(self, method: str, *arguments: Any) -> None:
+        if self._pipe is None:
+            return
+        try:
+            self._pipe.write(json.dumps([method, *arguments]) + "\n")
+            self._pipe.flush()
+        except BrokenPipeError:
+            self._pipe = None  # the other process has said why it ended
+
+
+def enabled() -> bool:
+    """Whether anything is tracked."""
+    return os.environ.get(SWITCH, "").lower() != "off"
+
+
+def warm_up() -> None:
+    """Create the store of runs, if it is missing, while the caller goes on."""
+    if enabled() and "MLFLOW_TRACKING_URI" not in os.environ and not database().exists():
+        # Without a word from a stage, the tracking process opens the store and ends.
+        _background.append(_tracker(subprocess.DEVNULL))
+
+
+_background: list[subprocess.Popen[str]] = []  # a process that nobody waits for must be kept
+
+
+def _tracker(stdin: int) -> subprocess.Popen[str]:
+    # In a session of its own, an interrupt of the stage does not reach it before it has tidied up.
+    command = [sys.executable, "-m", "striate.tracking"]
+    return subprocess.Popen(command, stdin=stdin, text=True, start_new_session=True)
+
+
+@contextmanager
+def logbook() -> Iterator[Logbook]:
+    """Track what a stage does; `STRIATE_TRACKING=off` tracks nothing."""
+    if not enabled():
+        yield Logbook(None)
+        return
+    tracker = _tracker(subprocess.PIPE)
+    log = Logbook(tracker.stdin)
+    status = "FAILED"
+    try:
+        yield log
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        log._send("end", status)
+        try:
+            tracker.communicate(timeout=PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            tracker.kill()
+            tracker.communicate()
+            print(
+                f"warning: MLflow took more than {PATIENCE_SECONDS:g} s;"
+                " `striate sync` records the rest",
+                file=sys.stderr,
+            )

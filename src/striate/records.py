@@ -1,0 +1,211 @@
+"""What DVC's files say of an experiment: the truth that MLflow's runs are a view of.
+
+An experiment is known by what went into it and came out of it, as `dvc.lock` has it: the params,
+and DVC's own hashes of the data's manifest, of the checkpoint and of the test scores. Two
+experiments with equal hashes are one, whatever their names.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from striate.errors import UserError
+from striate.git import git
+from striate.params import flatten
+
+# What identifies an experiment, and the tags by which its run is found.
+PARAMS, DATA, CHECKPOINT = "striate.params", "striate.data", "striate.checkpoint"
+EVALUATION = "striate.evaluation"
+
+TRAINED_BY = ("seed", "data", "augment", "model", "training")  # the sections that train reads
+MANIFEST, MODELS, FIGURES = "data/manifest.json", "models", "reports/figures"
+TRAIN, TEST = "metrics/train.json", "metrics/test.json"
+TABLES = ("metrics/history.csv", "metrics/steps.csv")
+EXPERIMENT_REF = re.compile(r"(?P<commit>\S+) refs/exps/(?P<a>\w{2})/(?P<b>\w{38})/(?P<name>\S+)")
+
+Point = tuple[str, float, int]  # metric, value, step
+
+
+@dataclass(frozen=True)
+class Name:
+    """One way in which an experiment is called."""
+
+    name: str
+    commit: str = ""  # where DVC keeps it; none for the workspace
+    baseline: str = ""  # the commit that it started from
+
+
+@dataclass
+class Record:
+    """An experiment as DVC keeps it.
+
+    Attributes:
+        names: what it is called; the first is the one to show.
+        identity: its hashes, by tag.
+        params: flat, of training and evaluation.
+        train: what metrics/train.json holds.
+        test: what metrics/test.json holds.
+        revision: the commit to read its files from; None for the working tree.
+    """
+
+    names: list[Name]
+    identity: dict[str, str]
+    params: dict[str, Any]
+    train: dict[str, float]
+    test: dict[str, float]
+    revision: str | None
+
+
+def training_identity(params: dict[str, Any], folder: Path) -> dict[str, str]:
+    """The identity of a training, from flat params and the files that it left in a working tree."""
+    trained = {key: value for key, value in params.items() if key.split(".")[0] in TRAINED_BY}
+    return {
+        PARAMS: hash_values(trained),
+        DATA: md5(folder / MANIFEST),
+        CHECKPOINT: md5(folder / MODELS),
+    }
+
+
+def evaluation_identity(params: dict[str, Any], folder: Path) -> dict[str, str]:
+    """The identity of an evaluation, from flat params and the scores in a working tree."""
+    own = {key: value for key, value in params.items() if key.startswith("evaluate.")}
+    return {EVALUATION: hash_values(own | {TEST: md5(folder / TEST)})}
+
+
+def hash_values(values: dict[str, Any]) -> str:
+    """One hash of plain values, whatever their order."""
+    return hashlib.md5(
+        json.dumps(values, sort_keys=True).encode(), usedforsecurity=False
+    ).hexdigest()
+
+
+def md5(path: Path) -> str:
+    """The hash that DVC gives to a file, or to a folder of files."""
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        entries = [{"md5": md5(f), "relpath": f.relative_to(path).as_posix()} for f in files]
+        text = json.dumps(entries, sort_keys=True).encode()
+        return hashlib.md5(text, usedforsecurity=False).hexdigest() + ".dir"
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def find(root: Path) -> list[Record]:
+    """Every experiment that DVC knows here: the working tree, HEAD, and all of `dvc exp list -A`.
+
+    Experiments with equal identities come as one record with several names. What has not been
+    evaluated yet is no experiment and is left out.
+
+    Raises:
+        UserError: this is no Git repository.
+    """
+    head = git(root, "rev-parse", "--verify", "HEAD")
+    if head is None:
+        raise UserError(
+            f"{root} is not a Git repository with a commit; experiments live in commits"
+        )
+    head = head.strip()
+    branch = (git(root, "symbolic-ref", "--short", "-q", "HEAD") or head[:7]).strip()
+    listed = [Name(branch, head)]
+    refs = git(root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or ""
+    for match in EXPERIMENT_REF.finditer(refs):
+        listed.append(Name(match["name"], match["commit"], match["a"] + match["b"]))
+    found = [_record(name, _reader(root, name.commit), name.commit) for name in listed]
+    found.append(_record(Name("workspace"), _working_tree(root), None))
+
+    records: dict[str, Record] = {}
+    for record in found:
+        if record is None:
+            continue
+        key = hash_values(record.identity)
+        if key not in records:
+            records[key] = record
+        elif record.revision is not None:
+            records[key].names += record.names
+    return list(records.values())
+
+
+def curves(table: str, text: str) -> list[Point]:
+    """The points of metrics/history.csv or metrics/steps.csv, whose first column is the step."""
+    header, *rows = list(csv.reader(io.StringIO(text))) or [[]]
+    try:
+        return [
+            (name, float(row[column]), int(row[0]))
+            for row in rows
+            for column, name in enumerate(header)
+            if column
+        ]
+    except (ValueError, IndexError) as error:
+        raise UserError(f"{table} is not a table of numbers: {error}") from None
+
+
+def best(points: list[Point]) -> list[Point]:
+    """The best value of each curve that has a direction, as `best/NAME`, at the step it came."""
+    found: list[Point] = []
+    for name in dict.fromkeys(name for name, _, _ in points):
+        own = [(value, step) for other, value, step in points if other == name]
+        if name.endswith("_accuracy"):
+            value, step = max(own, key=lambda pair: (pair[0], -pair[1]))
+        elif name.endswith("_loss") and name != "step_loss":
+            value, step = min(own)
+        else:
+            continue
+        found.append((f"best/{name}", value, step))
+    return found
+
+
+def final(train: dict[str, float]) -> list[Point]:
+    """What metrics/train.json holds beyond the last points of the curves."""
+    return [(name, train[name], 0) for name in ("parameters", "epochs")]
+
+
+def scored(test: dict[str, float]) -> list[Point]:
+    """What metrics/test.json holds, under the names that it has in a run."""
+    return [(f"test_{name}", value, 0) for name, value in test.items()]
+
+
+def _record(name: Name, read: Callable[[str], str | None], revision: str | None) -> Record | None:
+    """A record from dvc.lock and metrics/; None where there is no finished experiment."""
+    texts = {path: read(path) for path in ("dvc.lock", TRAIN, TEST)}
+    if any(text is None for text in texts.values()):
+        return None
+    try:
+        lock = yaml.safe_load(texts["dvc.lock"] or "")["stages"]
+        train, evaluate = lock["train"], lock["evaluate"]
+        trained, evaluated = (
+            flatten(stage["params"]["params.yaml"]) for stage in (train, evaluate)
+        )
+        hashes = {entry["path"]: entry["md5"] for entry in train["deps"] + train["outs"]}
+        hashes |= {entry["path"]: entry["md5"] for entry in evaluate["outs"]}
+        params = trained | evaluated
+        own = {key: value for key, value in params.items() if key.startswith("evaluate.")}
+        identity = {
+            PARAMS: hash_values(trained),
+            DATA: hashes[MANIFEST],
+            CHECKPOINT: hashes[MODELS],
+            EVALUATION: hash_values(own | {TEST: hashes[TEST]}),
+        }
+        train_metrics, test_metrics = (json.loads(texts[path] or "") for path in (TRAIN, TEST))
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"dvc.lock or metrics/ of {name.name} cannot be used: {error!r}") from None
+    return Record([name], identity, params, train_metrics, test_metrics, revision)
+
+
+def _working_tree(root: Path) -> Callable[[str], str | None]:
+    def read(path: str) -> str | None:
+        return (root / path).read_text() if (root / path).exists() else None
+
+    return read
+
+
+def _reader(root: Path, commit: str) -> Callable[[str], str | None]:
+    return lambda path: git(root, "show", f"{commit}:./{path}")

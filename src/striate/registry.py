@@ -1,0 +1,122 @@
+"""The registered model: the champion among all experiments, ready to be served.
+
+It takes pixels as published, not normalised ones, so that whoever asks it needs to know nothing of
+the training. It is kept in torch.export's pt2 format, which runs no code when it is loaded.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from striate import checkpoint, records, sync, tracking
+from striate.errors import UserError
+
+NAME, ALIAS = "striate", "champion"
+ACCURACY = "test_accuracy"
+
+
+class Pixels(nn.Module):
+    """A network with its normalisation in front: pixels, float (N, C, H, W), → logits."""
+
+    def __init__(self, trained: checkpoint.Checkpoint) -> None:
+        super().__init__()
+        self.network = trained.model
+        self.normalize = trained.normalization
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels from 0 to the data set's peak → logits (N, classes)."""
+        logits: Tensor = self.network(self.normalize(pixels))
+        return logits
+
+
+def promote(root: Path, experiment: str, force: bool) -> tuple[bool, str]:
+    """Register the model of an experiment under the alias `champion`.
+
+    Args:
+        root: the repository.
+        experiment: a name that `striate sync` shows.
+        force: also when its test accuracy is below the present champion's.
+
+    Returns:
+        Whether it was registered, and a sentence that says so.
+
+    Raises:
+        UserError: there is no such experiment, it has no run, or DVC does not have its checkpoint.
+    """
+    found = records.find(root)
+    record = next((r for r in found if experiment in {n.name for n in r.names}), None)
+    if record is None:
+        known = ", ".join(name.name for r in found for name in r.names)
+        raise UserError(f"there is no experiment {experiment!r}; known here: {known}")
+    store = tracking.open_store()
+    run = sync.run_of(store, record)
+    if run is None:
+        raise UserError(f"{experiment} has no run in MLflow; `striate sync` makes it")
+    champion = _champion(store)
+    ours = float(record.test["accuracy"])
+    data = record.params["data.name"]
+    if champion is not None and not force:
+        theirs, of = float(champion.tags[ACCURACY]), champion.tags["data"]
+        if of != data:
+            return False, f"refused: the champion is for {of}, not {data}; --force replaces it"
+        if ours < theirs:
+            return False, f"refused: {ours:.4%} is below the champion's {theirs:.4%}"
+    with tempfile.TemporaryDirectory() as scratch:
+        place = sync.fetch(root, record, (records.MODELS,), Path(scratch))
+        if place is None:
+            raise UserError(f"DVC does not have the checkpoint of {experiment} here; `dvc pull`")
+        trained = checkpoint.load(place / records.MODELS, torch.device("cpu"))
+        version = _register(store, run.info.run_id, trained)
+    store.client.set_model_version_tag(NAME, version, ACCURACY, repr(ours))
+    store.client.set_model_version_tag(NAME, version, "data", data)
+    store.client.set_registered_model_alias(NAME, ALIAS, version)
+    return True, f"models:/{NAME}@{ALIAS} is now version {version}: {experiment}, {ours:.2%}"
+
+
+def _champion(store: tracking.Store):  # type: ignore[no-untyped-def]
+    """The present champion's model version, or None."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return store.client.get_model_version_by_alias(NAME, ALIAS)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def _register(store: tracking.Store, run_id: str, trained: checkpoint.Checkpoint) -> str:
+    """Log the model into its run and register it; returns the version."""
+    import mlflow
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import Schema, TensorSpec
+
+    shape = trained.description["shape"]
+    kind = np.dtype(np.float32)
+    signature = ModelSignature(
+        Schema([TensorSpec(kind, (-1, *shape))]),
+        Schema([TensorSpec(kind, (-1, len(trained.classes)))]),
+    )
+    mlflow.set_tracking_uri(tracking.tracking_uri())
+    mlflow.set_registry_uri(tracking.tracking_uri())
+    with mlflow.start_run(run_id=run_id):
+        info = mlflow.pytorch.log_model(
+            Pixels(trained).eval(),
+            name="model",
+            signature=signature,
+            # Two rows, because one would fix the batch size.
+            input_example=np.zeros((2, *shape), np.float32),
+            registered_model_name=NAME,
+            # Named here, because finding them out takes MLflow longer than all else.
+            pip_requirements=[
+                f"{name}=={importlib.metadata.version(name)}"
+                for name in ("mlflow", "torch", "torchvision", "numpy")
+            ],
+        )
+    return str(info.registered_model_version)

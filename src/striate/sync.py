@@ -1,0 +1,242 @@
+"""Make MLflow's runs agree with DVC's experiments, and check that they do."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from striate import records, tracking
+from striate.records import Point, Record
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from striate.tracking import Store
+
+CURVES = "striate.curves"  # tag of a run whose curves DVC did not have when it was made
+MISSING = "missing"
+
+
+class Row(NamedTuple):
+    """What was done about one experiment, or about a run without one."""
+
+    experiment: str
+    run: str
+    done: str
+
+
+HEADER = Row("experiment", "run", "done")
+
+
+def stamp(root: Path) -> Path:
+    """Where the fingerprint of the last agreement is kept."""
+    return root / ".dvc" / "tmp" / "striate.synced"
+
+
+def agreed(root: Path) -> bool:
+    """Whether nothing has changed since the last `sync`; needs no MLflow, and so no time."""
+    now = fingerprint(root)
+    return now is not None and stamp(root).exists() and stamp(root).read_text() == now
+
+
+def sync(root: Path, store: Store) -> list[Row]:
+    """Give every experiment its one run, and every run the names that DVC has for it.
+
+    An experiment whose run is missing gets one out of DVC's files; pictures and checkpoint are
+    added where they are absent; a run whose process is gone is closed. Doing it twice changes
+    nothing.
+
+    Args:
+        root: the repository.
+        store: the open tracking store.
+
+    Returns:
+        A row for each experiment, and for each run that was closed.
+    """
+    rows = []
+    runs = store.runs()
+    for run in runs:
+        process = run.data.tags.get(tracking.PROCESS)
+        if run.info.status == "RUNNING" and process and tracking.is_gone(process):
+            store.client.set_terminated(run.info.run_id, "KILLED")
+            rows.append(Row("–", run.info.run_name, "closed: its process is gone"))
+    finished = [run for run in runs if run.info.status == "FINISHED"]
+    for record in records.find(root):
+        matching = [run for run in finished if _belongs(run, record)]
+        done = []
+        bare = bool(matching) and matching[0].data.tags.get(CURVES) == MISSING
+        if bare and _files(root, record, records.TABLES) is not None:
+            store.client.delete_run(matching.pop(0).info.run_id)
+        if matching:
+            run = matching[0]
+            for twin in matching[1:]:
+                store.client.delete_run(twin.info.run_id)
+                done.append("removed a second run")
+        else:
+            run, made = _create(root, store, record)
+            done.append(made)
+        done += _complete(root, store, record, run)
+        rows.append(Row(record.names[0].name, run.info.run_name, ", ".join(done)))
+    now = fingerprint(root)
+    if now is not None:
+        stamp(root).parent.mkdir(parents=True, exist_ok=True)
+        stamp(root).write_text(now)
+    return rows
+
+
+def fingerprint(root: Path) -> str | None:
+    """Changes whenever `sync` may have something to do; None where that cannot be told."""
+    if tracking.tracking_uri() != f"sqlite:///{tracking.database()}":
+        return None
+    database = tracking.database()
+    if not database.exists():
+        return None
+    state = database.stat()
+    found = [(record.identity, record.names) for record in records.find(root)]
+    return records.hash_values({"store": [state.st_size, state.st_mtime_ns], "dvc": repr(found)})
+
+
+def verify(root: Path, store: Store) -> tuple[int, list[str]]:
+    """Compare every experiment with its run, exactly.
+
+    Returns:
+        How many experiments there are, and a line for each disagreement: a missing or second
+        run, a param, a metric, a point of a curve.
+    """
+    finished = [run for run in store.runs() if run.info.status == "FINISHED"]
+    faults = []
+    found = records.find(root)
+    for record in found:
+        name = record.names[0].name
+        matching = [run for run in finished if _belongs(run, record)]
+        if len(matching) != 1:
+            faults.append(f"{name}: {len(matching) or 'no'} runs in MLflow, not 1; `striate sync`")
+        for run in matching[:1]:
+            faults += [f"{name}: {fault}" for fault in _differences(root, store, record, run)]
+    return len(found), faults
+
+
+def _differences(root: Path, store: Store, record: Record, run: Run) -> list[str]:
+    faults = []
+    expected: dict[str, Any] = {key: str(value) for key, value in record.params.items()}
+    for key in sorted(expected.keys() | run.data.params.keys()):
+        ours, theirs = expected.get(key), run.data.params.get(key)
+        if ours != theirs:
+            faults.append(f"param {key} is {ours} in DVC and {theirs} in MLflow")
+    points, _ = _points(root, record)
+    by_name: dict[str, dict[int, float]] = {}
+    for name, value, step in points:
+        by_name.setdefault(name, {})[step] = value
+    for name in record.train.keys() - {"epochs", "parameters"}:
+        by_name.setdefault(name, {})[int(record.train["epochs"])] = record.train[name]
+    for name, curve in by_name.items():
+        logged = store.client.get_metric_history(run.info.run_id, name)
+        theirs = {point.step: point.value for point in logged}
+        if len(theirs) != len(logged):
+            faults.append(f"metric {name} has several values at one step in MLflow")
+        for step in sorted(curve.keys() | theirs.keys()):
+            here, there = curve.get(step), theirs.get(step)
+            if here != there:
+                faults.append(
+                    f"metric {name} at step {step} is {here} in DVC and {there} in MLflow"
+                )
+    return faults
+
+
+def run_of(store: Store, record: Record) -> Run | None:
+    """The finished run of a record, if there is one."""
+    runs = [run for run in store.runs(record.identity) if run.info.status == "FINISHED"]
+    return runs[0] if runs else None
+
+
+def _belongs(run: Run, record: Record) -> bool:
+    return all(run.data.tags.get(key) == value for key, value in record.identity.items())
+
+
+def _create(root: Path, store: Store, record: Record) -> tuple[Run, str]:
+    """Replay a record into a new run."""
+    points, whole = _points(root, record)
+    tags = dict(record.identity)
+    if not whole:
+        tags[CURVES] = MISSING
+    name = record.names[0].name
+    if name == "workspace" or not record.names[0].baseline:
+        name = tracking.run_name(record.params)
+    run_id = tracking.replay(store, name, record.params, tags, points, None)
+    made = "replayed" if whole else "replayed without curves: DVC does not have them (`dvc pull`)"
+    return store.client.get_run(run_id), made
+
+
+def _points(root: Path, record: Record) -> tuple[list[Point], bool]:
+    """All metrics of a record, and whether its curves are among them."""
+    texts = _files(root, record, records.TABLES)
+    points: list[Point] = []
+    if texts is None:
+        last = record.train["epochs"]
+        points += [
+            (name, value, int(last))
+            for name, value in record.train.items()
+            if name.endswith(("_loss", "_accuracy"))
+        ]
+    else:
+        for table, text in texts.items():
+            points += records.curves(table, text)
+        points += records.best(points)
+    points += records.final(record.train) + records.scored(record.test)
+    return points, texts is not None
+
+
+def _files(root: Path, record: Record, paths: tuple[str, ...]) -> dict[str, str] | None:
+    """The text of files of a record, or None where DVC does not have all of them."""
+    with tempfile.TemporaryDirectory() as scratch:
+        place = fetch(root, record, paths, Path(scratch))
+        return {path: (place / path).read_text() for path in paths} if place else None
+
+
+def fetch(root: Path, record: Record, paths: tuple[str, ...], scratch: Path) -> Path | None:
+    """A folder with files or folders of a record, or None where DVC does not have all of them."""
+    if record.revision is None:
+        return root if all((root / path).exists() for path in paths) else None
+    from dvc.api import DVCFileSystem
+    from dvc.exceptions import DvcException
+    from dvc_data.index import DataIndexDirError
+
+    files = DVCFileSystem(str(root), rev=record.revision)
+    try:
+        for path in paths:
+            (scratch / path).parent.mkdir(parents=True, exist_ok=True)
+            files.get(f"/{path}", str(scratch / path), recursive=True)
+    except (OSError, DvcException, DataIndexDirError):
+        return None
+    return scratch
+
+
+def _complete(root: Path, store: Store, record: Record, run: Run) -> list[str]:
+    """Add artifacts and tags that a run lacks; says what was added."""
+    done = []
+    present = {artifact.path for artifact in store.client.list_artifacts(run.info.run_id)}
+    for path, name in ((records.MODELS, "checkpoint"), (records.FIGURES, "figures")):
+        if name in present:
+            continue
+        with tempfile.TemporaryDirectory() as scratch:
+            place = fetch(root, record, (path,), Path(scratch))
+            if place is not None:
+                store.upload(run.info.run_id, place / path, name)
+                done.append(f"added {name}")
+    named = [name for name in record.names if name.commit]
+    tags = {
+        "dvc.experiment": " ".join(sorted(name.name for name in named if name.baseline)),
+        "dvc.baseline": " ".join(sorted({name.baseline for name in named if name.baseline})),
+        "dvc.commit": " ".join(sorted({name.commit for name in named})),
+    }
+    changed = {
+        key: value for key, value in tags.items() if value and run.data.tags.get(key) != value
+    }
+    if changed:
+        store.tag(run.info.run_id, changed)
+        done.append("named")
+    missing = {k: v for k, v in record.params.items() if k not in run.data.params}
+    if missing:
+        store.log_params(run.info.run_id, missing)
+    return done

@@ -1,0 +1,84 @@
+"""A repository of its own for a test, and the commands that a person types in it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parent.parent
+
+
+class Clone:
+    """A repository in `folder`, and an environment in which no outer process shows."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.env = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": "src",
+            "DVC_NO_ANALYTICS": "true",
+            "GIT_AUTHOR_NAME": "test", "GIT_AUTHOR_EMAIL": "test@localhost",
+            "GIT_COMMITTER_NAME": "test", "GIT_COMMITTER_EMAIL": "test@localhost",
+            # Experiments that run side by side would fight over the cores.
+            "OMP_NUM_THREADS": "1",
+        }  # fmt: skip
+        for variable in ("DVC_ROOT", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_TRACKING_URI"):
+            self.env.pop(variable, None)
+
+    @classmethod
+    def of_this_tree(cls, folder, **changes):
+        """The files of this working tree, run once and committed.
+
+        `changes` are keys of params.yaml, such as `training__epochs`.
+        """
+        listed = subprocess.run(
+            ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        ).stdout.splitlines()  # fmt: skip
+        for name in listed:
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target)
+        path = folder / "params.yaml"
+        params = yaml.safe_load(path.read_text())
+        for key, value in changes.items():
+            section, name = key.split("__")
+            params[section][name] = value
+        path.write_text(yaml.safe_dump(params))
+        clone = cls(folder)
+        clone.run("git", "init", "-q", "-b", "main")
+        clone.run("git", "add", "-A")
+        clone.run("git", "commit", "-qm", "Start.")
+        clone.run("dvc", "repro")
+        clone.run("git", "commit", "-qam", "Run.", "--allow-empty")
+        return clone
+
+    def run(self, *command, status=0):
+        """Run a command that must end with `status`; returns what it printed."""
+        answer = subprocess.run(
+            command, cwd=self.folder, env=self.env, capture_output=True, text=True, check=False
+        )
+        assert answer.returncode == status, answer.stdout + answer.stderr
+        return answer.stdout + answer.stderr
+
+    def striate(self, *arguments, status=0):
+        return self.run(sys.executable, "-m", "striate.cli", *arguments, status=status)
+
+    def json(self, path):
+        return json.loads((self.folder / path).read_text())
+
+    def lock_of_checkpoint(self):
+        lock = yaml.safe_load((self.folder / "dvc.lock").read_text())
+        return next(
+            out["md5"] for out in lock["stages"]["train"]["outs"] if out["path"] == "models"
+        )
+
+    def go_back(self):
+        """Put the working tree back to what is committed."""
+        self.run("git", "checkout", "-q", ".")
+        self.run("dvc", "checkout", "-q")

@@ -1,0 +1,227 @@
+"""sync and verify in one process: what they find, what they mend, what they refuse."""
+
+import json
+import os
+import shutil
+import sys
+
+import psutil
+import pytest
+import yaml
+from clones import Clone
+
+from striate import cli, records, sync, tracking
+from striate.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sync") / "striate"
+    clone = Clone.of_this_tree(folder, training__epochs=2, model__width=4, training__log_every=5)
+    clone.run("dvc", "exp", "run", "--temp", "-n", "other", "-S", "evaluate.batch_size=7")
+    clone.striate("sync")
+    return clone
+
+
+@pytest.fixture
+def clone(source, tmp_path, monkeypatch):
+    """A copy of a repository in which DVC and MLflow agree, as the working folder."""
+    shutil.copytree(source.folder, tmp_path / "copy", symlinks=True)
+    monkeypatch.chdir(tmp_path / "copy")
+    return Clone(tmp_path / "copy")
+
+
+def striate(*arguments):
+    """The command in this process; returns its exit status."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["striate", *arguments])
+        try:
+            cli.main()
+        except SystemExit as end:
+            return end.code
+    return 0
+
+
+def run_called(name):
+    store = tracking.open_store()
+    return store, next(run for run in store.runs() if run.info.run_name == name)
+
+
+@pytest.mark.slow
+def test_hashes_are_those_of_dvc(clone):
+    lock = yaml.safe_load((clone.folder / "dvc.lock").read_text())["stages"]
+    outs = [out for stage in lock.values() for out in stage["outs"]]
+    assert len(outs) == 11
+    for out in outs:
+        assert records.md5(clone.folder / out["path"]) == out["md5"], out["path"]
+    params = yaml.safe_load((clone.folder / "params.yaml").read_text())
+    flat = records.flatten(params)
+    identity = records.training_identity(flat, clone.folder)
+    identity |= records.evaluation_identity(flat, clone.folder)
+    main, other = records.find(clone.folder)
+    assert main.identity == identity
+    assert [name.name for name in main.names] == ["main"]
+    assert [name.name for name in other.names] == ["other"]
+    assert other.names[0].baseline == main.names[0].commit
+
+
+@pytest.mark.slow
+def test_a_second_sync_finds_nothing_to_do_with_or_without_its_stamp(clone, capsys):
+    assert striate("sync") == 0  # the copy moved, so addresses change
+    capsys.readouterr()
+    assert striate("sync") == 0
+    assert capsys.readouterr().out == "MLflow agrees with DVC: nothing to do\n"
+    (clone.folder / ".dvc/tmp/striate.synced").unlink()
+    assert striate("sync") == 0
+    assert capsys.readouterr().out == "MLflow agrees with DVC on 2 experiments: nothing to do\n"
+    assert striate("verify") == 0
+    assert capsys.readouterr().out == "MLflow agrees with DVC on 2 experiments\n"
+
+
+@pytest.mark.slow
+def test_a_replayed_run_is_the_logged_run_in_all_that_is_compared(clone):
+    store, logged = run_called("digits-2x4-seed0")
+    before = {
+        name: [(p.step, p.value) for p in store.client.get_metric_history(logged.info.run_id, name)]
+        for name in logged.data.metrics
+        if name != "training_seconds"
+    }
+    store.client.delete_run(logged.info.run_id)
+    rows = {row.experiment: row.done for row in sync.sync(clone.folder, store)}
+    assert rows["main"] == "replayed, added checkpoint, added figures, named"
+    (replayed,) = [r for r in store.runs() if r.info.run_name == "digits-2x4-seed0"]
+    after = {
+        name: [
+            (p.step, p.value) for p in store.client.get_metric_history(replayed.info.run_id, name)
+        ]
+        for name in replayed.data.metrics
+    }
+    assert {name: sorted(points) for name, points in after.items()} == {
+        name: sorted(points) for name, points in before.items()
+    }
+    assert replayed.data.params == logged.data.params
+    best = min(value for _, value in after["val_loss"])
+    assert after["best/val_loss"][0][1] == best
+    assert sync.verify(clone.folder, store) == (2, [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("spoil", "fault"),
+    [
+        (
+            lambda store, run: store.log(run.info.run_id, [("test_accuracy", 0.5, 1)]),
+            "main: metric test_accuracy at step 1 is None in DVC and 0.5 in MLflow",
+        ),
+        (
+            lambda store, run: store.log(
+                run.info.run_id, [("val_loss", run.data.metrics["val_loss"] + 1e-15, 2)]
+            ),
+            "main: metric val_loss has several values at one step in MLflow",
+        ),
+        (
+            lambda store, run: store.log_params(run.info.run_id, {"extra": 1}),
+            "main: param extra is None in DVC and 1 in MLflow",
+        ),
+        (
+            lambda store, run: store.client.delete_run(run.info.run_id),
+            "main: no runs in MLflow, not 1; `striate sync`",
+        ),
+    ],
+)
+def test_verify_sees_every_disagreement(clone, capsys, spoil, fault):
+    spoil(*run_called("digits-2x4-seed0"))
+    assert striate("verify") == 1
+    assert fault in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.slow
+def test_scores_that_were_edited_by_hand_disagree(clone, capsys):
+    path = clone.folder / "metrics/test.json"
+    scores = json.loads(path.read_text())
+    path.write_text(json.dumps(scores | {"accuracy": 1.0}))
+    clone.run("git", "commit", "-qam", "Improve.")
+    assert striate("verify") == 1
+    said = capsys.readouterr().out
+    assert f"test_accuracy at step 0 is 1.0 in DVC and {scores['accuracy']} in MLflow" in said
+
+
+@pytest.mark.slow
+def test_a_second_run_of_one_experiment_is_removed(clone):
+    store, run = run_called("digits-2x4-seed0")
+    tags = {key: run.data.tags[key] for key in records.find(clone.folder)[0].identity}
+    tracking.replay(store, "twin", {}, tags, [], None)
+    count, faults = sync.verify(clone.folder, store)
+    assert (count, faults) == (2, ["main: 2 runs in MLflow, not 1; `striate sync`"])
+    rows = {row.experiment: row.done for row in sync.sync(clone.folder, store)}
+    assert rows["main"] == "removed a second run"
+    assert "twin" not in {run.info.run_name for run in store.runs()}
+
+
+@pytest.mark.slow
+def test_an_experiment_whose_files_are_not_here_gets_a_run_without_curves(clone, capsys):
+    for path in (
+        "mlflow.db",
+        "mlartifacts",
+        ".dvc/cache",
+        "metrics/history.csv",
+        "metrics/steps.csv",
+    ):
+        path = clone.folder / path
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert striate("sync") == 0
+    assert capsys.readouterr().out.count("replayed without curves") == 2
+    assert striate("verify") == 0
+    _, run = run_called("digits-2x4-seed0")
+    assert run.data.metrics["train_loss"] == clone.json("metrics/train.json")["train_loss"]
+    # Once the files are back, the next sync makes the run whole.
+    clone.run("dvc", "repro", "--force")
+    assert striate("sync") == 0
+    store, run = run_called("digits-2x4-seed0")
+    assert len(store.client.get_metric_history(run.info.run_id, "train_loss")) == 2
+    assert striate("verify") == 0
+
+
+@pytest.mark.slow
+def test_a_live_run_is_left_alone_and_a_dead_one_is_closed(clone):
+    store = tracking.open_store()
+    alive = store.create("alive", {}, {tracking.PROCESS: tracking.process_tag(os.getpid())})
+    name, pid, start = tracking.process_tag(os.getpid()).rsplit(" ", 2)
+    gone = store.create("gone", {}, {tracking.PROCESS: f"{name} {pid} {int(start) - 9}"})
+    free = next(number for number in range(10**5, 10**6) if not psutil.pid_exists(number))
+    absent = store.create("absent", {}, {tracking.PROCESS: f"{name} {free} {start}"})
+    foreign = store.create("foreign", {}, {tracking.PROCESS: f"other-host {free} {start}"})
+    sync.sync(clone.folder, store)
+    states = {
+        name: store.client.get_run(run_id).info.status
+        for name, run_id in [("alive", alive), ("gone", gone), ("absent", absent),
+                             ("foreign", foreign)]
+    }  # fmt: skip
+    assert states == {
+        "alive": "RUNNING",
+        "gone": "KILLED",
+        "absent": "KILLED",
+        "foreign": "RUNNING",
+    }
+
+
+def test_outside_a_repository_it_is_one_line_and_status_2(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert striate("verify") == 2
+    assert "is not a Git repository with a commit" in capsys.readouterr().err
+    with pytest.raises(UserError, match="is not a Git repository"):
+        records.find(tmp_path)
+
+
+def test_with_tracking_off_sync_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STRIATE_TRACKING", "off")
+    assert striate("sync") == 0
+    assert capsys.readouterr().out == "tracking is off: nothing was synchronised\n"
+
+
+def test_best_is_the_first_of_the_best_values():
+    points = [("val_accuracy", value, step) for step, value in enumerate([0.5, 0.75, 0.75], 1)]
+    points += [("val_loss", value, step) for step, value in enumerate([3.0, 1.0, 1.0], 1)]
+    points += [("step_loss", 0.1, 1), ("learning_rate", 0.1, 1)]
+    assert records.best(points) == [("best/val_accuracy", 0.75, 2), ("best/val_loss", 1.0, 2)]
