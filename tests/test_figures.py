@@ -1,3 +1,4 @@
+import itertools
 import re
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import same_color
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 
 from striate import figures
 
@@ -25,27 +27,59 @@ def sure_logits(predicted, classes=10, strength=8.0):
     return logits
 
 
-def titles(figure):
-    return [axes.get_title() or axes.get_title("left") for axes in figure.axes]
+def captions(figure):
+    return [text.get_text() for text in figure.axes[0].texts]
 
 
-def pixels(axes):
-    (image,) = axes.images
-    return np.ma.filled(image.get_array(), np.nan)
+def tiles(figure):
+    """The images of the only axes, each with its caption right above it."""
+    (axes,) = figure.axes
+    for text, (left, top, width, _) in zip(axes.texts, boxes(figure), strict=True):
+        x, y = text.get_position()
+        assert x == (left if text.get_ha() == "left" else left + width / 2)
+        assert text.get_va() == "baseline"
+        assert 0 < top - y < figures.CAPTION / 2
+    return list(axes.images)
+
+
+def pixels(figure):
+    return [np.ma.filled(image.get_array(), np.nan) for image in tiles(figure)]
+
+
+def boxes(figure):
+    """Left, top, width and height of each image in pixels."""
+    extents = [image.get_extent() for image in figure.axes[0].images]
+    return [(left, top, right - left, bottom - top) for left, right, bottom, top in extents]
+
+
+def assert_crisp(figure, path, border=0):
+    """In the PNG a pixel of an image is a square of one colour, but for `border` at its edge."""
+    figures.save(figure, path)
+    page = (imread(path) * 255).round().astype(np.uint8)
+    inside = slice(border, -border or None)
+    for image, (left, top, width, height) in zip(tiles(figure), boxes(figure), strict=True):
+        colours = image.to_rgba(image.get_array(), bytes=True)
+        colours[colours[..., 3] == 0] = 255  # the page shows through the gaps
+        scale = width // colours.shape[1]
+        assert (height, width) == (scale * colours.shape[0], scale * colours.shape[1])
+        squares = colours.repeat(scale, axis=0).repeat(scale, axis=1)
+        drawn = page[top : top + height, left : left + width]
+        np.testing.assert_array_equal(drawn[inside, inside], squares[inside, inside])
+    return page
 
 
 def assert_titles_keep_apart(figure):
-    """No two titles overlap, and none leaves the figure."""
+    """No two texts overlap, and none leaves the figure."""
     renderer = FigureCanvasAgg(figure).get_renderer()
     page = figure.bbox
-    texts = [axes.title for axes in figure.axes if axes.get_title()] + [figure._suptitle]
-    boxes = [text.get_window_extent(renderer) for text in texts]
-    for index, box in enumerate(boxes):
+    texts = [*figure.axes[0].texts, figure._suptitle]
+    extents = [text.get_window_extent(renderer) for text in texts]
+    for index, box in enumerate(extents):
         assert page.x0 <= box.x0
         assert box.x1 <= page.x1
         assert page.y0 <= box.y0
         assert box.y1 <= page.y1
-        for other in boxes[index + 1 :]:
+        for other in extents[index + 1 :]:
             assert not box.overlaps(other), (texts[index].get_text(), box, other)
 
 
@@ -53,25 +87,25 @@ class TestSamples:
     def test_first_36_in_order(self):
         images, labels = dataset(50)
         figure = figures.samples(images, labels, DIGITS)
-        assert titles(figure) == [str(label) for label in labels[:36]]
-        for axes, image in zip(figure.axes, images, strict=False):
-            np.testing.assert_array_equal(pixels(axes), image[0])
+        assert captions(figure) == [str(label) for label in labels[:36]]
+        np.testing.assert_array_equal(pixels(figure), images[:36, 0])
 
     def test_grid_is_square(self):
-        figure = figures.samples(*dataset(36), DIGITS)
-        boxes = [axes.get_position() for axes in figure.axes]
-        assert len({round(box.x0, 6) for box in boxes}) == 6
-        assert len({round(box.y0, 6) for box in boxes}) == 6
+        places = boxes(figures.samples(*dataset(36), DIGITS))
+        lefts, tops = (sorted({box[side] for box in places}) for side in (0, 1))
+        assert len(lefts) == len(tops) == 6
+        assert [box[:2] for box in places] == [(left, top) for top in tops for left in lefts]
+        assert {box[2:] for box in places} == {(136, 136)}  # 8 pixels, 17 times as large
 
     @pytest.mark.parametrize("count", [1, 2, 5])
     def test_fewer_images(self, count):
         figure = figures.samples(*dataset(count), DIGITS)
-        assert len(figure.axes) == count
+        assert len(tiles(figure)) == count
         assert figure.get_suptitle() == f"{count} training image{'s' * (count > 1)}"
 
     def test_grey_scale_is_absolute(self):
         figure = figures.samples(np.full((1, 1, 4, 4), 0.5), [0], DIGITS)
-        (image,) = figure.axes[0].images
+        (image,) = tiles(figure)
         assert image.get_clim() == (0, 1)
         assert image.get_cmap().name == "gray"
         assert image.get_interpolation() == "nearest"
@@ -80,16 +114,20 @@ class TestSamples:
         images = np.zeros((1, 3, 4, 4), dtype=np.float32)
         images[0, 2] = 1  # blue
         figure = figures.samples(images, [0], CIFAR)
-        np.testing.assert_array_equal(pixels(figure.axes[0])[0, 0], [0, 0, 1])
+        np.testing.assert_array_equal(pixels(figure)[0][0, 0], [0, 0, 1])
+
+    @pytest.mark.parametrize(("channels", "size"), [(1, 8), (1, 28), (3, 32)])
+    def test_crisp(self, channels, size, tmp_path):
+        figure = figures.samples(*dataset(36, channels, size), DIGITS)
+        assert_crisp(figure, tmp_path / "samples.png")
 
 
 class TestFilters:
     def test_mosaic_places_every_weight(self):
         weight = np.arange(5 * 2 * 3 * 3, dtype=np.float32).reshape(5, 2, 3, 3)
         figure = figures.filters(weight, "conv1")
-        assert titles(figure) == ["input channel 0", "input channel 1"]
-        for channel, axes in enumerate(figure.axes):
-            mosaic = pixels(axes)
+        assert captions(figure) == ["input channel 0", "input channel 1"]
+        for channel, mosaic in enumerate(pixels(figure)):
             # 5 kernels in 2 rows of 3, 3 pixels each with 1 between.
             assert mosaic.shape == (7, 11)
             for kernel in range(5):
@@ -106,21 +144,32 @@ class TestFilters:
         weight[1, 2, 0, 0] = -0.75
         weight[0, 5, 1, 1] = 0.5
         figure = figures.filters(weight, "conv1")
-        assert len(figure.axes) == 6
-        assert {axes.images[0].get_clim() for axes in figure.axes} == {(-0.75, 0.75)}
+        assert len(tiles(figure)) == 6
+        assert {image.get_clim() for image in tiles(figure)} == {(-0.75, 0.75)}
 
     def test_colour_bar(self):
         figure = figures.filters(np.full((4, 1, 3, 3), 0.25), "conv1")
         (bar,) = figure.axes[0].child_axes
         assert [label.get_text() for label in bar.get_yticklabels()] == ["−0.25", "0", "0.25"]
 
+    @pytest.mark.parametrize(("inputs", "columns"), [(1, 1), (6, 3), (32, 8)])
+    def test_colour_bar_stands_beside_the_first_row(self, inputs, columns):
+        figure = figures.filters(np.ones((4, inputs, 3, 3)), "conv1")
+        places = boxes(figure)
+        left, top, width, height = places[columns - 1]
+        assert [box for box in places if box[1] == top] == places[:columns]
+        (bar,) = figure.axes[0].child_axes
+        drawn = bar.get_window_extent(FigureCanvasAgg(figure).get_renderer())
+        beside = (left + width + 30, figure.bbox.height - top - height, 18, height)
+        assert drawn.bounds == pytest.approx(beside)
+
     def test_rgb(self):
         figure = figures.filters(np.ones((16, 3, 5, 5)), "conv1")
-        assert titles(figure) == ["red", "green", "blue"]
-        assert len({axes.get_position().y0 for axes in figure.axes}) == 1
+        assert captions(figure) == ["red", "green", "blue"]
+        assert len({top for _, top, _, _ in boxes(figure)}) == 1
 
     @pytest.mark.parametrize(
-        ("shape", "panels", "tiles", "note"),
+        ("shape", "panels", "kernels", "note"),
         [
             ((16, 1, 5, 5), 1, 16, None),
             ((64, 32, 3, 3), 32, 64, None),
@@ -134,26 +183,26 @@ class TestFilters:
             ),
         ],
     )
-    def test_cap(self, shape, panels, tiles, note):
+    def test_cap(self, shape, panels, kernels, note):
         weight = np.random.default_rng(0).normal(size=shape)
         figure = figures.filters(weight, "conv2")
-        assert len(figure.axes) == panels
-        assert np.isfinite(pixels(figure.axes[-1])).sum() == tiles * shape[2] * shape[3]
+        assert len(tiles(figure)) == panels
+        assert np.isfinite(pixels(figure)[-1]).sum() == kernels * shape[2] * shape[3]
         assert figure.get_suptitle() == ("conv2" if note is None else f"conv2\n{note}")
         assert_titles_keep_apart(figure)
 
-    def test_a_weight_is_a_whole_number_of_pixels(self):
-        figure = figures.filters(np.ones((32, 4, 5, 5)), "conv1")
-        for axes in figure.axes:
-            width = axes.get_position().width * figure.bbox.width
-            scale = width / pixels(axes).shape[1]
-            assert scale == pytest.approx(round(scale))
-            assert scale >= 4
+    @pytest.mark.parametrize("shape", [(16, 1, 5, 5), (32, 4, 5, 5), (32, 16, 3, 3)])
+    def test_a_weight_is_a_whole_number_of_pixels(self, shape, tmp_path):
+        figure = figures.filters(np.random.default_rng(0).normal(size=shape), "conv1")
+        for (_, _, width, _), mosaic in zip(boxes(figure), pixels(figure), strict=True):
+            assert width % mosaic.shape[1] == 0
+            assert width // mosaic.shape[1] >= 4
+        assert_crisp(figure, tmp_path / "filters.png")
 
     @pytest.mark.parametrize("value", [0, np.nan])
     def test_dead_weights(self, value, tmp_path):
         figure = figures.filters(np.full((2, 2, 3, 3), value), "conv1")
-        assert figure.axes[0].images[0].get_clim() == (-1, 1)
+        assert tiles(figure)[0].get_clim() == (-1, 1)
         figures.save(figure, tmp_path / "dead.png")
 
     @pytest.mark.parametrize("shape", [(16, 5, 5), (16,), (0, 1, 3, 3)])
@@ -167,26 +216,40 @@ class TestPredictions:
         images, _ = dataset(4, channels=3)
         labels, predicted = np.array([0, 1, 2, 3]), np.array([0, 9, 2, 5])
         figure = figures.predictions(images, labels, sure_logits(predicted), CIFAR)
-        assert titles(figure) == ["airplane:airplane", "truck:automobile", "bird:bird", "dog:cat"]
+        assert captions(figure) == ["airplane:airplane", "truck:automobile", "bird:bird", "dog:cat"]
         assert figure.get_suptitle() == "predicted:true, 2 of 4 images right"
-        for axes, right in zip(figure.axes, [True, False, True, False], strict=True):
-            assert axes.axison is not right  # the frame belongs to the axis
-            assert same_color(axes.title.get_color(), figures.INK if right else figures.MISTAKE)
-            assert axes.title.get_weight() == ("normal" if right else "bold")
-            if not right:
-                assert all(
-                    spine.get_visible() and same_color(spine.get_edgecolor(), figures.MISTAKE)
-                    for spine in axes.spines.values()
-                )
+        (axes,) = figure.axes
+        for text, right in zip(axes.texts, [True, False, True, False], strict=True):
+            assert same_color(text.get_color(), figures.INK if right else figures.MISTAKE)
+            assert text.get_weight() == ("normal" if right else "bold")
+        assert [patch.get_bbox().bounds for patch in axes.patches] == boxes(figure)[1::2]
+        for patch in axes.patches:
+            assert same_color(patch.get_edgecolor(), figures.MISTAKE)
+            assert not patch.get_fill()
+
+    def test_frames_are_on_the_page(self, tmp_path):
+        images, labels = dataset(4, channels=3)
+        predicted = np.where([True, False, True, False], labels, (labels + 1) % 10)
+        figure = figures.predictions(images, labels, sure_logits(predicted), CIFAR)
+        page = assert_crisp(figure, tmp_path / "predictions.png", border=4)
+        red = np.array([0xC8, 0x10, 0x2E, 0xFF])
+        for index, (left, top, width, height) in enumerate(boxes(figure)):
+            edges = [
+                page[top, left : left + width],
+                page[top + height - 1, left : left + width],
+                page[top : top + height, left],
+                page[top : top + height, left + width - 1],
+            ]
+            assert all((edge == red).all() == index % 2 for edge in edges)
 
     def test_first_hundred(self):
         images, labels = dataset(120)
         predicted = labels.copy()
         predicted[[5, 110]] = (labels[[5, 110]] + 1) % 10
         figure = figures.predictions(images, labels, sure_logits(predicted), DIGITS)
-        assert len(figure.axes) == 100
+        assert len(tiles(figure)) == 100
         assert figure.get_suptitle() == "predicted:true, 99 of 100 images right"
-        np.testing.assert_array_equal(pixels(figure.axes[99]), images[99, 0])
+        np.testing.assert_array_equal(pixels(figure)[99], images[99, 0])
 
     def test_long_names_keep_apart(self):
         images, _ = dataset(30, channels=3, size=32)
@@ -195,14 +258,14 @@ class TestPredictions:
 
     def test_one_image(self):
         figure = figures.predictions(*dataset(1), sure_logits([3]), DIGITS)
-        assert len(figure.axes) == 1
+        assert len(tiles(figure)) == 1
         assert_titles_keep_apart(figure)
 
     def test_dollars_are_letters(self, tmp_path):
         names = ["$x_1", "b"]
         figure = figures.predictions(np.ones((1, 1, 4, 4)), [0], sure_logits([0], classes=2), names)
-        assert titles(figure) == ["$x_1:$x_1"]
-        assert not figure.axes[0].title.get_parse_math()
+        assert captions(figure) == ["$x_1:$x_1"]
+        assert not figure.axes[0].texts[0].get_parse_math()
         figures.save(figure, tmp_path / "dollars.png")
 
 
@@ -331,35 +394,33 @@ class TestConfidentMistakes:
         # Image 2 is right; softmax of (0, log 3) is (1/4, 3/4).
         logits = np.log([[1.0, 3.0], [9.0, 1.0], [1.0, 9.0], [2.0, 3.0]])
         figure = figures.confident_mistakes(images, labels, logits, ["cat", "dog"])
-        assert titles(figure) == ["cat:dog\n90.0%", "dog:cat\n75.0%", "dog:cat\n60.0%"]
-        for axes, index in zip(figure.axes, [1, 0, 3], strict=True):
-            np.testing.assert_array_equal(pixels(axes), images[index, 0])
+        assert captions(figure) == ["cat:dog\n90.0%", "dog:cat\n75.0%", "dog:cat\n60.0%"]
+        np.testing.assert_array_equal(pixels(figure), images[[1, 0, 3], 0])
         assert figure.get_suptitle() == "predicted:true, 3 mistakes in 4 images"
 
     def test_count(self):
         images, labels = dataset(60)
         logits = sure_logits((labels + 1) % 10)
-        assert len(figures.confident_mistakes(images, labels, logits, DIGITS).axes) == 36
+        assert len(tiles(figures.confident_mistakes(images, labels, logits, DIGITS))) == 36
         figure = figures.confident_mistakes(images, labels, logits, DIGITS, count=7)
-        assert len(figure.axes) == 7
+        assert len(tiles(figure)) == 7
         assert figure.get_suptitle() == "predicted:true, 7 surest of 60 mistakes in 60 images"
 
     def test_equally_sure_mistakes_keep_their_order(self):
         images, _ = dataset(30)
         logits = sure_logits(np.ones(30, dtype=int))
         figure = figures.confident_mistakes(images, np.zeros(30, dtype=int), logits, DIGITS)
-        for axes, image in zip(figure.axes, images, strict=True):
-            np.testing.assert_array_equal(pixels(axes), image[0])
+        np.testing.assert_array_equal(pixels(figure), images[:, 0])
 
     def test_huge_logits(self):
         images, _ = dataset(1)
         figure = figures.confident_mistakes(images, [0], [[-1e5, 1e5]], ["cat", "dog"])
-        assert titles(figure) == ["dog:cat\n100.0%"]
+        assert captions(figure) == ["dog:cat\n100.0%"]
 
     def test_no_mistake(self):
         images, labels = dataset(12)
         figure = figures.confident_mistakes(images, labels, sure_logits(labels), DIGITS)
-        assert figure.axes == []
+        assert tiles(figure) == captions(figure) == []
         assert figure.get_suptitle() == "There are no mistakes in 12 images."
 
     def test_long_names_keep_apart(self):
@@ -374,7 +435,7 @@ class TestConfidentMistakes:
 
 
 class TestFeatureMaps:
-    def test_layers(self):
+    def test_layers(self, tmp_path):
         random = np.random.default_rng(0)
         maps = {
             "block 1": random.random((20, 28, 28)),
@@ -384,20 +445,23 @@ class TestFeatureMaps:
         image = random.random((1, 28, 28))
         figure = figures.feature_maps(image, maps, "seven")
         assert "seven" in figure.get_suptitle()
-        assert titles(figure) == [
+        assert captions(figure) == [
             "image, 28×28",
             "block 1: 20 channels, 28×28",
             "block 2: 65 channels, 7×7, first 64 of 65",
             "pool: 1 channel, 1×1",
         ]
-        np.testing.assert_array_equal(pixels(figure.axes[0]), image[0])
-        tops = [axes.get_position().y1 for axes in figure.axes]
-        assert tops == sorted(tops, reverse=True)
+        np.testing.assert_array_equal(pixels(figure)[0], image[0])
+        places = boxes(figure)
+        for (_, top, _, height), (_, below, _, _) in itertools.pairwise(places):
+            assert top + height + figures.CAPTION < below
+        assert {left for left, _, _, _ in places} == {figures.MARGIN}
+        assert_crisp(figure, tmp_path / "maps.png")
 
     def test_mosaic_places_every_channel(self):
         layer = np.arange(18 * 4, dtype=np.float32).reshape(18, 2, 2)
         figure = figures.feature_maps(np.ones((1, 4, 4)), {"conv": layer}, "a")
-        mosaic = pixels(figure.axes[1])
+        mosaic = pixels(figure)[1]
         # 16 to a row, each of the 2×2 values 48 pixels wide, 4 pixels between.
         assert mosaic.shape == (2 * 96 + 4, 16 * 96 + 15 * 4)
         for channel in range(18):
@@ -410,7 +474,7 @@ class TestFeatureMaps:
     def test_colour_image_and_large_maps(self):
         image = np.random.default_rng(0).random((3, 32, 32))
         figure = figures.feature_maps(image, {"conv": np.ones((64, 224, 224))}, "ship")
-        np.testing.assert_array_equal(pixels(figure.axes[0]), image.transpose(1, 2, 0))
+        np.testing.assert_array_equal(pixels(figure)[0], image.transpose(1, 2, 0))
         assert figure.bbox.width < 2000
 
     @pytest.mark.parametrize(

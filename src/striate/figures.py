@@ -2,6 +2,7 @@
 
 Every picture is laid out in whole pixels, so that a pixel of an image covers a whole number of
 pixels of the PNG: small images and kernels come out crisp, and neighbours keep their distance.
+All tiles of a picture stand in one axes, whose unit is that pixel: axes are slow to make.
 """
 
 import math
@@ -11,16 +12,20 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Rectangle
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 _Array: TypeAlias = NDArray[Any]
+_Box: TypeAlias = tuple[int, int, int, int]  # left, top, width, height in pixels of a page
 
 DPI = 150
 POINT = DPI / 72  # pixels
@@ -31,6 +36,7 @@ PAGE = "white"
 MISTAKE = "#c8102e"
 TRAIN = "#0072b2"
 VALIDATION = "#d55e00"
+ABSOLUTE: dict[str, Any] = {"cmap": colormaps["gray"], "vmin": 0, "vmax": 1}
 GREY = LinearSegmentedColormap.from_list("grey", ["black", "#e4e4e4"])  # the page is no value
 
 FONT = "DejaVu Sans"  # ships with matplotlib: the same letters on every machine
@@ -57,7 +63,7 @@ def samples(images: ArrayLike, labels: ArrayLike, class_names: Sequence[str]) ->
         class_names: one name a class.
 
     Returns:
-        One axes an image.
+        One axes with an image and a text a sample.
 
     Raises:
         ValueError: if the shapes disagree or a label has no name.
@@ -65,12 +71,8 @@ def samples(images: ArrayLike, labels: ArrayLike, class_names: Sequence[str]) ->
     pictures, truth = _checked(images, labels, class_names)
     pictures, truth = pictures[:SAMPLES], truth[:SAMPLES]
     captions = [class_names[label] for label in truth]
-    figure, panels = _image_grid(
-        pictures, captions, _square(len(pictures)), f"{_number(len(pictures), 'training image')}"
-    )
-    for axes, caption in zip(panels, captions, strict=True):
-        _caption(axes, caption)
-    return figure
+    title = _number(len(pictures), "training image")
+    return _image_grid(pictures, captions, _square(len(pictures)), title)
 
 
 def filters(weight: ArrayLike, title: str) -> Figure:
@@ -85,7 +87,7 @@ def filters(weight: ArrayLike, title: str) -> Figure:
         title: the figure's title, such as the layer's name.
 
     Returns:
-        One axes an input channel; the colour bar is a child of the first row's last.
+        One axes with an image and a text an input channel; the colour bar is its child.
 
     Raises:
         ValueError: if `weight` is not 4-D or is empty.
@@ -113,21 +115,23 @@ def filters(weight: ArrayLike, title: str) -> Figure:
     columns = _oblong(len(mosaics))
     height, width = mosaics[0].shape
     scale = _scale(max(height, width), min(450, max(288, 1500 // columns)))
-    panel = (width * scale, height * scale)
-    figure, panels = _grid(
+    width, height = width * scale, height * scale
+    figure, axes, boxes = _grid(
         len(mosaics),
         columns,
-        panel,
-        cell=max(panel[0], *(_text_width(name) for name in names)),
+        panel=(width, height),
+        cell=max(width, *(_text_width(name) for name in names)),
         title="\n".join([title, "; ".join(notes)] if notes else [title]),
         gutter=3 * GUTTER,
         right=150,
     )
     norm = Normalize(-limit, limit)
-    for axes, mosaic, name in zip(panels, mosaics, names, strict=True):
-        shown = axes.imshow(mosaic, cmap=GREY, norm=norm, interpolation="nearest", aspect="auto")
-        _caption(axes, name)
-    bar = panels[columns - 1].inset_axes((1 + 30 / panel[0], 0, 18 / panel[0], 1))
+    for box, mosaic, name in zip(boxes, mosaics, names, strict=True):
+        shown = _tile(axes, box, mosaic, name, cmap=GREY, norm=norm)
+    left, top, *_ = boxes[columns - 1]
+    across, down = axes.get_xlim()[1], axes.get_ylim()[0]
+    beside = ((left + width + 30) / across, 1 - (top + height) / down, 18 / across, height / down)
+    bar = axes.inset_axes(beside)
     ruler = figure.colorbar(shown, cax=bar)
     ruler.set_ticks([-limit, 0, limit], labels=[f"−{limit:.2g}", "0", f"{limit:.2g}"])
     ruler.outline.set_visible(False)
@@ -149,7 +153,8 @@ def predictions(
         class_names: K names.
 
     Returns:
-        One axes an image; the figure's title counts those that are right.
+        One axes with an image and a text a prediction, and a patch a mistake; the figure's
+        title counts the predictions that are right.
 
     Raises:
         ValueError: if the shapes disagree or a label has no name.
@@ -160,19 +165,14 @@ def predictions(
     predicted = scores[:PREDICTIONS].argmax(axis=1)
     captions = _pairs(predicted, truth, class_names)
     right = int((predicted == truth).sum())
-    figure, panels = _image_grid(
-        pictures,
-        captions,
-        min(10, len(pictures)),
-        f"predicted:true, {right} of {_number(len(pictures), 'image')} right",
-    )
-    for axes, caption, correct in zip(panels, captions, predicted == truth, strict=True):
-        if correct:
-            _caption(axes, caption)
-        else:
-            _caption(axes, caption, color=MISTAKE, weight="bold")
-            axes.set_axis_on()
-            axes.spines[:].set(color=MISTAKE, linewidth=2.5)
+    title = f"predicted:true, {right} of {_number(len(pictures), 'image')} right"
+    figure = _image_grid(pictures, captions, min(10, len(pictures)), title)
+    axes = figure.axes[0]
+    for index in np.flatnonzero(predicted != truth).tolist():
+        axes.texts[index].set(color=MISTAKE, weight="bold")
+        x0, x1, y1, y0 = axes.images[index].get_extent()
+        frame = Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=MISTAKE, linewidth=2.5)
+        axes.add_patch(frame)
     return figure
 
 
@@ -272,15 +272,15 @@ def confusion_matrix(counts: ArrayLike, class_names: Sequence[str]) -> Figure:
         bar.set_label(f"{name}, % of the true class", **_text())
         _style(bar.ax)
         if size <= CELLS_WITH_TEXT:
+            dark = norm(share) > 0.55
             for row, column in np.argwhere(~hidden & (table > 0)):
-                dark = norm(share[row, column]) > 0.55
                 axes.text(
                     column,
                     row,
                     str(table[row, column]),
                     ha="center",
                     va="center",
-                    **_text(color=PAGE if dark else INK),
+                    **_text(color=PAGE if dark[row, column] else INK),
                 )
 
     ticks = range(0, size, math.ceil(size / CELLS_WITH_TEXT))
@@ -319,7 +319,7 @@ def confident_mistakes(
         count: the most images to draw, at least 1.
 
     Returns:
-        One axes an image, or a sentence where there is no mistake.
+        One axes with an image and a text a mistake, or a sentence where there is none.
 
     Raises:
         ValueError: if the shapes disagree, a label has no name or `count` is below 1.
@@ -344,12 +344,8 @@ def confident_mistakes(
     ]
     mistakes = f"{_number(len(wrong), 'mistake')} in {_number(len(truth), 'image')}"
     title = mistakes if len(chosen) == len(wrong) else f"{len(chosen)} surest of {mistakes}"
-    figure, panels = _image_grid(
-        pictures[chosen], captions, _square(len(chosen)), f"predicted:true, {title}"
-    )
-    for axes, caption in zip(panels, captions, strict=True):
-        _caption(axes, caption)
-    return figure
+    title = f"predicted:true, {title}"
+    return _image_grid(pictures[chosen], captions, _square(len(chosen)), title)
 
 
 def feature_maps(image: ArrayLike, maps: Mapping[str, ArrayLike], class_name: str) -> Figure:
@@ -364,7 +360,7 @@ def feature_maps(image: ArrayLike, maps: Mapping[str, ArrayLike], class_name: st
         class_name: the image's class.
 
     Returns:
-        The image's axes, then one a layer.
+        One axes with an image and a text of `image`, then of each layer.
 
     Raises:
         ValueError: if `image` or a layer's maps are not 3-D, or are empty.
@@ -374,8 +370,11 @@ def feature_maps(image: ArrayLike, maps: Mapping[str, ArrayLike], class_name: st
         raise ValueError(f"image must be (C, H, W), not {picture.shape}")
     _check_images(picture[None])
     columns, tile, gap = 16, 96, 4
-    captions = [f"image, {picture.shape[1]}×{picture.shape[2]}"]
-    mosaics = []
+    height, width = picture.shape[1:]
+    scale = _scale(max(height, width), 2 * tile)
+    captions = [f"image, {height}×{width}"]
+    tiles: list[tuple[_Array, dict[str, Any]]] = [(_pixels(picture), ABSOLUTE)]
+    sizes = [(width * scale, height * scale)]
     for name, values in maps.items():
         layer = np.asarray(values)
         if layer.ndim != 3 or layer.size == 0:
@@ -389,28 +388,20 @@ def feature_maps(image: ArrayLike, maps: Mapping[str, ArrayLike], class_name: st
         # Enlarged before they are tiled, so that the gap is as wide for 1×1 as for 28×28.
         scale = _scale(max(height, width), tile)
         enlarged = shown.repeat(scale, axis=1).repeat(scale, axis=2)
-        mosaics.append(_mosaic(enlarged, min(columns, len(shown)), gap))
-
-    scale = _scale(max(picture.shape[1:]), 2 * tile)
-    sizes = [(picture.shape[2] * scale, picture.shape[1] * scale)]
-    for mosaic in mosaics:
+        mosaic = _mosaic(enlarged, min(columns, len(shown)), gap)
+        tiles.append((mosaic, {"cmap": GREY}))
         height, width = mosaic.shape
         shrink = min(1.0, columns * (tile + gap) / width)
         sizes.append((round(width * shrink), round(height * shrink)))
-    figure, top = _page(
+
+    figure, axes, top = _page(
         f"feature maps of one image, class {class_name}",
         max([width for width, _ in sizes] + [_text_width(caption) for caption in captions]),
-        sum(height for _, height in sizes) + len(mosaics) * (CAPTION + 2 * GUTTER),
+        sum(height for _, height in sizes) + len(maps) * (CAPTION + 2 * GUTTER),
     )
-    panels = []
-    for (width, height), caption in zip(sizes, captions, strict=True):
-        panels.append(_place(figure, MARGIN, top, width, height))
-        _caption(panels[-1], caption, loc="left")
+    for (pixels, colours), (width, height), caption in zip(tiles, sizes, captions, strict=True):
+        _tile(axes, (MARGIN, top, width, height), pixels, caption, loc="left", **colours)
         top += height + 2 * GUTTER + CAPTION
-    _show(panels[0], picture)
-    for axes, mosaic in zip(panels[1:], mosaics, strict=True):
-        axes.imshow(mosaic, cmap=GREY, interpolation="nearest", aspect="auto")
-        axes.set_axis_off()
     return figure
 
 
@@ -426,6 +417,11 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: if the folder is missing or cannot be written.
     """
+    layout = figure.get_layout_engine()
+    if layout is not None:
+        # Matplotlib would draw the whole figure an extra time for it.
+        layout.execute(figure)
+        figure.set_layout_engine(None)
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -510,8 +506,8 @@ def _mosaic(tiles: _Array, columns: int, gap: int) -> _Array:
     return grid.reshape(rows * (height + gap), columns * (width + gap))[:-gap, :-gap]
 
 
-def _text(size: int = TEXT_SIZE, color: str = INK, weight: str = "normal") -> dict[str, Any]:
-    return {"fontfamily": FONT, "fontsize": size, "color": color, "fontweight": weight}
+def _text(size: int = TEXT_SIZE, color: str = INK) -> dict[str, Any]:
+    return {"fontfamily": FONT, "fontsize": size, "color": color}
 
 
 def _text_width(text: str, size: int = TEXT_SIZE, weight: str = "normal") -> int:
@@ -524,8 +520,11 @@ def _text_width(text: str, size: int = TEXT_SIZE, weight: str = "normal") -> int
     return math.ceil(max(widths) * POINT)
 
 
-def _page(title: str, width: int, height: int) -> tuple[Figure, int]:
-    """A figure with room for `width` × `height` pixels under its title, and where that begins."""
+def _page(title: str, width: int, height: int) -> tuple[Figure, Axes, int]:
+    """A figure with room for `width` × `height` pixels under its title.
+
+    With it axes that count pixels from its top left corner, and the y at which the room begins.
+    """
     heading = HEADING * len(title.split("\n"))
     top = MARGIN // 2 + heading + CAPTION
     across = 2 * MARGIN + max(width, _text_width(title, TITLE_SIZE))
@@ -540,21 +539,15 @@ def _page(title: str, width: int, height: int) -> tuple[Figure, int]:
         parse_math=False,
         **_text(TITLE_SIZE),
     )
-    return figure, top
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, across), ylim=(down, 0))
+    axes.set_axis_off()
+    return figure, axes, top
 
 
 def _chart(width: float, height: float) -> Figure:
     """An empty figure, in inches, that finds its own room for ticks and labels."""
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, wspace=0.03)
     return Figure(figsize=(width, height), dpi=DPI, facecolor=PAGE, layout=layout)
-
-
-def _place(figure: Figure, left: int, top: int, width: int, height: int) -> Axes:
-    """Axes at pixels counted from the figure's top left corner."""
-    across, down = figure.get_size_inches() * DPI
-    return figure.add_axes(
-        (left / across, 1 - (top + height) / down, width / across, height / down)
-    )
 
 
 def _grid(
@@ -566,31 +559,25 @@ def _grid(
     lines: int = 1,
     gutter: int = GUTTER,
     right: int = 0,
-) -> tuple[Figure, list[Axes]]:
-    """Panels in rows, each centred in a cell that is `cell` pixels wide, under a caption."""
+) -> tuple[Figure, Axes, list[_Box]]:
+    """A page and its boxes: rows of panels, each centred in `cell` pixels, under a caption."""
     width, height = panel
     across, down = cell + gutter, height + lines * CAPTION + gutter
     rows = math.ceil(count / columns)
-    figure, top = _page(title, columns * across - gutter + right, rows * down - gutter - CAPTION)
-    top += (lines - 1) * CAPTION
-    panels = []
-    for index in range(count):
-        row, column = divmod(index, columns)
-        left = MARGIN + column * across + (cell - width) // 2
-        axes = _place(figure, left, top + row * down, width, height)
-        axes.set_axis_off()
-        panels.append(axes)
-    return figure, panels
+    room = (columns * across - gutter + right, rows * down - gutter - CAPTION)
+    figure, axes, top = _page(title, *room)
+    left, top = MARGIN + (cell - width) // 2, top + (lines - 1) * CAPTION
+    places = (divmod(index, columns) for index in range(count))
+    boxes = [(left + column * across, top + row * down, width, height) for row, column in places]
+    return figure, axes, boxes
 
 
-def _image_grid(
-    pictures: _Array, captions: Sequence[str], columns: int, title: str
-) -> tuple[Figure, list[Axes]]:
+def _image_grid(pictures: _Array, captions: Sequence[str], columns: int, title: str) -> Figure:
     """Images in rows; the cells are wide enough for the longest caption, even in bold."""
     height, width = pictures.shape[2:]
-    widest = max(_text_width(caption, weight="bold") for caption in captions)
+    widest = max(_text_width(caption, weight="bold") for caption in set(captions))
     scale = _scale(max(height, width), max(140, widest))
-    figure, panels = _grid(
+    figure, axes, boxes = _grid(
         len(pictures),
         columns,
         panel=(width * scale, height * scale),
@@ -598,28 +585,29 @@ def _image_grid(
         title=title,
         lines=captions[0].count("\n") + 1,
     )
-    for axes, picture in zip(panels, pictures, strict=True):
-        _show(axes, picture)
-    return figure, panels
+    for box, picture, caption in zip(boxes, pictures, captions, strict=True):
+        _tile(axes, box, _pixels(picture), caption, **ABSOLUTE)
+    return figure
 
 
-def _show(axes: Axes, picture: _Array) -> None:
-    """Draws one image (C, H, W)."""
-    pixels = picture[0] if len(picture) == 1 else np.clip(picture.transpose(1, 2, 0), 0, 1)
-    axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
-    axes.set(xticks=[], yticks=[])
-    axes.set_axis_off()
+def _pixels(picture: _Array) -> _Array:
+    """One image (C, H, W) as matplotlib takes it: (H, W) or (H, W, 3)."""
+    return picture[0] if len(picture) == 1 else np.clip(picture.transpose(1, 2, 0), 0, 1)
 
 
-def _caption(
+def _tile(
     axes: Axes,
+    box: _Box,
+    pixels: _Array,
     caption: str,
-    color: str = INK,
-    weight: str = "normal",
     loc: Literal["left", "center"] = "center",
-) -> None:
-    style = _text(color=color, weight=weight)
-    axes.set_title(caption, loc=loc, pad=4, parse_math=False, **style)
+    **colours: Any,
+) -> AxesImage:
+    left, top, width, height = box
+    x = left if loc == "left" else left + width / 2
+    axes.text(x, top - 4 * POINT, caption, ha=loc, parse_math=False, **_text())
+    extent = (left, left + width, top + height, top)
+    return axes.imshow(pixels, extent=extent, interpolation="nearest", aspect="auto", **colours)
 
 
 def _style(axes: Axes) -> None:
