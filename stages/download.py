@@ -3,14 +3,13 @@
 import os
 from pathlib import Path
 
-from striate import datasets, logbook, params
+from striate import datasets, params
 from striate.errors import reported
 
 
 def main() -> None:
     """Write data/, from a mirror or from the public addresses."""
     name = params.load().data.name
-    logbook.warm_up()
     mirror = os.environ.get(datasets.MIRROR_VARIABLE)
     if mirror and "://" not in mirror:
         # A relative folder means the same in the temporary copies in which DVC runs experiments.

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from striate.records import Point
-from striate.tracking import database
 
 SWITCH = "STRIATE_TRACKING"
 PATIENCE_SECONDS = 60.0  # for the other process to finish, once the stage has
@@ -64,29 +63,19 @@ def enabled() -> bool:
     return os.environ.get(SWITCH, "").lower() != "off"
 
 
-def warm_up() -> None:
-    """Create the store of runs, if it is missing, while the caller goes on."""
-    if enabled() and "MLFLOW_TRACKING_URI" not in os.environ and not database().exists():
-        # Without a word from a stage, the tracking process opens the store and ends.
-        _background.append(_tracker(subprocess.DEVNULL))
-
-
-_background: list[subprocess.Popen[str]] = []  # a process that nobody waits for must be kept
-
-
-def _tracker(stdin: int) -> subprocess.Popen[str]:
-    # In a session of its own, an interrupt of the stage does not reach it before it has tidied up.
-    command = [sys.executable, "-m", "striate.tracking"]
-    return subprocess.Popen(command, stdin=stdin, text=True, start_new_session=True)
-
-
 @contextmanager
 def logbook() -> Iterator[Logbook]:
     """Track what a stage does; `STRIATE_TRACKING=off` tracks nothing."""
     if not enabled():
         yield Logbook(None)
         return
-    tracker = _tracker(subprocess.PIPE)
+    # In a session of its own, an interrupt of the stage does not reach it before it has tidied up.
+    tracker = subprocess.Popen(
+        [sys.executable, "-m", "striate.tracking"],
+        stdin=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     log = Logbook(tracker.stdin)
     status = "FAILED"
     try:
