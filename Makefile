@@ -11,7 +11,7 @@ PYTHON ?= python3
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro sync verify test test-fast lint format gate ui lock clean
+.PHONY: help setup repro compare sync verify test test-fast lint format gate ui lock clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,12 @@ repro: setup ## run the four stages, or what of them is out of date
 	@striate sync
 	@striate summary
 
+# Files, and metrics that say the same twice, are left out.
+UNREADABLE := src|stages|data/|models|predictions|metrics|Created|macro|ece|train_|val_|loss|^n$$
+
+compare: setup ## show the experiments as a table
+	@dvc exp show --md --only-changed --drop '$(UNREADABLE)'
+
 sync: setup ## give every DVC experiment its run in MLflow
 	@striate sync
 
@@ -41,7 +47,7 @@ verify: setup ## check that DVC and MLflow hold the same numbers
 	@striate verify
 
 test: setup ## run all tests
-	pytest --cov=striate --cov=stages --cov-report=term-missing:skip-covered
+	pytest --cov --cov-report=term-missing:skip-covered --durations=10
 
 test-fast: setup ## run the tests that take seconds
 	pytest -m "not slow"

@@ -18,7 +18,8 @@ class Clone:
     def __init__(self, folder):
         self.folder = folder
         self.env = {
-            **os.environ,
+            # Coverage is measured of this tree, not of the copies of it.
+            **{key: value for key, value in os.environ.items() if not key.startswith("COV")},
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": "src",
             "DVC_NO_ANALYTICS": "true",

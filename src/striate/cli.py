@@ -87,10 +87,10 @@ def run_summary(arguments: argparse.Namespace) -> None:
     model, training = settings.model, settings.training
     train = results.read_json(Path("metrics/train.json"))
     test = results.read_json(Path("metrics/test.json"))
+    depth = "1 layer" if model.layers == 1 else f"{model.layers} layers, the first"
     rows = {
         "data": f"{settings.data.name}, seed {settings.seed}",
-        "network": f"{model.layers} layers of width {model.width} and more,"
-        f" {train['parameters']:,} parameters",
+        "network": f"{depth} of width {model.width}, {train['parameters']:,} parameters",
         "training": f"{train['epochs']} epochs of {training.optimizer},"
         f" batches of {training.batch_size}",
         "training accuracy": f"{train['train_accuracy']:.2%}",
@@ -106,7 +106,7 @@ def run_summary(arguments: argparse.Namespace) -> None:
     print(
         "\nNext: look at the pictures in reports/figures/"
         "\n      try an idea:       dvc exp run -S model.layers=3"
-        "\n      compare:           dvc exp show --md --only-changed"
+        "\n      compare:           make compare"
         "\n      open MLflow:       make ui"
     )
 
