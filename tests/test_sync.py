@@ -220,8 +220,8 @@ def test_with_tracking_off_sync_says_so(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == "tracking is off: nothing was synchronised\n"
 
 
-def test_best_is_the_first_of_the_best_values():
-    points = [("val_accuracy", value, step) for step, value in enumerate([0.5, 0.75, 0.75], 1)]
-    points += [("val_loss", value, step) for step, value in enumerate([3.0, 1.0, 1.0], 1)]
+def test_best_has_the_direction_of_the_metric():
+    points = [("val_accuracy", value, step) for step, value in enumerate([0.5, 0.75, 0.25], 1)]
+    points += [("val_loss", value, step) for step, value in enumerate([3.0, 1.0, 2.0], 1)]
     points += [("step_loss", 0.1, 1), ("learning_rate", 0.1, 1)]
-    assert records.best(points) == [("best/val_accuracy", 0.75, 2), ("best/val_loss", 1.0, 2)]
+    assert records.best(points) == [("best/val_accuracy", 0.75, 0), ("best/val_loss", 1.0, 0)]

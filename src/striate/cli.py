@@ -161,8 +161,9 @@ def run_ui(arguments: argparse.Namespace) -> None:
 
     store = tracking.open_store()
     home = f"http://127.0.0.1:{arguments.port}/#/experiments/{store.experiment}/runs"
-    print(f"Runs:       {home}?workflowType=machine_learning")
-    print(f"Comparison: {home}?compareRunsMode=CHART&workflowType=machine_learning", flush=True)
+    # Without both settings the page opens for language models and hides what matters here.
+    for title, mode in (("Runs:      ", "TABLE"), ("Comparison:", "CHART")):
+        print(f"{title} {home}?compareRunsMode={mode}&workflowType=machine_learning", flush=True)
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1",
         "--port", str(arguments.port), "--backend-store-uri", tracking.tracking_uri(),

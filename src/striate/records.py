@@ -149,17 +149,17 @@ def curves(table: str, text: str) -> list[Point]:
 
 
 def best(points: list[Point]) -> list[Point]:
-    """The best value of each curve that has a direction, as `best/NAME`, at the step it came."""
+    """The best value of each curve that has a direction, as `best/NAME`.
+
+    MLflow draws a metric whose only step is 0 as bars, one a run.
+    """
     found: list[Point] = []
     for name in dict.fromkeys(name for name, _, _ in points):
-        own = [(value, step) for other, value, step in points if other == name]
+        values = [value for other, value, _ in points if other == name]
         if name.endswith("_accuracy"):
-            value, step = max(own, key=lambda pair: (pair[0], -pair[1]))
+            found.append((f"best/{name}", max(values), 0))
         elif name.endswith("_loss") and name != "step_loss":
-            value, step = min(own)
-        else:
-            continue
-        found.append((f"best/{name}", value, step))
+            found.append((f"best/{name}", min(values), 0))
     return found
 
 
