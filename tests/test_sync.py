@@ -159,6 +159,19 @@ def test_a_second_run_of_one_experiment_is_removed(clone):
 
 
 @pytest.mark.slow
+def test_a_run_whose_logging_broke_off_before_the_scores_is_replaced(clone):
+    store, run = run_called("digits-2x4-seed0")
+    trained = {key: run.data.tags[key] for key in records.find(clone.folder)[0].identity}
+    del trained[records.EVALUATION]
+    store.client.delete_run(run.info.run_id)
+    tracking.replay(store, "half", {}, trained, [], None)
+    rows = {row.experiment: row.done for row in sync.sync(clone.folder, store)}
+    assert rows["main"].startswith("replayed, removed a run without scores")
+    assert "half" not in {run.info.run_name for run in store.runs()}
+    assert sync.verify(clone.folder, store) == (2, [])
+
+
+@pytest.mark.slow
 def test_an_experiment_whose_files_are_not_here_gets_a_run_without_curves(clone, capsys):
     for path in (
         "mlflow.db",

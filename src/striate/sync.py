@@ -76,6 +76,10 @@ def sync(root: Path, store: Store) -> list[Row]:
         else:
             run, made = _create(root, store, record)
             done.append(made)
+            for half in finished:
+                if _is_unscored(half, record):
+                    store.client.delete_run(half.info.run_id)
+                    done.append("removed a run without scores")
         done += _complete(root, store, record, run)
         rows.append(Row(record.names[0].name, run.info.run_name, ", ".join(done)))
     now = fingerprint(root)
@@ -151,7 +155,15 @@ def run_of(store: Store, record: Record) -> Run | None:
 
 
 def _belongs(run: Run, record: Record) -> bool:
-    return all(run.data.tags.get(key) == value for key, value in record.identity.items())
+    tags: dict[str, str] = run.data.tags
+    return record.identity.items() <= tags.items()
+
+
+def _is_unscored(run: Run, record: Record) -> bool:
+    """Whether a run is of this training, but its logging broke off before the scores."""
+    trained = {key: value for key, value in record.identity.items() if key != records.EVALUATION}
+    tags = run.data.tags
+    return records.EVALUATION not in tags and trained.items() <= tags.items()
 
 
 def _create(root: Path, store: Store, record: Record) -> tuple[Run, str]:

@@ -196,13 +196,19 @@ def run_name(params: dict[str, Any]) -> str:
     return os.environ.get("DVC_EXP_NAME") or f"{shape}-seed{params['seed']}"
 
 
-def trained_points(folder: Path) -> list[Point]:
-    """All that a training left in a working tree, as points of a run."""
-    points: list[Point] = []
-    for table in records.TABLES:
-        points += records.curves(table, (folder / table).read_text())
+def _curves(folder: Path) -> list[Point]:
+    """The curves that a training left in a working tree."""
+    return [
+        point
+        for table in records.TABLES
+        for point in records.curves(table, (folder / table).read_text())
+    ]
+
+
+def _summary(folder: Path) -> list[Point]:
+    """What is logged of a training beside its curves."""
     train = json.loads((folder / records.TRAIN).read_text())
-    return points + records.best(points) + records.final(train)
+    return records.best(_curves(folder)) + records.final(train)
 
 
 class Session:
@@ -233,9 +239,7 @@ class Session:
             self.store.client.delete_run(self.run_id)
             self.run_id = None
             return
-        points = trained_points(Path(folder))
-        logged = {"best/", "parameters", "epochs"}
-        self.store.log(self.run_id, [p for p in points if any(map(p[0].startswith, logged))])
+        self.store.log(self.run_id, _summary(Path(folder)))
         self.store.upload(self.run_id, Path(folder, records.MODELS), "checkpoint")
         self.store.tag(self.run_id, identity)
 
@@ -260,7 +264,7 @@ class Session:
                 run_name(params),
                 _trained_by(params),
                 _origin() | trained,
-                trained_points(place),
+                _curves(place) + _summary(place),
                 place / records.MODELS,
             )
         self.store.log_params(run_id, params)
