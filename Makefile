@@ -35,7 +35,7 @@ repro: setup ## run the four stages, or what of them is out of date
 	@striate summary
 
 # Files, and metrics that say the same twice, are left out.
-UNREADABLE := src|stages|data/|models|predictions|metrics|Created|macro|ece|train_|val_|loss|^n$$
+UNREADABLE := src|stages|data/|models|predictions|metrics|Created|macro|ece|train_|val_|loss|^n$$|State|Executor|Queued
 
 compare: setup ## show the experiments as a table
 	@dvc exp show --md --only-changed --drop '$(UNREADABLE)'

@@ -33,7 +33,7 @@ class Clone:
 
     @classmethod
     def of_this_tree(cls, folder, **changes):
-        """The files of this working tree, run once and committed.
+        """The files of this working tree without its results, run once and committed.
 
         `changes` are keys of params.yaml, such as `training__epochs`.
         """
@@ -41,7 +41,7 @@ class Clone:
             ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
             cwd=ROOT, capture_output=True, text=True, check=True,
         ).stdout.splitlines()  # fmt: skip
-        for name in listed:
+        for name in set(listed) - {"dvc.lock", "metrics/train.json", "metrics/test.json"}:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target)
@@ -56,7 +56,8 @@ class Clone:
         clone.run("git", "add", "-A")
         clone.run("git", "commit", "-qm", "Start.")
         clone.run("dvc", "repro")
-        clone.run("git", "commit", "-qam", "Run.", "--allow-empty")
+        clone.run("git", "add", "-A")
+        clone.run("git", "commit", "-qm", "Run.")
         return clone
 
     def run(self, *command, status=0):

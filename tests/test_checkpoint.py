@@ -72,6 +72,15 @@ def test_equal_weights_give_equal_bytes_in_any_folder_and_memory_order(saved, de
         assert (folder / name).read_bytes() == (folder / "elsewhere" / name).read_bytes()
 
 
+def overwrite(path):
+    """Change weights in the middle of the file, which leaves its structure whole."""
+    content = bytearray(path.read_bytes())
+    place = content.index(b"fc.weight")
+    start = content.index(b"/data/", place) + 64
+    content[start : start + 8] = b"XXXXXXXX"
+    path.write_bytes(content)
+
+
 class Evil:
     def __reduce__(self):
         return (open, ("executed", "w"))
@@ -83,6 +92,8 @@ class Evil:
         (lambda path: path.unlink(), "cannot be read as weights: .*No such file"),
         (lambda path: path.write_bytes(path.read_bytes()[:500]), "cannot be read as weights"),
         (lambda path: path.write_bytes(b""), "cannot be read as weights"),
+        (lambda path: path.write_bytes(b"hello\n"), "cannot be read as weights"),
+        (overwrite, "cannot be read as weights: .* does not match its checksum"),
         (lambda path: path.write_bytes(pickle.dumps(Evil())), "cannot be read as weights"),
         (lambda path: torch.save({"fc.weight": Evil()}, path), "cannot be read as weights"),
         (lambda path: torch.save([1], path), "does not fit"),

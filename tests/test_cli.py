@@ -29,8 +29,25 @@ def test_summary_without_a_run_is_one_line_and_status_2(tmp_path, capsys, monkey
     assert capsys.readouterr().err.startswith("error: params.yaml cannot be read")
 
 
+def test_ui_on_a_taken_port_or_outside_a_repository_is_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        monkeypatch.setattr(sys, "argv", ["striate", "ui", "--port", port])
+        for said in ("there is no DVC repository here", f"port {port} cannot be used"):
+            with pytest.raises(SystemExit) as caught:
+                cli.main()
+            assert caught.value.code == 2
+            assert said in capsys.readouterr().err
+            (tmp_path / ".dvc").mkdir(exist_ok=True)
+    assert list(tmp_path.iterdir()) == [tmp_path / ".dvc"]
+
+
 @pytest.mark.slow
 def test_ui_serves_the_addresses_that_it_prints_on_loopback_only(tmp_path):
+    (tmp_path / ".dvc").mkdir()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -753,12 +753,19 @@ def test_a_file_without_public_addresses_is_sought_in_the_mirror_only(toy, tmp_p
     ]
 
 
-@pytest.mark.parametrize(
-    ("mirror", "reason"),
-    [("s3://bucket", "No such file or directory"), ("http://[bad", "Invalid IPv6 URL")],
-)
-def test_a_mirror_that_is_no_address_is_named(toy, tmp_path, mirror, reason):
-    assert failure(tmp_path / "data", mirror) == [f"{mirror}/toy/pixels: {reason}"]
+def test_a_mirror_that_is_no_address_is_named(toy, tmp_path):
+    mirror = "http://[bad"
+    assert failure(tmp_path / "data", mirror) == [f"{mirror}/toy/pixels: Invalid IPv6 URL"]
+
+
+@pytest.mark.parametrize("mirror", ["s3://bucket", "ftp://host/folder", "file:///etc"])
+def test_a_mirror_of_another_kind_is_refused_at_once(toy, tmp_path, mirror):
+    with pytest.raises(DataError) as caught:
+        prepare("toy", tmp_path / "data", mirror)
+    assert str(caught.value) == (
+        f"STRIATE_MIRROR is {mirror}; it must be a folder or an http(s) address"
+    )
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_corrupt_file_in_a_folder_is_named(toy, folder_mirror, tmp_path):

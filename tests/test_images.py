@@ -171,5 +171,8 @@ def test_missing_or_broken_arrays_are_named(tmp_path):
     (tmp_path / "labels.npy").write_bytes(b"\x93NUMPY")
     with pytest.raises(UserError, match=f"{tmp_path} cannot be read"):
         images.load_split(tmp_path, torch.device("cpu"))
+    with pytest.raises(UserError, match=r"manifest.json is not there; `dvc repro` makes it"):
+        images.load_manifest(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(UserError, match=r"manifest.json cannot be read"):
         images.load_manifest(tmp_path)

@@ -140,10 +140,12 @@ def test_scores_that_were_edited_by_hand_disagree(clone, capsys):
     path = clone.folder / "metrics/test.json"
     scores = json.loads(path.read_text())
     path.write_text(json.dumps(scores | {"accuracy": 1.0}))
+    said = f"metric test_accuracy at step 0 is 1.0 in DVC and {scores['accuracy']} in MLflow"
+    assert striate("verify") == 1
+    assert capsys.readouterr().out.splitlines() == [f"workspace: {said}"]
     clone.run("git", "commit", "-qam", "Improve.")
     assert striate("verify") == 1
-    said = capsys.readouterr().out
-    assert f"test_accuracy at step 0 is 1.0 in DVC and {scores['accuracy']} in MLflow" in said
+    assert capsys.readouterr().out.splitlines() == [f"main: {said}"]
 
 
 @pytest.mark.slow

@@ -7,8 +7,8 @@ of the same structure; `model.json` holds the rest. Neither needs params.yaml to
 import io
 import json
 import os
-import pickle
 import warnings
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,14 +90,22 @@ def load(folder: Path, device: torch.device) -> Checkpoint:
         description = json.loads((folder / DESCRIPTION).read_text())
         model = build(description)
         normalization = Normalization(**description["normalization"])
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{folder / DESCRIPTION} is not there; `dvc repro` makes it"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / DESCRIPTION} cannot be used: {error!r}") from None
     path = folder / WEIGHTS
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a foreign file; what matters is raised below
+            # torch.load does not compare the checksums that the archive holds.
+            damaged = zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip()
+            if damaged:
+                raise ValueError(f"{damaged} does not match its checksum")
             weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged file makes the reader raise almost anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} cannot be read as weights: {reason}") from None
     try:

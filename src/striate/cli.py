@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from striate.errors import reported
+from striate.errors import UserError, reported
 
 
 def main() -> None:
@@ -157,18 +157,36 @@ def run_promote(arguments: argparse.Namespace) -> None:
 
 def run_ui(arguments: argparse.Namespace) -> None:
     """Serve MLflow's pages on the loopback address until interrupted."""
+    import socket
+
     from striate import tracking
 
+    if not (tracking.root() / ".dvc").is_dir():
+        raise UserError("there is no DVC repository here; commands run at the root of one")
+    with socket.socket() as probe:
+        # As servers do, so that an address whose last server has just ended is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", arguments.port))
+        except OSError as error:
+            raise UserError(
+                f"port {arguments.port} cannot be used: {error.strerror}; name another: --port 5001"
+            ) from None
     store = tracking.open_store()
     home = f"http://127.0.0.1:{arguments.port}/#/experiments/{store.experiment}/runs"
     # Without both settings the page opens for language models and hides what matters here.
     for title, mode in (("Runs:      ", "TABLE"), ("Comparison:", "CHART")):
         print(f"{title} {home}?compareRunsMode={mode}&workflowType=machine_learning", flush=True)
+    print("The server answers in about half a minute; Ctrl-C ends it.", flush=True)
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1",
         "--port", str(arguments.port), "--backend-store-uri", tracking.tracking_uri(),
     ]  # fmt: skip
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    quiet = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PYTHONWARNINGS": "ignore",
+    }
     # The server takes this process's place, so that what stops the one stops the other.
     os.execve(sys.executable, command, os.environ | quiet)  # noqa: S606
 

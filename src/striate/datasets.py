@@ -27,6 +27,7 @@ from striate.errors import UserError
 from striate.splits import stratified_split
 
 MIRROR_VARIABLE = "STRIATE_MIRROR"
+WEB = ("http://", "https://")
 ATTEMPTS = 3
 PAUSE_SECONDS = 2.0
 TIMEOUT_SECONDS = 30
@@ -187,6 +188,8 @@ def prepare(name: str, folder: Path, mirror: str | None) -> None:
         DataError: no source gave the right bytes; the message names each that was tried.
     """
     dataset = CATALOGUE[name]
+    if mirror and "://" in mirror and not mirror.startswith(WEB):
+        raise DataError(f"{MIRROR_VARIABLE} is {mirror}; it must be a folder or an http(s) address")
     with tempfile.TemporaryDirectory() as downloads:
         _fetch_any_form(name, dataset, Path(downloads), mirror)
         train, test = dataset.read(Path(downloads))
@@ -271,7 +274,7 @@ def _copy(address: str, target: Path) -> str:
 @contextmanager
 def _opened(address: str) -> Iterator[tuple[BinaryIO, int | None]]:
     """Open a path or an http(s) address; gives the stream and its length in bytes, if known."""
-    if address.startswith(("http://", "https://")):
+    if address.startswith(WEB):
         request = urllib.request.Request(address, headers={"User-Agent": "striate"})  # noqa: S310
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
             length = answer.headers.get("Content-Length")

@@ -1,5 +1,6 @@
 """The one kind of failure that its reader can mend, and how a command reports it."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,19 @@ def reported() -> Iterator[None]:
         yield
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        _say_how_to_go_back()
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted: the same command starts again from here", file=sys.stderr)
+        print("interrupted: the same command begins this stage anew", file=sys.stderr)
+        _say_how_to_go_back()
         sys.exit(130)
+
+
+def _say_how_to_go_back() -> None:
+    """DVC, which sets DVC_ROOT, removes the outputs of a stage before it starts it."""
+    if "DVC_ROOT" in os.environ:
+        print(
+            "       `dvc checkout` and `git checkout metrics` bring back the outputs"
+            " that DVC removed for this run.",
+            file=sys.stderr,
+        )

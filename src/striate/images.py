@@ -65,6 +65,8 @@ def load_manifest(folder: Path) -> dict[str, Any]:
     """What `striate.datasets.prepare` wrote beside the arrays."""
     try:
         manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    except FileNotFoundError:
+        raise UserError(f"{folder}/manifest.json is not there; `dvc repro` makes it") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}/manifest.json cannot be read: {error}") from None
     return manifest

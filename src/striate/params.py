@@ -124,15 +124,20 @@ def load(path: str | Path = "params.yaml") -> Params:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path} cannot be read: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise ParamsError(
+            f"{path} cannot be read: {reason}; commands run at the root of the repository"
+        ) from None
     try:
         values = yaml.load(text, _UniqueKeyLoader)  # noqa: S506
     except yaml.YAMLError as error:
-        raise ParamsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ParamsError(f"{path}{place} is not valid YAML: {problem}") from None
     except RecursionError:
         raise ParamsError(f"{path} is not valid YAML: it is nested too deeply") from None
     if not isinstance(values, dict):
-        raise ParamsError(f"{path}: expected the sections {', '.join(Params.model_fields)}")
+        raise ParamsError(f"{path}: expected the keys {', '.join(Params.model_fields)}")
     return check(values, path)
 
 
@@ -146,9 +151,6 @@ def check(values: dict[str, Any], path: str | Path = "params.yaml") -> Params:
         return Params.model_validate(values)
     except ValidationError as error:
         faults = [f"{path}: {_explain(fault)}" for fault in error.errors()]
-        faults.append(
-            "Nothing was run. `dvc checkout` brings back outputs that DVC removed for this run."
-        )
         raise ParamsError("\n       ".join(faults)) from None
 
 

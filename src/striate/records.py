@@ -126,7 +126,8 @@ def find(root: Path) -> list[Record]:
     for record in found:
         if record is None:
             continue
-        key = hash_values(record.identity)
+        # Scores that were edited by hand differ although dvc.lock, which is identical, does not.
+        key = hash_values(record.identity | {TRAIN: record.train, TEST: record.test})
         if key not in records:
             records[key] = record
         elif record.revision is not None:
@@ -196,7 +197,7 @@ def _record(name: Name, read: Callable[[str], str | None], revision: str | None)
         }
         train_metrics, test_metrics = (json.loads(texts[path] or "") for path in (TRAIN, TEST))
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"dvc.lock or metrics/ of {name.name} cannot be used: {error!r}") from None
+        raise UserError(f"dvc.lock or metrics/ of {name.name} cannot be used: {error}") from None
     return Record([name], identity, params, train_metrics, test_metrics, revision)
 
 

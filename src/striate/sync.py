@@ -81,7 +81,8 @@ def sync(root: Path, store: Store) -> list[Row]:
                     store.client.delete_run(half.info.run_id)
                     done.append("removed a run without scores")
         done += _complete(root, store, record, run)
-        rows.append(Row(record.names[0].name, run.info.run_name, ", ".join(done)))
+        names = ", ".join(name.name for name in record.names)
+        rows.append(Row(names, run.info.run_name, ", ".join(done)))
     now = fingerprint(root)
     if now is not None:
         stamp(root).parent.mkdir(parents=True, exist_ok=True)
