@@ -7,11 +7,12 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import numpy as np
 import psutil
@@ -32,9 +33,11 @@ def agree(clone):
 
 
 def statuses(clone):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(clone.folder)
-        return [run.info.status for run in tracking.open_store().runs()]
+    """Of all runs, read afresh: MLflow keeps connections to a database that was removed."""
+    address = f"file:{clone.folder}/mlflow.db?mode=ro"
+    with closing(sqlite3.connect(address, uri=True, timeout=60)) as connection:
+        rows = connection.execute("SELECT status FROM runs WHERE lifecycle_stage = 'active'")
+        return [status for (status,) in rows]
 
 
 def wait_for(condition, seconds=120):
