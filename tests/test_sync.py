@@ -220,6 +220,25 @@ def test_a_live_run_is_left_alone_and_a_dead_one_is_closed(clone):
     }
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of torch.export and MLflow, about themselves
+def test_promote_registers_a_model_and_refuses_a_worse_one(clone, capsys):
+    assert striate("promote", "nothing") == 2
+    assert "there is no experiment 'nothing'; known here: main, other" in capsys.readouterr().err
+    assert striate("promote", "main") == 0
+    assert "models:/striate@champion is now version 1: main" in capsys.readouterr().out
+    assert striate("promote", "other") == 0  # equal is not below
+    store = tracking.open_store()
+    champion = store.client.get_model_version_by_alias("striate", "champion")
+    assert str(champion.version) == "2"
+    store.client.set_model_version_tag("striate", "2", "test_accuracy", "1.0")
+    capsys.readouterr()
+    assert striate("promote", "main") == 1
+    assert "below the champion's 100.0000%" in capsys.readouterr().out
+    assert striate("promote", "main", "--force") == 0
+    assert striate("verify") == 0
+
+
 def test_outside_a_repository_it_is_one_line_and_status_2(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert striate("verify") == 2
