@@ -66,20 +66,32 @@ class Record:
     revision: str | None
 
 
+def trained_by(params: dict[str, Any]) -> dict[str, Any]:
+    """Those of the flat params that train reads."""
+    return {key: value for key, value in params.items() if key.split(".")[0] in TRAINED_BY}
+
+
 def training_identity(params: dict[str, Any], folder: Path) -> dict[str, str]:
     """The identity of a training, from flat params and the files that it left in a working tree."""
-    trained = {key: value for key, value in params.items() if key.split(".")[0] in TRAINED_BY}
-    return {
-        PARAMS: hash_values(trained),
-        DATA: md5(folder / MANIFEST),
-        CHECKPOINT: md5(folder / MODELS),
-    }
+    return _training_identity(params, lambda path: md5(folder / path))
 
 
 def evaluation_identity(params: dict[str, Any], folder: Path) -> dict[str, str]:
     """The identity of an evaluation, from flat params and the scores in a working tree."""
+    return _evaluation_identity(params, lambda path: md5(folder / path))
+
+
+def _training_identity(params: dict[str, Any], hash_of: Callable[[str], str]) -> dict[str, str]:
+    return {
+        PARAMS: hash_values(trained_by(params)),
+        DATA: hash_of(MANIFEST),
+        CHECKPOINT: hash_of(MODELS),
+    }
+
+
+def _evaluation_identity(params: dict[str, Any], hash_of: Callable[[str], str]) -> dict[str, str]:
     own = {key: value for key, value in params.items() if key.startswith("evaluate.")}
-    return {EVALUATION: hash_values(own | {TEST: md5(folder / TEST)})}
+    return {EVALUATION: hash_values(own | {TEST: hash_of(TEST)})}
 
 
 def hash_values(values: dict[str, Any]) -> str:
@@ -188,13 +200,8 @@ def _record(name: Name, read: Callable[[str], str | None], revision: str | None)
         hashes = {entry["path"]: entry["md5"] for entry in train["deps"] + train["outs"]}
         hashes |= {entry["path"]: entry["md5"] for entry in evaluate["outs"]}
         params = trained | evaluated
-        own = {key: value for key, value in params.items() if key.startswith("evaluate.")}
-        identity = {
-            PARAMS: hash_values(trained),
-            DATA: hashes[MANIFEST],
-            CHECKPOINT: hashes[MODELS],
-            EVALUATION: hash_values(own | {TEST: hashes[TEST]}),
-        }
+        identity = _training_identity(params, hashes.__getitem__)
+        identity |= _evaluation_identity(params, hashes.__getitem__)
         train_metrics, test_metrics = (json.loads(texts[path] or "") for path in (TRAIN, TEST))
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"dvc.lock or metrics/ of {name.name} cannot be used: {error}") from None

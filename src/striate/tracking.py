@@ -221,7 +221,9 @@ class Session:
     def start(self, params: dict[str, Any]) -> None:
         """A training begins."""
         self.run_id = self.store.create(
-            run_name(params), _trained_by(params), _origin() | {PROCESS: process_tag(os.getppid())}
+            run_name(params),
+            records.trained_by(params),
+            _origin() | {PROCESS: process_tag(os.getppid())},
         )
 
     def log(self, points: list[Point]) -> None:
@@ -262,7 +264,7 @@ class Session:
             run_id = replay(
                 self.store,
                 run_name(params),
-                _trained_by(params),
+                records.trained_by(params),
                 _origin() | trained,
                 _curves(place) + _summary(place),
                 place / records.MODELS,
@@ -309,10 +311,6 @@ def is_gone(tag: str) -> bool:
         return f"{psutil.Process(int(pid)).create_time():.0f}" != start
     except psutil.NoSuchProcess:
         return True
-
-
-def _trained_by(params: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in params.items() if key.split(".")[0] in records.TRAINED_BY}
 
 
 def _origin() -> dict[str, str]:
