@@ -10,15 +10,15 @@ from striate.logbook import Logbook, logbook
 def evaluate(settings: params.Params, log: Logbook) -> None:
     """Read models/ and the test images; write predictions/ and metrics/."""
     # Imported while the tracking process loads MLflow beside this one.
-    from striate import checkpoint, evaluation, images, results
+    from striate import checkpoint, devices, evaluation, images, results
 
-    device = images.pick_device(settings.training.device)
+    device = devices.pick_device(settings.training.device)
     trained = checkpoint.load(Path("models"), device)
     checkpoint.check_fits(trained, images.load_manifest(Path("data")))
     test = images.load_split(Path("data/test"), device)
     logits = evaluation.predict(
         trained.model, test.images, trained.normalization,
-        batch_size=settings.evaluate.batch_size, description="test",
+        batch_size=settings.evaluate.batch_size, tta=settings.evaluate.tta, description="test",
     )  # fmt: skip
     labels = test.labels.cpu()
     scores = evaluation.scores(logits, labels)

@@ -13,17 +13,21 @@ def train(settings: params.Params, log: Logbook) -> None:
     # Imported while the tracking process loads MLflow beside this one.
     import torch
 
-    from striate import checkpoint, images, models, results, training
+    from striate import checkpoint, devices, images, models, results, training
 
-    device = images.pick_device(settings.training.device)
+    devices.keep_freed_memory()
+    device = devices.pick_device(settings.training.device)
     manifest = images.load_manifest(Path("data"))
     images.check_augment(settings.augment, manifest["shape"])
+    if side := settings.augment.shrink:
+        models.check_layers(settings.model.layers, (side, side), settings.model.whiten)
     normalization = images.normalization(manifest, settings.data.normalize)
     description = checkpoint.describe(settings.model.model_dump(), manifest, normalization)
     torch.manual_seed(settings.seed)
     model = checkpoint.build(description).to(device)
     stored = images.load_split(Path("data/train"), device)
     learnt, val = images.hold_out(stored, settings.data.val_size, settings.seed)
+    models.whiten_(model, normalization(learnt.images[: models.WHITENING_IMAGES]))
     parameters = models.count_parameters(model)
     print(f"{parameters:,} parameters, {len(learnt.labels):,} images, on {device}", flush=True)
 

@@ -72,3 +72,31 @@ def test_predict_uses_evaluation_mode_and_leaves_no_gradient():
     logits = evaluation.predict(model, pixels, lambda x: x.float(), batch_size=2)
     assert torch.equal(logits, torch.ones(3, 10))
     assert not logits.requires_grad
+
+
+def test_augmented_views_weigh_1_together_and_show_what_they_say():
+    inputs = torch.rand(2, 3, 5, 6)
+    for tta, count in (("none", 1), ("flip", 2), ("translate", 3), ("flip_translate", 6)):
+        found = list(evaluation.views(inputs, tta))
+        assert len(found) == count
+        assert sum(weight for _, weight in found) == 1
+        assert all(view.shape == inputs.shape for view, _ in found)
+        assert torch.equal(found[0][0], inputs)
+    views = [view for view, _ in evaluation.views(inputs, "flip_translate")]
+    assert torch.equal(views[1], inputs.flip(3))
+    assert torch.equal(views[2][:, :, 1:, 1:], inputs[:, :, :-1, :-1])
+    assert torch.equal(views[4][:, :, :-1, :-1], inputs[:, :, 1:, 1:])
+    weights = [weight for _, weight in evaluation.views(inputs, "flip_translate")]
+    assert weights == [0.25, 0.25, 0.125, 0.125, 0.125, 0.125]
+
+
+def test_test_time_augmentation_is_the_mean_of_the_logits():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+    images = torch.randint(0, 256, (7, 1, 4, 4), dtype=torch.uint8)
+    arguments = {"normalize": torch.Tensor.float, "batch_size": 3}
+    both = evaluation.predict(model, images, **arguments, tta="flip")
+    plain, mirrored = (
+        evaluation.predict(model, some, **arguments) for some in (images, images.flip(3))
+    )
+    torch.testing.assert_close(both, (plain + mirrored) / 2)

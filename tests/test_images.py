@@ -13,7 +13,7 @@ MANIFEST = {"peak": 255, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.1, 0.25]}
 
 
 def settings(**changes):
-    return SimpleNamespace(**{"translate": 0, "flip": False, "rotate": 0, "cutout": 0} | changes)
+    return SimpleNamespace(**{"translate": 0, "rotate": 0, "zoom": 0, "cutout": 0, "shrink": 0} | changes)
 
 
 def generator(seed=0):
@@ -49,18 +49,6 @@ def test_standard_normalisation_gives_mean_0_and_deviation_1():
     )
 
 
-def test_batches_hold_every_image_once_in_an_order_drawn_by_seed():
-    batches = list(images.shuffled_batches(split(10), 4, generator()))
-    assert [len(batch.labels) for batch in batches] == [4, 4, 2]
-    seen = torch.cat([batch.images[:, 0, 0, 0] for batch in batches])
-    assert sorted(seen.tolist()) == sorted(split(10).images[:, 0, 0, 0].tolist())
-    again = torch.cat([b.labels for b in images.shuffled_batches(split(10), 4, generator())])
-    other = torch.cat([b.labels for b in images.shuffled_batches(split(10), 4, generator(1))])
-    first = torch.cat([b.labels for b in batches])
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-
-
 def test_hold_out_divides_the_images_and_keeps_pairs_together():
     everything = split(30)
     train, val = images.hold_out(everything, 0.2, seed=0)
@@ -82,24 +70,48 @@ def test_hold_out_of_everything_names_the_key():
         images.hold_out(split(9), 9, seed=0)
 
 
-def test_no_augmentation_leaves_the_images_alone():
-    inputs = torch.rand(5, 3, 8, 8)
-    assert images.augment(inputs, settings(), generator()) is inputs
+def augment(pixels, changes, seed=0, mirrored=None, shrunk=False):
+    """What `images.augment` makes of every image, as floats that hold the pixels' own values."""
+    every = torch.arange(len(pixels))
+    return images.augment(
+        pixels, every, mirrored, torch.Tensor.float, settings(**changes), generator(seed),
+        shrunk=shrunk,
+    )  # fmt: skip
 
 
-def test_flip_mirrors_about_half_of_the_images():
-    inputs = torch.rand(400, 1, 4, 4)
-    out = images.augment(inputs, settings(flip=True), generator())
-    mirrored = [torch.equal(a, b.flip(2)) for a, b in zip(out, inputs, strict=True)]
-    kept = [torch.equal(a, b) for a, b in zip(out, inputs, strict=True)]
-    assert all(a != b for a, b in zip(mirrored, kept, strict=True))
-    assert 150 < sum(mirrored) < 250
+def noise(*shape):
+    return torch.randint(0, 256, shape, generator=generator(7), dtype=torch.uint8)
+
+
+def test_without_augmentation_the_chosen_images_are_normalised():
+    pixels = noise(9, 3, 8, 8)
+    normalize = images.normalization(MANIFEST, "standard")
+    chosen = torch.tensor([4, 0, 8])
+    taken = images.augment(pixels, chosen, None, normalize, settings(), generator())
+    assert torch.equal(taken, normalize(pixels[chosen]))
+
+
+@pytest.mark.parametrize("mode", ["unit", "standard"])
+def test_normalisation_does_not_depend_on_the_memory_format(mode):
+    pixels, normalize = noise(5, 3, 6, 7), images.normalization(MANIFEST, mode)
+    innermost = normalize(pixels.contiguous(memory_format=torch.channels_last))
+    assert torch.equal(innermost, normalize(pixels))
+    assert innermost.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_images_that_are_named_are_mirrored():
+    pixels = noise(400, 1, 4, 4)
+    mirrored = images.draw_mirrored(400, generator())
+    assert 150 < int(mirrored.sum()) < 250
+    out = augment(pixels, {}, mirrored=mirrored)
+    expected = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
+    assert torch.equal(out, expected.float())
 
 
 def test_translate_shifts_each_image_by_whole_pixels_with_a_reflected_border():
-    inputs = torch.rand(300, 2, 6, 7)
-    out = images.augment(inputs, settings(translate=2), generator())
-    padded = torch.nn.functional.pad(inputs, [2] * 4, mode="reflect")
+    pixels = noise(300, 2, 6, 7)
+    out = augment(pixels, {"translate": 2})
+    padded = torch.nn.functional.pad(pixels.float(), [2] * 4, mode="reflect")
     shifts = set()
     for image, source in zip(out, padded, strict=True):
         places = [
@@ -113,8 +125,17 @@ def test_translate_shifts_each_image_by_whole_pixels_with_a_reflected_border():
     assert len(shifts) == 25
 
 
+def test_shrinking_keeps_what_the_image_shows():
+    pixels = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+    pixels[0, :, :4] = 200
+    out = augment(pixels, {"shrink": 4}, shrunk=True)
+    assert out.shape == (2, 1, 4, 4)
+    assert out[0, 0, :, 0].tolist() == [200, 200, 0, 0]
+    assert torch.equal(augment(pixels, {"shrink": 4}), pixels.float())
+
+
 def test_cutout_zeroes_one_square_inside_each_image():
-    out = images.augment(torch.ones(200, 3, 9, 8), settings(cutout=3), generator())
+    out = augment(torch.ones(200, 3, 9, 8, dtype=torch.uint8), {"cutout": 3})
     assert ((out == 0).sum((2, 3)) == 9).all()
     holes = (out[:, 0] == 0).float()
     assert (holes.amax(2).sum(1) == 3).all()
@@ -124,8 +145,8 @@ def test_cutout_zeroes_one_square_inside_each_image():
 
 def test_rotate_turns_about_the_centre_within_the_bounds():
     yy, xx = torch.meshgrid(torch.arange(33.0) - 16, torch.arange(33.0) - 16, indexing="ij")
-    bar = ((yy.abs() < 1.5) & (xx > 0)).float()[None, None].repeat(200, 1, 1, 1)
-    out = images.augment(bar, settings(rotate=30), generator())[:, 0]
+    bar = ((yy.abs() < 1.5) & (xx > 0)).byte()[None, None].repeat(200, 1, 1, 1)
+    out = augment(bar, {"rotate": 30})[:, 0]
     mass = out.sum((1, 2))
     angles = torch.rad2deg(
         torch.atan2((out * yy).sum((1, 2)) / mass, (out * xx).sum((1, 2)) / mass)
@@ -135,33 +156,32 @@ def test_rotate_turns_about_the_centre_within_the_bounds():
     assert angles.max() > 20
 
 
+def test_zoom_scales_about_the_centre_within_the_bounds():
+    pixels = torch.zeros(300, 1, 32, 32, dtype=torch.uint8)
+    pixels[:, :, 8:24, 8:24] = 200
+    out = augment(pixels, {"zoom": 0.25})[:, 0] / 200
+    sides = out.sum((1, 2)).sqrt()
+    assert sides.min() > 16 / 1.25 - 0.5
+    assert sides.max() < 16 / 0.75 + 0.5
+    assert sides.max() - sides.min() > 6
+    torch.testing.assert_close(out, out.flip(1, 2), rtol=0, atol=1e-4)
+
+
 def test_augmentation_is_drawn_by_seed():
-    inputs = torch.rand(8, 1, 8, 8)
-    every = settings(translate=2, flip=True, rotate=10, cutout=2)
-    first, again, other = (images.augment(inputs, every, generator(seed)) for seed in (0, 0, 1))
+    pixels, mirrored = noise(8, 1, 8, 8), images.draw_mirrored(8, generator())
+    every = {"translate": 2, "rotate": 10, "zoom": 0.1, "cutout": 2}
+    first, again, other = (augment(pixels, every, seed, mirrored) for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    assert first.shape == inputs.shape
+    assert first.shape == pixels.shape
 
 
-@pytest.mark.parametrize(("key", "most"), [("translate", 7), ("cutout", 8)])
+@pytest.mark.parametrize(("key", "most"), [("translate", 7), ("cutout", 8), ("shrink", 8)])
 def test_lengths_that_do_not_fit_the_images_name_the_key(key, most):
     images.check_augment(settings(**{key: most}), (1, 8, 9))
-    images.augment(torch.rand(2, 1, 8, 9), settings(**{key: most}), generator())
+    assert augment(noise(2, 1, 8, 9), {key: most}, shrunk=key == "shrink").isfinite().all()
     with pytest.raises(UserError, match=f"augment.{key} is {most + 1}, .* value is {most}$"):
         images.check_augment(settings(**{key: most + 1}), (1, 8, 9))
-
-
-def test_an_absent_device_is_refused_with_those_that_are_there(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert images.pick_device("auto").type == "cpu"
-    with pytest.raises(UserError, match="training.device is cuda.*one of auto, cpu$"):  # noqa: RUF043
-        images.pick_device("cuda")
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert images.pick_device("auto").type == "mps"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert images.pick_device("auto").type == "cuda"
 
 
 def test_missing_or_broken_arrays_are_named(tmp_path):

@@ -8,6 +8,7 @@ from striate import models
 from striate.errors import UserError
 
 ARCHITECTURE = {
+    "arch": "convnet",
     "layers": 2,
     "width": 16,
     "kernel_size": 5,
@@ -15,11 +16,16 @@ ARCHITECTURE = {
     "norm": "batch",
     "activation": "relu",
     "dropout": 0.0,
+    "whiten": 0,
 }
+SPEEDRUN = {
+    "arch": "speedrun", "width": [8, 16], "kernel_size": 3, "convs_per_layer": 2,
+    "activation": "gelu", "whiten": 2,
+}  # fmt: skip
 
 
 def build(shape=(1, 28, 28), classes=10, **changes):
-    return models.ConvNet(shape, classes, **ARCHITECTURE | changes)
+    return models.build(shape, classes, ARCHITECTURE | changes)
 
 
 class Tutorial(nn.Module):
@@ -104,3 +110,84 @@ def test_parameters_of_the_notebooks_network_on_mnist():
 def test_filters_have_the_shape_out_in_side_side():
     shapes = {name: tuple(weight.shape) for name, weight in models.filters(build()).items()}
     assert shapes == {"layer1": (16, 1, 5, 5), "layer2": (32, 16, 5, 5)}
+
+
+def test_a_list_of_widths_names_the_channels_of_each_layer():
+    maps = models.feature_maps(build(layers=3, width=[4, 6, 5]), torch.rand(1, 1, 28, 28))
+    assert [value.shape[1] for value in maps.values()] == [4, 6, 5]
+
+
+@pytest.mark.parametrize("activation", models.RISING)
+def test_pooling_before_a_rising_activation_changes_no_value_and_no_gradient(activation):
+    torch.manual_seed(0)
+    layer = build(activation=activation).layer1
+    conv, norm, pool, act = layer
+    assert isinstance(pool, nn.MaxPool2d)
+    images = torch.rand(4, 1, 28, 28)
+    results = []
+    for order in ((conv, norm, pool, act), (conv, norm, act, pool)):
+        norm.reset_running_stats()
+        layer.zero_grad()
+        out = nn.Sequential(*order)(images)
+        out.square().sum().backward()
+        results.append((out, conv.weight.grad.clone()))
+    assert torch.equal(results[0][0], results[1][0])
+    if activation != "tanh":  # whose neighbours near 1 can round to the same value
+        assert torch.equal(results[0][1], results[1][1])
+
+
+def test_the_whitening_layer_makes_patches_uncorrelated_and_does_not_learn():
+    torch.manual_seed(0)
+    model = build((3, 32, 32), **SPEEDRUN)
+    smooth = torch.nn.functional.avg_pool2d(torch.randn(64, 3, 36, 36), 5, stride=1)
+    models.whiten_(model, smooth)
+    conv = model.whiten[0]
+    assert conv.weight.shape == (24, 3, 2, 2)
+    assert torch.equal(conv.weight[:12], -conv.weight[12:])
+    assert not conv.weight.requires_grad
+    assert conv.bias is None
+    out = conv(smooth)[:, :12].transpose(0, 1).flatten(1)
+    covariance = out @ out.T / out.shape[1]
+    # An eigenvalue v becomes v / (v + epsilon).
+    assert (covariance - torch.diag(covariance.diag())).abs().max() < 1e-3
+    assert covariance.diag().min() > 0.5
+    assert covariance.diag().max() < 1.0
+    assert covariance.diag().tolist() == sorted(covariance.diag().tolist(), reverse=True)
+
+
+def test_a_network_without_a_whitening_layer_is_left_alone():
+    for model in (build(), build(**SPEEDRUN | {"whiten": 0})):
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        models.whiten_(model, torch.rand(8, 1, 28, 28))
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_the_speedrun_begins_by_passing_features_through():
+    model = build((3, 32, 32), **SPEEDRUN)
+    assert list(model.layers()) == ["whiten", "layer1", "layer2"]
+    conv = model.layer1[0]
+    features = torch.rand(2, 24, 31, 31)
+    torch.testing.assert_close(conv(features), features[:, :8], rtol=0, atol=0)
+    wider = model.layer2[0](torch.rand(2, 8, 15, 15))
+    assert wider.shape == (2, 16, 15, 15)
+    assert model.head.weight.std().item() == pytest.approx(1 / 256)
+    kinds = [type(part) for part in model.layer1]
+    assert kinds == [
+        nn.Conv2d, nn.MaxPool2d, nn.BatchNorm2d, nn.GELU, nn.Conv2d, nn.BatchNorm2d, nn.GELU,
+    ]  # fmt: skip
+    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(("shape", "most"), [((1, 8, 8), 2), ((1, 28, 28), 4), ((3, 32, 32), 4)])
+def test_whitening_takes_a_pixel_from_the_layers(shape, most):
+    keys = SPEEDRUN | {"width": 1}
+    build(shape, **keys | {"layers": most})(torch.rand(2, *shape))
+    with pytest.raises(UserError, match=f"model.layers is {most + 1}.*largest possible.* {most}$"):
+        build(shape, **keys | {"layers": most + 1})
+
+
+def test_the_schema_and_the_networks_know_the_same_names():
+    from striate.params import Model
+
+    for arch in Model.model_json_schema()["properties"]["arch"]["enum"]:
+        assert build(arch=arch)(torch.rand(2, 1, 28, 28)).shape == (2, 10)

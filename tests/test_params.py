@@ -66,6 +66,11 @@ def test_the_schema_repeats_no_default():
         ("model.layers", [2], r"model.layers is \[2\]; it must be a whole number from 1 up"),
         ("model.layers", None, "model.layers is None; it must be a whole number from 1 up"),
         ("model.width", 1025, "model.width is 1025; it must be a whole number from 1 to 1024"),
+        ("model.width", [16, 0], r"model.width is \[16, 0\]; .* list of them, one for each layer"),
+        ("model.width", [], r"model.width is \[\]; it must be a whole number from 1 to 1024, or"),
+        ("model.width", [8, 8, 8], "model.width lists 3 layers, but model.layers is 2$"),
+        ("model.whiten", 2, "model.whiten is 2; it must be 0 where model.arch is convnet$"),
+        ("augment.shrink", 6, "augment.shrink is 6; it must be 0 where model.arch is convnet"),
         ("model.kernel_size", 4, "model.kernel_size is 4; it must be an odd whole number"),
         ("model.dropout", 1.0, "model.dropout is 1.0; it must be a number from 0 to below 1"),
         (
@@ -83,9 +88,9 @@ def test_the_schema_repeats_no_default():
             "Adam",
             "training.optimizer is 'Adam'; it must be one of adam, adamw, sgd",
         ),
-        ("model", 3, "model is 3; it must be a section with the keys layers, width"),
+        ("model", 3, "model is 3; it must be a section with the keys arch, layers, width"),
         ("modle", 3, "modle is not a known key; known here: seed, data, augment, model"),
-        ("model.depth", 3, "model.depth is not a known key; known here: layers, width"),
+        ("model.depth", 3, "model.depth is not a known key; known here: arch, layers, width"),
     ],
 )
 def test_a_faulty_value_is_explained_in_one_line(key, value, explanation):

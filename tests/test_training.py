@@ -8,25 +8,31 @@ import pytest
 import torch
 from torch import nn
 
-from striate import checkpoint, results, training
+from striate import checkpoint, models, results, training
 from striate.errors import UserError
 from striate.images import Normalization, Split
-from striate.models import ConvNet
 
 SETTINGS = {
     "epochs": 3,
     "batch_size": 16,
     "optimizer": "adam",
     "learning_rate": 0.01,
+    "bias_rate": 1.0,
+    "head_rate": 1.0,
     "momentum": 0.9,
     "weight_decay": 0.0,
     "schedule": "constant",
     "warmup": 0.0,
     "label_smoothing": 0.0,
+    "precision": "float32",
+    "capture": "auto",
     "log_every": 2,
 }
-NO_AUGMENTATION = SimpleNamespace(translate=0, flip=False, rotate=0, cutout=0)
+NO_AUGMENTATION = SimpleNamespace(
+    translate=0, flip=False, rotate=0, zoom=0, cutout=0, shrink=0, shrink_until=0.0
+)
 ARCHITECTURE = {
+    "arch": "convnet",
     "layers": 1,
     "width": 4,
     "kernel_size": 3,
@@ -34,6 +40,7 @@ ARCHITECTURE = {
     "norm": "batch",
     "activation": "relu",
     "dropout": 0.1,
+    "whiten": 0,
 }
 
 
@@ -50,7 +57,7 @@ def bars(count, seed=0):
 
 def run(train=None, val=None, seed=0, augmentation=NO_AUGMENTATION, model=None, **changes):
     torch.manual_seed(seed)
-    model = model or ConvNet((1, 6, 6), 3, **ARCHITECTURE)
+    model = model or models.build((1, 6, 6), 3, ARCHITECTURE)
     rows = training.fit(
         model,
         train or bars(50),
@@ -63,9 +70,13 @@ def run(train=None, val=None, seed=0, augmentation=NO_AUGMENTATION, model=None, 
     return model, list(rows)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
-def test_it_learns_what_can_be_learnt(optimizer):
-    _, rows = run(val=bars(30, seed=1), epochs=8, optimizer=optimizer, learning_rate=0.02)
+@pytest.mark.parametrize("precision", ["float32", "auto", "bfloat16"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "muon"])
+def test_it_learns_what_can_be_learnt(optimizer, precision):
+    _, rows = run(
+        val=bars(30, seed=1), epochs=8, optimizer=optimizer, learning_rate=0.02,
+        precision=precision,
+    )  # fmt: skip
     assert rows[-1]["val_accuracy"] == 1.0
     assert rows[-1]["train_loss"] < rows[0]["train_loss"] / 2
 
@@ -98,11 +109,21 @@ def test_the_loss_is_the_mean_over_images_and_not_over_batches():
     assert rows[0]["train_accuracy"] == int((logits.argmax(1) == train.labels).sum()) / 50
 
 
-def test_the_same_seed_gives_the_same_history_and_the_same_bytes(tmp_path):
-    augmentation = SimpleNamespace(translate=1, flip=True, rotate=5, cutout=1)
+SPEEDRUN = ARCHITECTURE | {"arch": "speedrun", "convs_per_layer": 2}
+
+
+@pytest.mark.parametrize("precision", ["float32", "auto", "bfloat16"])
+def test_the_same_seed_gives_the_same_history_and_the_same_bytes(precision, tmp_path):
+    augmentation = SimpleNamespace(
+        translate=1, flip=True, rotate=5, zoom=0.1, cutout=1, shrink=4, shrink_until=0.5
+    )
     contents = []
     for attempt in ("first", "second"):
-        model, rows = run(val=bars(30, seed=1), augmentation=augmentation)
+        torch.manual_seed(0)
+        model, rows = run(
+            val=bars(30, seed=1), augmentation=augmentation, precision=precision,
+            model=models.build((1, 6, 6), 3, SPEEDRUN),
+        )  # fmt: skip
         checkpoint.save(model, {"attempt": 1}, tmp_path / attempt)
         results.write_training(rows, 1, tmp_path / attempt)
         contents.append({path.name: path.read_bytes() for path in (tmp_path / attempt).iterdir()})
@@ -110,7 +131,10 @@ def test_the_same_seed_gives_the_same_history_and_the_same_bytes(tmp_path):
     assert sorted(contents[0]) == [
         "cnn_trained.ckpt", "history.csv", "model.json", "steps.csv", "train.json",
     ]  # fmt: skip
-    _, other = run(val=bars(30, seed=1), augmentation=augmentation, seed=1)
+    _, other = run(
+        val=bars(30, seed=1), augmentation=augmentation, precision=precision, seed=1,
+        model=models.build((1, 6, 6), 3, SPEEDRUN),
+    )  # fmt: skip
     assert other != rows
 
 
@@ -118,7 +142,7 @@ def test_training_follows_the_notebooks_loop_to_the_last_bit():
     """Adam 0.001 with default betas, cross-entropy, the same batches: the same weights."""
     ours, rows = run(epochs=2, learning_rate=0.001)
     torch.manual_seed(0)
-    theirs = ConvNet((1, 6, 6), 3, **ARCHITECTURE).train()
+    theirs = models.build((1, 6, 6), 3, ARCHITECTURE).train()
     optimizer = torch.optim.Adam(theirs.parameters(), lr=0.001)
     generator = torch.Generator().manual_seed(0)
     train = bars(50)
@@ -191,3 +215,107 @@ def test_history_survives_the_files_to_the_last_digit(tmp_path):
     } | {"epochs": 3, "parameters": 123}  # fmt: skip
     with (tmp_path / "history.csv").open() as stream:
         assert next(csv.reader(stream))[0] == "epoch"
+
+
+def test_a_rate_of_its_own_reaches_the_optimisation():
+    plain, _ = run(epochs=1)
+    for key in ("bias_rate", "head_rate"):
+        frozen, _ = run(epochs=1, **{key: 0.0})
+        torch.manual_seed(0)
+        before = models.build((1, 6, 6), 3, ARCHITECTURE)
+        kept = frozen.fc.bias if key == "bias_rate" else frozen.fc.weight
+        first = before.fc.bias if key == "bias_rate" else before.fc.weight
+        assert torch.equal(kept, first)
+        assert not torch.equal(frozen.layer1[0].weight, plain.layer1[0].weight)
+
+
+def test_images_are_flipped_in_every_second_epoch(monkeypatch):
+    seen = []
+
+    def keep(images, chosen, mirrored, *rest, shrunk):
+        seen.append(mirrored.clone())
+        return images[chosen].float()
+
+    monkeypatch.setattr(training, "augment", keep)
+    flipping = SimpleNamespace(**vars(NO_AUGMENTATION) | {"flip": True})
+    run(augmentation=flipping, batch_size=50, epochs=4)
+    assert torch.equal(seen[0], ~seen[1])
+    assert torch.equal(seen[0], seen[2])
+    assert torch.equal(seen[1], seen[3])
+
+
+def test_images_are_shrunk_until_the_step_that_is_named(monkeypatch):
+    sides = []
+    augment = training.augment
+
+    def keep(*arguments, **options):
+        inputs = augment(*arguments, **options)
+        sides.append(inputs.shape[-1])
+        return inputs
+
+    monkeypatch.setattr(training, "augment", keep)
+    shrinking = SimpleNamespace(**vars(NO_AUGMENTATION) | {"shrink": 4, "shrink_until": 0.4})
+    model = models.build((1, 6, 6), 3, SPEEDRUN)
+    run(augmentation=shrinking, batch_size=16, epochs=5, model=model)
+    assert sides == [4] * 8 + [6] * 12
+
+
+def test_a_step_is_recorded_after_the_warm_up_and_replayed(monkeypatch):
+    """The order of calls, with a stand-in for CUDA; the test below needs the real one."""
+    events = []
+
+    class Graph:
+        def register_generator_state(self, generator):
+            events.append("generator")
+
+        def replay(self):
+            events.append("replay")
+
+    class Stream:
+        def __init__(self, device=None):
+            pass
+
+        def wait_stream(self, other):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    class Recording(Stream):
+        def __enter__(self):
+            events.append("record")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
+    monkeypatch.setattr(torch.cuda, "graph", Recording)
+    recorded = []
+
+    def step(chosen):
+        events.append(len(chosen))
+        recorded.append(chosen)
+
+    run_step = training.captured(step, 2, torch.Generator())
+    batches = [torch.tensor([number, number]) for number in range(6)]
+    for batch in [*batches[:4], torch.tensor([9]), *batches[4:]]:
+        run_step(batch)
+    assert events == ["generator", 2, 2, 2, "record", 2, "replay", 1, "replay", "replay"]
+    # What is replayed reads one place, into which each batch is copied.
+    assert torch.equal(recorded[3], batches[5])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "muon"])
+def test_recorded_steps_train_like_steps_that_are_not(optimizer):
+    train = Split(*(part.cuda() for part in bars(50)))
+    results = []
+    for capture in ("auto", "never"):
+        torch.manual_seed(0)
+        model = models.build((1, 6, 6), 3, SPEEDRUN).cuda()
+        _, rows = run(train, model=model, capture=capture, optimizer=optimizer, schedule="linear")
+        results.append([row["train_loss"] for row in rows])
+    assert results[0] == pytest.approx(results[1], rel=1e-3)

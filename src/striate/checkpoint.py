@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from striate import models
 from striate.errors import UserError
 from striate.images import Normalization
-from striate.models import ConvNet
+from striate.models import Network
 
 WEIGHTS = "cnn_trained.ckpt"
 DESCRIPTION = "model.json"
@@ -30,7 +31,7 @@ class CheckpointError(UserError):
 class Checkpoint(NamedTuple):
     """A network with its weights, and what its inputs and outputs mean."""
 
-    model: ConvNet
+    model: Network
     normalization: Normalization
     classes: list[str]
     description: dict[str, Any]
@@ -42,7 +43,7 @@ def describe(
     """What rebuilds a network: plain values for `model.json`.
 
     Args:
-        architecture: the keyword arguments of `ConvNet`.
+        architecture: the section `model` of params.yaml.
         manifest: of the data set that the network was trained on.
         normalization: that the network's inputs went through.
     """
@@ -55,14 +56,14 @@ def describe(
     }
 
 
-def build(description: dict[str, Any]) -> ConvNet:
+def build(description: dict[str, Any]) -> Network:
     """The network that a description asks for, with random weights."""
-    return ConvNet(
-        tuple(description["shape"]), len(description["classes"]), **description["architecture"]
+    return models.build(
+        tuple(description["shape"]), len(description["classes"]), description["architecture"]
     )
 
 
-def save(model: ConvNet, description: dict[str, Any], folder: Path) -> None:
+def save(model: Network, description: dict[str, Any], folder: Path) -> None:
     """Write weights and description, each complete or not at all.
 
     Equal weights give equal bytes.

@@ -44,6 +44,14 @@ def main() -> None:
     )
     verify_parser.set_defaults(run=run_verify)
 
+    recipe_parser = commands.add_parser(
+        "recipe",
+        help="print a recipe as arguments of `dvc exp run`",
+        description="dvc exp run $(striate recipe NAME); without a name, list the recipes.",
+    )
+    recipe_parser.add_argument("name", metavar="NAME", nargs="?")
+    recipe_parser.set_defaults(run=run_recipe)
+
     promote_parser = commands.add_parser(
         "promote",
         help="register an experiment's model as the champion",
@@ -87,10 +95,10 @@ def run_summary(arguments: argparse.Namespace) -> None:
     model, training = settings.model, settings.training
     train = results.read_json(Path("metrics/train.json"))
     test = results.read_json(Path("metrics/test.json"))
-    depth = "1 layer" if model.layers == 1 else f"{model.layers} layers, the first"
     rows = {
         "data": f"{settings.data.name}, seed {settings.seed}",
-        "network": f"{depth} of width {model.width}, {train['parameters']:,} parameters",
+        "network": f"{model.arch}, {model.layers} layer{'s' if model.layers > 1 else ''},"
+        f" width {model.width}, {train['parameters']:,} parameters",
         "training": f"{train['epochs']} epochs of {training.optimizer},"
         f" batches of {training.batch_size}",
         "training accuracy": f"{train['train_accuracy']:.2%}",
@@ -143,6 +151,17 @@ def run_verify(arguments: argparse.Namespace) -> None:
     if not faults:
         print(f"MLflow agrees with DVC on {count} experiment{'s' if count != 1 else ''}")
     sys.exit(1 if faults else 0)
+
+
+def run_recipe(arguments: argparse.Namespace) -> None:
+    """Print a recipe's params as arguments, or the list of recipes."""
+    from striate import recipes
+
+    if arguments.name:
+        print(*recipes.arguments(recipes.read(arguments.name)))
+        return
+    for name, said in recipes.names().items():
+        print(f"{name}\n  {said}")
 
 
 def run_promote(arguments: argparse.Namespace) -> None:

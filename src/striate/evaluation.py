@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ def predict(
     normalize: Callable[[Tensor], Tensor],
     *,
     batch_size: int,
+    tta: str = "none",
     description: str | None = None,
 ) -> Tensor:
     """Run a network over images, in evaluation mode.
@@ -29,6 +30,7 @@ def predict(
         images: uint8 (N, C, H, W).
         normalize: uint8 images → inputs of the network.
         batch_size: images in a step.
+        tta: test-time augmentation, a value of `evaluate.tta`; see `views`.
         description: what a progress bar says; None shows none.
 
     Returns:
@@ -44,9 +46,36 @@ def predict(
         leave=False,
     ) as bar:
         for batch in images.split(batch_size):
-            parts.append(model(normalize(batch)).float().cpu())
+            inputs = normalize(batch)
+            logits = sum(weight * model(view) for view, weight in views(inputs, tta))
+            parts.append(logits.float().cpu())
             bar.update(len(batch))
     return torch.cat(parts)
+
+
+def views(inputs: Tensor, tta: str) -> Iterator[tuple[Tensor, float]]:
+    """Variants of a batch whose logits are averaged, with their weights, which add up to 1.
+
+    Half of the weight belongs to the image as it is and half to two shifts of it, by one pixel up
+    and left and by one pixel down and right with a reflected border (K. Jordan, arXiv:2404.00498);
+    each of these shares its weight with its mirror image.
+
+    Args:
+        inputs: normalised, (N, C, H, W).
+        tta: `none`, `flip`, `translate` or `flip_translate`.
+    """
+    shifted = [(inputs, 1.0)]
+    if "translate" in tta:
+        height, width = inputs.shape[2:]
+        padded = F.pad(inputs, [1] * 4, mode="reflect")
+        corners = (padded[:, :, :height, :width], padded[:, :, 2:, 2:])
+        shifted = [(inputs, 0.5)] + [(corner, 0.25) for corner in corners]
+    for view, weight in shifted:
+        if "flip" in tta:
+            yield view, weight / 2
+            yield view.flip(3), weight / 2
+        else:
+            yield view, weight
 
 
 def mean_loss(logits: Tensor, labels: Tensor) -> float:

@@ -1,10 +1,11 @@
-"""Stored splits → tensors on the device → batches; normalisation and augmentation."""
+"""Stored splits → tensors on the device → augmented, normalised batches."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -36,16 +37,28 @@ class Normalization:
     std: list[float] | None
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 (N, C, H, W) → float32 of the same shape."""
+        """uint8 (N, C, H, W) → float32 of the same shape and memory format."""
         # One division, as in torchvision's ToTensor, so that the results agree to the last bit.
         inputs = images.float().div_(self.peak)
         if self.mean is None or self.std is None:
             return inputs
-        mean, std = (
-            torch.tensor(value, device=images.device)[:, None, None]
-            for value in (self.mean, self.std)
-        )
-        return inputs.sub_(mean).div_(std)
+        # Where channels are innermost, whole rows are much faster than three numbers at a time.
+        by_row = inputs.is_contiguous(memory_format=torch.channels_last)
+        width = inputs.shape[3] if by_row else 0
+        mean, std = _by_channel(tuple(self.mean), tuple(self.std), width, images.device)
+        view = inputs.permute(0, 2, 3, 1).flatten(2) if by_row else inputs
+        view.sub_(mean).div_(std)
+        return inputs
+
+
+@cache
+def _by_channel(
+    mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Both as (C, 1, 1), or repeated over a row, (width × C)."""
+    pair = (torch.tensor(value, device=device) for value in (mean, std))
+    first, second = (t.repeat(width) if width else t[:, None, None] for t in pair)
+    return first, second
 
 
 def normalization(manifest: dict[str, Any], mode: str) -> Normalization:
@@ -115,54 +128,47 @@ def hold_out(split: Split, size: float, seed: int) -> tuple[Split, Split | None]
     return train, val if len(val.labels) else None
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of that name; `auto` takes CUDA, then MPS, then the CPU.
-
-    Raises:
-        UserError: this machine has no such device.
-    """
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if name == "auto":
-        name = next(device for device, present in available.items() if present)
-    if not available[name]:
-        raise UserError(
-            f"training.device is {name}, which this machine does not have; "
-            f"it must be one of auto, {', '.join(d for d in available if available[d])}"
-        )
-    return torch.device(name)
-
-
-def shuffled_batches(split: Split, size: int, generator: torch.Generator) -> Iterator[Split]:
-    """Every image exactly once, in an order drawn on the device; the last batch may be short."""
-    order = torch.randperm(len(split.labels), generator=generator, device=split.labels.device)
-    for chosen in order.split(size):
-        yield Split(split.images[chosen], split.labels[chosen])
-
-
-def augment(inputs: Tensor, settings: Augment, generator: torch.Generator) -> Tensor:
-    """Change each image of a batch at random, all of them at once.
+def augment(
+    images: Tensor,
+    chosen: Tensor,
+    mirrored: Tensor | None,
+    normalize: Callable[[Tensor], Tensor],
+    settings: Augment,
+    generator: torch.Generator,
+    *,
+    shrunk: bool = False,
+) -> Tensor:
+    """Take a batch of images, normalised, each one changed at random, all of them at once.
 
     Args:
-        inputs: float (N, C, H, W), normalised.
+        images: uint8 (N, C, H, W), fastest where channels are innermost.
+        chosen: which ones, int64 (B,).
+        mirrored: which of all images are flipped left to right, bool (N,); None for none.
+        normalize: uint8 images → inputs of the network.
         settings: the section `augment` of params.yaml.
-        generator: on the device of `inputs`.
+        generator: on the device of `images`.
+        shrunk: whether to shrink to the side that the settings name, after anything else.
 
     Returns:
-        A tensor of the same shape: flipped, turned, shifted, then cut out.
+        float (B, C, H, W): shifted, flipped, turned and scaled, then cut out.
     """
-    if settings.flip:
-        inputs = _flip(inputs, generator)
-    if settings.rotate:
-        inputs = _rotate(inputs, settings.rotate, generator)
-    if settings.translate:
-        inputs = _translate(inputs, settings.translate, generator)
+    if mirrored is None and not settings.translate:
+        inputs = normalize(images[chosen])
+    else:
+        inputs = normalize(_shifted(images, chosen, mirrored, settings.translate, generator))
+    if settings.rotate or settings.zoom:
+        inputs = _turned(inputs, settings.rotate, settings.zoom, generator)
     if settings.cutout:
         inputs = _cutout(inputs, settings.cutout, generator)
+    if shrunk:
+        size = (settings.shrink, settings.shrink)
+        inputs = F.interpolate(inputs, size, mode="bilinear", align_corners=False)
     return inputs
+
+
+def draw_mirrored(count: int, generator: torch.Generator) -> Tensor:
+    """Which images are flipped in the first epoch, bool (N,): about half of them."""
+    return torch.rand(count, generator=generator, device=generator.device) < 0.5
 
 
 def check_augment(settings: Augment, shape: Sequence[int]) -> None:
@@ -173,7 +179,7 @@ def check_augment(settings: Augment, shape: Sequence[int]) -> None:
     """
     _, height, width = shape
     smaller = min(height, width)
-    for key, largest in (("translate", smaller - 1), ("cutout", smaller)):
+    for key, largest in (("translate", smaller - 1), ("cutout", smaller), ("shrink", smaller)):
         value = getattr(settings, key)
         if value > largest:
             raise UserError(
@@ -182,30 +188,43 @@ def check_augment(settings: Augment, shape: Sequence[int]) -> None:
             )
 
 
-def _flip(inputs: Tensor, generator: torch.Generator) -> Tensor:
-    coins = torch.rand(len(inputs), 1, 1, 1, generator=generator, device=inputs.device) < 0.5
-    return torch.where(coins, inputs.flip(3), inputs)
-
-
-def _rotate(inputs: Tensor, degrees: float, generator: torch.Generator) -> Tensor:
-    """Turn about the centre, with bilinear interpolation; what comes in is reflected."""
-    uniform = torch.rand(len(inputs), generator=generator, device=inputs.device)
-    angles = torch.deg2rad((uniform * 2 - 1) * degrees)
-    cos, sin, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
+def _turned(
+    inputs: Tensor, degrees: float, zoom: float, generator: torch.Generator
+) -> Tensor:
+    """Turn and scale about the centre, with bilinear interpolation; what comes in is reflected."""
+    uniform = torch.rand(2, len(inputs), generator=generator, device=inputs.device) * 2 - 1
+    angles, scales = torch.deg2rad(uniform[0] * degrees), 1 + uniform[1] * zoom
+    cos, sin, zero = angles.cos() * scales, angles.sin() * scales, torch.zeros_like(angles)
     turns = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)
     grid = F.affine_grid(turns, list(inputs.shape), align_corners=False)
     return F.grid_sample(inputs, grid, padding_mode="reflection", align_corners=False)
 
 
-def _translate(inputs: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
-    count, _, height, width = inputs.shape
-    padded = F.pad(inputs, [pixels] * 4, mode="reflect")
-    corner = torch.randint(2 * pixels + 1, (2, count, 1), generator=generator, device=inputs.device)
-    rows = corner[0] + torch.arange(height, device=inputs.device)  # (N, H)
-    columns = corner[1] + torch.arange(width, device=inputs.device)  # (N, W)
-    image = torch.arange(count, device=inputs.device)[:, None, None]
-    # Channels come last here, because the three index tensors surround a slice.
-    return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+def _shifted(
+    images: Tensor,
+    chosen: Tensor,
+    mirrored: Tensor | None,
+    pixels: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """The chosen images, shifted with a reflected border and flipped, by one gather."""
+    height, width = images.shape[2:]
+    device = images.device
+    corner = torch.randint(
+        -pixels, pixels + 1, (2, len(chosen), 1), generator=generator, device=device
+    )
+    rows = _reflected(corner[0] + torch.arange(height, device=device), height)  # (B, H)
+    columns = _reflected(corner[1] + torch.arange(width, device=device), width)  # (B, W)
+    if mirrored is not None:
+        columns = torch.where(mirrored[chosen, None], columns.flip(1), columns)
+    pixels_first = images.permute(0, 2, 3, 1)
+    taken = pixels_first[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return taken.permute(0, 3, 1, 2)
+
+
+def _reflected(places: Tensor, length: int) -> Tensor:
+    """Places up to `length` - 1 outside an axis, mirrored back into it; the edge is not doubled."""
+    return (length - 1) - ((length - 1) - places.abs()).abs()
 
 
 def _cutout(inputs: Tensor, side: int, generator: torch.Generator) -> Tensor:

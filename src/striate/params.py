@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from striate.errors import UserError
 
@@ -43,19 +43,32 @@ class Augment(Section):
     translate: Annotated[int, Field(ge=0, le=1024)]
     flip: bool
     rotate: Annotated[float, Field(ge=0, le=180)]
+    zoom: Fraction
     cutout: Annotated[int, Field(ge=0, le=1024)]
+    shrink: Annotated[int, Field(ge=0, le=1024)]
+    shrink_until: Annotated[float, Field(ge=0, le=1)]
 
 
 class Model(Section):
-    """The arguments of `striate.models.ConvNet` that a user chooses."""
+    """The network: the arguments of those in `striate.models` that a user chooses."""
 
+    arch: Literal["convnet", "speedrun"]
     layers: Count
-    width: Annotated[int, Field(ge=1, le=1024)]
+    width: int | list[int]
     kernel_size: Annotated[int, Field(ge=1, le=31)]
     convs_per_layer: Annotated[int, Field(ge=1, le=16)]
     norm: Literal["batch", "none"]
     activation: Literal["relu", "leaky_relu", "gelu", "silu", "tanh"]
     dropout: Fraction
+    whiten: Annotated[int, Field(ge=0, le=8)]
+
+    @field_validator("width", mode="before")
+    @classmethod
+    def _channels(cls, value: Any) -> Any:
+        listed = value if isinstance(value, list) else [value]
+        if not listed or not all(type(one) is int and 1 <= one <= 1024 for one in listed):
+            raise ValueError("a whole number from 1 to 1024, or a list of them, one for each layer")
+        return value
 
     @field_validator("kernel_size")
     @classmethod
@@ -65,19 +78,36 @@ class Model(Section):
         return value
 
 
+    @model_validator(mode="after")
+    def _consistent(self) -> "Model":
+        if isinstance(self.width, list) and len(self.width) != self.layers:
+            raise ValueError(
+                f"model.width lists {len(self.width)} layers, but model.layers is {self.layers}"
+            )
+        if self.whiten and self.arch != "speedrun":
+            raise ValueError(
+                f"model.whiten is {self.whiten}; it must be 0 where model.arch is {self.arch}"
+            )
+        return self
+
+
 class Training(Section):
     """The optimisation; the learning rate is the peak of its schedule."""
 
     epochs: Count
     batch_size: Count
-    optimizer: Literal["adam", "adamw", "sgd"]
+    optimizer: Literal["adam", "adamw", "sgd", "muon"]
     learning_rate: Annotated[float, Field(gt=0, le=100)]
+    bias_rate: Annotated[float, Field(ge=0, le=10_000)]
+    head_rate: Annotated[float, Field(ge=0, le=10_000)]
     momentum: Fraction
     weight_decay: Annotated[float, Field(ge=0, le=1)]
     schedule: Literal["constant", "linear", "cosine"]
     warmup: Fraction
     label_smoothing: Fraction
     device: Literal["auto", "cpu", "cuda", "mps"]
+    precision: Literal["auto", "float32", "bfloat16"]
+    capture: Literal["auto", "never"]
     log_every: Count
 
 
@@ -85,6 +115,7 @@ class Evaluate(Section):
     """How the test images are scored."""
 
     batch_size: Count
+    tta: Literal["none", "flip", "translate", "flip_translate"]
 
 
 class Params(Section):
@@ -96,6 +127,15 @@ class Params(Section):
     model: Model
     training: Training
     evaluate: Evaluate
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Params":
+        if self.augment.shrink and self.model.arch != "speedrun":
+            raise ValueError(
+                f"augment.shrink is {self.augment.shrink}; it must be 0 where model.arch is"
+                f" {self.model.arch}, which takes images of one size only"
+            )
+        return self
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -176,6 +216,8 @@ def _explain(fault: Any) -> str:
         return f"{key} is not a known key; known here: {_known_keys(fault['loc'][:-1])}"
     if fault["type"] == "missing":
         return f"{key} is missing; it must be {_allowed(fault['loc'])}"
+    if fault["type"] == "value_error" and isinstance(fault["input"], dict):
+        return str(fault["ctx"]["error"])  # of keys that do not go together
     value = repr(fault["input"])
     return f"{key} is {value[:60] + '…' if len(value) > 61 else value}; it must be " + (
         str(fault["ctx"]["error"]) if fault["type"] == "value_error" else _allowed(fault["loc"])

@@ -1,0 +1,138 @@
+"""What the benchmarks share: params, a training in this process, and tables."""
+
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+import yaml
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "src"))
+
+from striate import checkpoint, datasets, devices, evaluation, images, models, training  # noqa: E402
+
+
+def params(*layers, **changes):
+    """params.yaml with recipes (by name) and keys such as `data__name` laid over it."""
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for name in layers:
+        for section, keys in yaml.safe_load((ROOT / f"recipes/{name}.yaml").read_text()).items():
+            values[section] |= keys
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        if name:
+            values[section][name] = value
+        else:
+            values[key] = value
+    return values
+
+
+def stored(name):
+    """The folder in which a data set lies as arrays, made in the temporary folder if need be."""
+    folder = Path(tempfile.gettempdir()) / "striate-benchmarks" / name
+    if not (folder / "manifest.json").exists():
+        datasets.prepare(name, folder, os.environ.get("STRIATE_MIRROR"))
+    return folder
+
+
+def train(values, images_used=None):
+    """Train and score as the stages do; returns what was measured.
+
+    `seconds` begins where the images lie on the device and the network is built, and holds the
+    whitening; `epochs` are the seconds of each epoch; `accuracy` is of the test images.
+    """
+    settings = {key: SimpleNamespace(**v) for key, v in values.items() if isinstance(v, dict)}
+    devices.keep_freed_memory()
+    device = devices.pick_device(settings["training"].device)
+    folder = stored(values["data"]["name"])
+    manifest = images.load_manifest(folder)
+    normalize = images.normalization(manifest, settings["data"].normalize)
+    torch.manual_seed(values["seed"])
+    model = checkpoint.build(checkpoint.describe(values["model"], manifest, normalize)).to(device)
+    split = images.load_split(folder / "train", device)
+    if images_used:
+        repeats = -(-images_used // len(split.labels))
+        split = images.Split(*(part.repeat(repeats, *[1] * (part.dim() - 1))[:images_used]
+                               for part in split))  # fmt: skip
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    marks = [time.perf_counter()]
+    models.whiten_(model, normalize(split.images[: models.WHITENING_IMAGES]))
+    for _ in training.fit(
+        model, split, None, settings=settings["training"], augmentation=settings["augment"],
+        normalize=normalize, seed=values["seed"],
+    ):  # fmt: skip
+        marks.append(time.perf_counter())
+    peak = memory()
+    test = images.load_split(folder / "test", device)
+    logits = evaluation.predict(
+        model, test.images, normalize, batch_size=values["evaluate"]["batch_size"],
+        tta=values["evaluate"]["tta"],
+    )  # fmt: skip
+    return {
+        "seconds": marks[-1] - marks[0],
+        "epochs": [after - before for before, after in zip(marks, marks[1:], strict=False)],
+        "images": len(split.labels),
+        "memory": peak,
+        "accuracy": evaluation.accuracy(logits, test.labels.cpu()),
+    }
+
+
+def memory():
+    """The largest resident size of this process so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measured(script, *arguments):
+    """What a script of this folder prints as JSON in its last line, run in a process of its own."""
+    answer = subprocess.run(
+        [sys.executable, str(Path(__file__).parent / script), *map(str, arguments)],
+        check=True, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    return json.loads(answer.stdout.splitlines()[-1])
+
+
+def header():
+    """The machine and the versions, in one line."""
+    if torch.cuda.is_available():
+        where = torch.cuda.get_device_name()
+    else:
+        where = f"{torch.get_num_threads()} cores of {_processor()}"
+    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+    return f"{where}; bfloat16 {_bfloat16()}; {versions}"
+
+
+def _bfloat16():
+    device = devices.pick_device("auto")
+    return "yes" if devices.pick_precision("auto", device).dtype == torch.bfloat16 else "no"
+
+
+def _processor():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.machine()
+
+
+def table(columns, rows):
+    """Print a Markdown table: names of columns, then rows of texts."""
+    print("| " + " | ".join(columns) + " |")
+    print("|---|" + "--:|" * (len(columns) - 1))
+    for row in rows:
+        print("| " + " | ".join(map(str, row)) + " |", flush=True)
+
+
+def spread(values, unit="", digits=2):
+    """Median, and the range in brackets."""
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:.{digits}f}{unit} ({low:.{digits}f}–{high:.{digits}f})"

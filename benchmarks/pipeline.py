@@ -1,0 +1,75 @@
+"""The whole tracked pipeline on MNIST against the notebook's whole script, in turn.
+
+    python benchmarks/pipeline.py --rounds 2
+
+One side is `dvc repro` at the notebook's settings in a clone of this repository's last commit:
+download from the mirror, train, evaluate, visualise, all tracked in MLflow, with nothing cached;
+then `striate sync`. The other is a script that trains as the notebook does, tests, draws images,
+filters and predictions, and saves the weights. Set STRIATE_MIRROR to a folder with the data.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from common import ROOT, header, spread, table
+
+MADE = (".dvc/cache", ".dvc/tmp", "mlflow.db", "mlartifacts", "data", "models", "predictions",
+        "reports", "dvc.lock", "metrics")  # fmt: skip
+
+
+def pipeline(folder):
+    for name in MADE:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    env = {key: value for key, value in os.environ.items() if not key.startswith("DVC_")}
+    env |= {"PYTHONPATH": "src", "DVC_NO_ANALYTICS": "true", "MLFLOW_DISABLE_TELEMETRY": "true",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}  # fmt: skip
+    start = time.perf_counter()
+    for command in (["dvc", "repro", "--quiet"], [sys.executable, "-m", "striate.cli", "sync"]):
+        subprocess.run(command, cwd=folder, env=env, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def notebook(folder):
+    start = time.perf_counter()
+    subprocess.run(
+        [sys.executable, ROOT / "benchmarks/script.py", folder], check=True,
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    return time.perf_counter() - start
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=2)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        clone, folder = Path(name, "clone"), Path(name, "script")
+        folder.mkdir()
+        subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
+        text = (clone / "params.yaml").read_text()
+        text = text.replace("name: digits ", "name: mnist ").replace("val_size: 0.1", "val_size: 0")
+        (clone / "params.yaml").write_text(text)
+        theirs, ours = [], []
+        for _ in range(arguments.rounds):
+            theirs.append(notebook(folder))
+            ours.append(pipeline(clone))
+    print(header() + "\n")
+    ratio = sorted(ours)[len(ours) // 2] / sorted(theirs)[len(theirs) // 2]
+    table(["MNIST, 5 epochs", "seconds", "ratio"], [
+        ["the notebook's script", spread(theirs, digits=1), "1"],
+        ["dvc repro and striate sync", spread(ours, digits=1), f"{ratio:.2f}"],
+    ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Every recipe is valid, complete and printable; `striate recipe` prints it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from striate import models, params, recipes
+from striate.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+NAMES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
+SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+# What says where and how often, and not what is learnt.
+LEFT_OUT = {"seed", "training.device", "training.precision", "training.capture",
+            "training.log_every"}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def test_the_recipes_that_the_readme_speaks_of_are_there():
+    assert {"cifar10-94", "cifar10-fast", "mnist-99", "mnist-fast"} <= set(NAMES)
+    assert set(recipes.names()) == set(NAMES)
+    assert all(recipes.names().values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_sets_every_knob_that_shapes_the_network(name):
+    recipe = recipes.read(name)
+    knobs = set(params.flatten(params.load().model_dump()))
+    assert set(params.flatten(recipe)) == knobs - LEFT_OUT
+    model = models.build(SHAPES[recipe["data"]["name"]], 10, recipe["model"])
+    assert models.count_parameters(model) > 1000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_printed_arguments_give_the_recipe_back(name):
+    words = " ".join(recipes.arguments(recipes.read(name))).split()
+    assert words[::2] == ["-S"] * (len(words) // 2)
+    found = dict(word.split("=", 1) for word in words[1::2])
+    expected = params.flatten(recipes.read(name))
+    assert {key: yaml.safe_load(text) for key, text in found.items()} == expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dvc_understands_the_printed_arguments(name, tmp_path):
+    from dvc.utils.hydra import apply_overrides
+
+    copy = tmp_path / "params.yaml"
+    copy.write_text((ROOT / "params.yaml").read_text())
+    apply_overrides(copy, recipes.arguments(recipes.read(name))[1::2])
+    merged = params.flatten(yaml.safe_load(copy.read_text()))
+    assert merged.items() >= params.flatten(recipes.read(name)).items()
+
+
+def test_an_unknown_recipe_is_refused_with_those_that_exist():
+    with pytest.raises(UserError, match=r"no recipes/fast.yaml; the recipes are .*mnist-fast"):
+        recipes.read("fast")
+
+
+def test_a_recipe_that_does_not_go_with_params_is_explained(tmp_path, monkeypatch):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    (tmp_path / "recipes/odd.yaml").write_text("# Odd.\nmodel:\n  kernel_size: 4\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"recipes/odd.yaml: model.kernel_size is 4; .* odd"):
+        recipes.read("odd")
+
+
+def test_the_command_prints_arguments_or_the_list():
+    def printed(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "striate.cli", "recipe", *arguments],
+            capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+
+    assert "-S data.name=mnist " in printed("mnist-99")
+    listed = printed()
+    assert all(name in listed for name in NAMES)
+    assert json.dumps(listed).count("\\n  ") == len(NAMES)
