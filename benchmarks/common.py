@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -80,7 +81,7 @@ def train(values, images_used=None):
     )  # fmt: skip
     return {
         "seconds": marks[-1] - marks[0],
-        "epochs": [after - before for before, after in zip(marks, marks[1:], strict=False)],
+        "epochs": [after - before for before, after in pairwise(marks)],
         "images": len(split.labels),
         "memory": peak,
         "accuracy": evaluation.accuracy(logits, test.labels.cpu()),

@@ -14,6 +14,7 @@ import time
 
 import torch
 from common import header, measured, params, table, train
+
 from striate import devices
 
 SETTINGS = (

@@ -1,6 +1,6 @@
 """All that the notebook does on MNIST, as one script: train, test, draw, save.
 
-    python benchmarks/script.py FOLDER
+python benchmarks/script.py FOLDER
 """
 
 import sys
@@ -9,9 +9,9 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-import torch  # noqa: E402
-from side import notebook  # noqa: E402
+import matplotlib.pyplot as plt
+import torch
+from side import notebook
 
 
 def grid(pictures, titles, columns, path):

@@ -15,6 +15,7 @@ import os
 import tempfile
 import time
 import warnings
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -89,7 +90,7 @@ def notebook(name, epochs, seed):
     peak = memory()
     return model.eval(), test, {
         "seconds": marks[-1] - marks[0],
-        "epochs": [after - before for before, after in zip(marks, marks[1:], strict=False)],
+        "epochs": [after - before for before, after in pairwise(marks)],
         "images": len(train),
         "memory": peak,
         "accuracy": share_right(model, test, device),

@@ -12,6 +12,7 @@ def evaluate(settings: params.Params, log: Logbook) -> None:
     # Imported while the tracking process loads MLflow beside this one.
     from striate import checkpoint, devices, evaluation, images, results
 
+    devices.keep_freed_memory()
     device = devices.pick_device(settings.training.device)
     trained = checkpoint.load(Path("models"), device)
     checkpoint.check_fits(trained, images.load_manifest(Path("data")))

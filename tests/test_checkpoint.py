@@ -10,6 +10,7 @@ from striate import checkpoint, evaluation
 from striate.images import Normalization
 
 ARCHITECTURE = {
+    "arch": "convnet",
     "layers": 2,
     "width": 4,
     "kernel_size": 3,
@@ -17,6 +18,7 @@ ARCHITECTURE = {
     "norm": "batch",
     "activation": "relu",
     "dropout": 0.0,
+    "whiten": 0,
 }
 MANIFEST = {
     "name": "stripes",
@@ -140,3 +142,11 @@ def test_images_of_another_shape_are_refused(saved):
     checkpoint.check_fits(loaded, MANIFEST)
     with pytest.raises(checkpoint.CheckpointError, match="trained on stripes, whose shape differ"):
         checkpoint.check_fits(loaded, MANIFEST | {"name": "dots", "shape": [1, 28, 28]})
+
+
+def test_a_checkpoint_from_before_there_were_two_networks_is_read(saved):
+    path = saved / "model.json"
+    values = json.loads(path.read_text())
+    del values["architecture"]["arch"], values["architecture"]["whiten"]
+    path.write_text(json.dumps(values))
+    assert list(checkpoint.load(saved, CPU).model.layers()) == ["layer1", "layer2"]

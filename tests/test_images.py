@@ -13,7 +13,9 @@ MANIFEST = {"peak": 255, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.1, 0.25]}
 
 
 def settings(**changes):
-    return SimpleNamespace(**{"translate": 0, "rotate": 0, "zoom": 0, "cutout": 0, "shrink": 0} | changes)
+    return SimpleNamespace(
+        **{"translate": 0, "rotate": 0, "zoom": 0, "cutout": 0, "shrink": 0} | changes
+    )
 
 
 def generator(seed=0):

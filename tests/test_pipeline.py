@@ -42,7 +42,9 @@ def test_deps_of_a_stage_name_every_module_that_it_imports(stage):
     assert code == {f"stages/{stage}.py"} | {f"src/striate/{name}.py" for name in seen}
 
 
-@pytest.mark.parametrize("module", ["training", "evaluation", "images", "models", "checkpoint"])
+@pytest.mark.parametrize(
+    "module", ["training", "evaluation", "images", "models", "checkpoint", "devices", "optimizers"]
+)
 def test_modules_that_train_need_only_torch_and_numpy(module):
     code = (
         "import sys; sys.modules.update(dict.fromkeys(['mlflow', 'dvc', 'pydantic', 'yaml',"
@@ -131,6 +133,23 @@ def test_editing_figures_does_not_retrain(clone):
     clone.run("git", "checkout", "-q", ".")
     assert [stage for stage in ("train", "evaluate", "visualize")
             if f"Running stage '{stage}'" in planned] == ["visualize"]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_recipe_is_an_experiment_like_any_other(clone, mirror, monkeypatch):
+    clone.env["STRIATE_MIRROR"] = str(mirror)
+    words = clone.striate("recipe", "mnist-99").split()
+    clone.run("dvc", "exp", "run", "-n", "recipe", *words)
+    test = clone.json("metrics/test.json")
+    assert test["accuracy"] >= 0.985
+    assert test["n"] == 10_000
+    run = runs(clone, monkeypatch)["recipe"]
+    assert run.data.params["model.width"] == "[16, 32, 64]"
+    assert run.data.metrics["test_accuracy"] == test["accuracy"]
+    assert "speedrun, 3 layers" in clone.striate("summary")
+    clone.striate("sync")
+    clone.striate("verify")
+    clone.go_back()
 
 
 @pytest.mark.slow

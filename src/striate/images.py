@@ -188,9 +188,7 @@ def check_augment(settings: Augment, shape: Sequence[int]) -> None:
             )
 
 
-def _turned(
-    inputs: Tensor, degrees: float, zoom: float, generator: torch.Generator
-) -> Tensor:
+def _turned(inputs: Tensor, degrees: float, zoom: float, generator: torch.Generator) -> Tensor:
     """Turn and scale about the centre, with bilinear interpolation; what comes in is reflected."""
     uniform = torch.rand(2, len(inputs), generator=generator, device=inputs.device) * 2 - 1
     angles, scales = torch.deg2rad(uniform[0] * degrees), 1 + uniform[1] * zoom

@@ -84,8 +84,9 @@ class ConvNet(nn.Module):
     """`layer1` … `layerN`, then `fc`: convolution, batch norm, activation and pooling, repeated.
 
     The form of Y. LeCun et al., "Handwritten digit recognition with a back-propagation network",
-    NIPS 1989, with batch normalisation (S. Ioffe and C. Szegedy, arXiv:1502.03167). With two layers of width 16, kernel size 5 and one convolution a layer, the state dict has the
-    keys and shapes of the widespread two-layer tutorial network.
+    NIPS 1989, with batch normalisation (S. Ioffe and C. Szegedy, arXiv:1502.03167). With two layers
+    of width 16, kernel size 5 and one convolution a layer, the state dict has the keys and shapes
+    of the widespread two-layer tutorial network.
 
     Args:
         shape: channels, height and width of an image.
@@ -186,7 +187,8 @@ class SpeedNet(nn.Module):
 
     After K. Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv:2404.00498, and the
     later records of that family. `whiten` is a fixed convolution that `whiten_` fills in. It has no
-    bias, unlike there: without a gradient for it, a step is a sixth faster. The largest value of each channel goes to the head.
+    bias, unlike there: without a gradient for it, a step is a sixth faster. The largest value of
+    each channel goes to the head.
 
     Args:
         shape: channels, height and width of an image.
@@ -221,12 +223,12 @@ class SpeedNet(nn.Module):
         super().__init__()
         in_channels, height, columns = shape
         check_layers(layers, (height, columns), whiten)
+        self.whiten: nn.Sequential | None = None
         if whiten:
             outputs = 2 * in_channels * whiten**2  # each filter and its negative
-            self.whiten = nn.Sequential(
-                nn.Conv2d(in_channels, outputs, whiten, bias=False), ACTIVATIONS[activation]()
-            )
-            self.whiten[0].weight.requires_grad_(False)
+            conv = nn.Conv2d(in_channels, outputs, whiten, bias=False)
+            conv.weight.requires_grad_(False)
+            self.whiten = nn.Sequential(conv, ACTIVATIONS[activation]())
             in_channels = outputs
         widths = channels(width, layers)
         for number, (inputs, outputs) in enumerate(pairwise([in_channels, *widths]), start=1):
@@ -265,7 +267,8 @@ Network = ConvNet | SpeedNet
 
 def build(shape: tuple[int, int, int], classes: int, architecture: dict[str, Any]) -> Network:
     """The network that the section `model` of params.yaml names, with random weights."""
-    keys = dict(architecture)
+    # A checkpoint from before there were two networks names neither `arch` nor `whiten`.
+    keys = {"arch": "convnet", "whiten": 0} | architecture
     if keys.pop("arch") == "speedrun":
         return SpeedNet(shape, classes, **keys)
     keys.pop("whiten")
@@ -284,9 +287,9 @@ def whiten_(model: Network, inputs: Tensor) -> None:
         model: changed in place.
         inputs: normalised training images, float (N, C, H, W).
     """
-    if not (isinstance(model, SpeedNet) and hasattr(model, "whiten")):
+    if not isinstance(model, SpeedNet) or model.whiten is None:
         return
-    weight = model.whiten[0].weight
+    weight = next(model.whiten.parameters())
     side = weight.shape[2]
     patches = F.unfold(inputs.contiguous(), side).transpose(1, 2).flatten(0, 1)  # (N·L, C·k·k)
     values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))

@@ -191,9 +191,7 @@ def build_optimizers(
             continue
         if settings.optimizer in ("adam", "adamw"):
             decoupled = settings.optimizer == "adamw"
-            found.append(
-                Adam(members, rate, weight_decay=decay, decoupled=decoupled, fused=fused)
-            )
+            found.append(Adam(members, rate, weight_decay=decay, decoupled=decoupled, fused=fused))
         elif settings.optimizer == "muon" and kind == "filters":
             found.append(Muon(members, rate, momentum=settings.momentum, dtype=dtype))
         else:

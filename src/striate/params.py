@@ -77,7 +77,6 @@ class Model(Section):
             raise ValueError("an odd whole number, so that padding keeps the image's size")
         return value
 
-
     @model_validator(mode="after")
     def _consistent(self) -> "Model":
         if isinstance(self.width, list) and len(self.width) != self.layers:
