@@ -145,8 +145,9 @@ def test_images_of_another_shape_are_refused(saved):
 
 
 def test_a_checkpoint_from_before_there_were_two_networks_is_read(saved):
-    path = saved / "model.json"
+    _, folder = saved
+    path = folder / "model.json"
     values = json.loads(path.read_text())
     del values["architecture"]["arch"], values["architecture"]["whiten"]
     path.write_text(json.dumps(values))
-    assert list(checkpoint.load(saved, CPU).model.layers()) == ["layer1", "layer2"]
+    assert list(checkpoint.load(folder, CPU).model.layers()) == ["layer1", "layer2"]
