@@ -9,8 +9,6 @@ filters and predictions, and saves the weights. Set STRIATE_MIRROR to a folder w
 """
 
 import argparse
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,25 +16,7 @@ import time
 from pathlib import Path
 
 from common import ROOT, header, spread, table
-
-MADE = (".dvc/cache", ".dvc/tmp", "mlflow.db", "mlartifacts", "data", "models", "predictions",
-        "reports", "dvc.lock", "metrics")  # fmt: skip
-
-
-def pipeline(folder):
-    for name in MADE:
-        path = folder / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    env = {key: value for key, value in os.environ.items() if not key.startswith("DVC_")}
-    env |= {"PYTHONPATH": "src", "DVC_NO_ANALYTICS": "true", "MLFLOW_DISABLE_TELEMETRY": "true",
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}  # fmt: skip
-    start = time.perf_counter()
-    for command in (["dvc", "repro", "--quiet"], [sys.executable, "-m", "striate.cli", "sync"]):
-        subprocess.run(command, cwd=folder, env=env, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
+from tracking_cost import cold_repro
 
 
 def notebook(folder):
@@ -62,7 +42,7 @@ def main():
         theirs, ours = [], []
         for _ in range(arguments.rounds):
             theirs.append(notebook(folder))
-            ours.append(pipeline(clone))
+            ours.append(cold_repro(clone, "on")["together"])
     print(header() + "\n")
     ratio = sorted(ours)[len(ours) // 2] / sorted(theirs)[len(theirs) // 2]
     table(["MNIST, 5 epochs", "seconds", "ratio"], [

@@ -268,7 +268,7 @@ Network = ConvNet | SpeedNet
 def build(shape: tuple[int, int, int], classes: int, architecture: dict[str, Any]) -> Network:
     """The network that the section `model` of params.yaml names, with random weights."""
     # A checkpoint from before there were two networks names neither `arch` nor `whiten`.
-    keys = {"arch": "convnet", "whiten": 0} | architecture
+    keys: dict[str, Any] = {"arch": "convnet", "whiten": 0} | architecture
     if keys.pop("arch") == "speedrun":
         return SpeedNet(shape, classes, **keys)
     keys.pop("whiten")
