@@ -9,6 +9,7 @@ filters and predictions, and saves the weights. Set STRIATE_MIRROR to a folder w
 """
 
 import argparse
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -44,7 +45,7 @@ def main():
             theirs.append(notebook(folder))
             ours.append(cold_repro(clone, "on")["together"])
     print(header() + "\n")
-    ratio = sorted(ours)[len(ours) // 2] / sorted(theirs)[len(theirs) // 2]
+    ratio = statistics.median(ours) / statistics.median(theirs)
     table(["MNIST, 5 epochs", "seconds", "ratio"], [
         ["the notebook's script", spread(theirs, digits=1), "1"],
         ["dvc repro and striate sync", spread(ours, digits=1), f"{ratio:.2f}"],

@@ -166,7 +166,7 @@ def test_another_evaluation_of_a_checkpoint_gets_a_run_of_its_own(finished, tmp_
     monkeypatch.chdir(folder)
     run_stage("evaluate")  # no run has this checkpoint: one is replayed from the files
     run_stage("evaluate")  # the same again changes nothing
-    write_params(folder, evaluate={"batch_size": 7})
+    write_params(folder, evaluate__batch_size=7)
     run_stage("evaluate")
     first, second = tracking.open_store().runs()
     assert (first.data.params["evaluate.batch_size"], "7") == ("1000", "7")
