@@ -34,7 +34,7 @@ def test_every_key_that_is_set_exists_and_takes_that_value():
     settings = re.findall(r"-S '?([a-z_.]+)=([^\s'`]+)", README)
     assert len(settings) > 5
     for key, text in settings:
-        for value in text.split(","):
+        for value in [text] if text.startswith("[") else text.split(","):
             section, _, name = key.rpartition(".")
             changed = yaml.safe_load(yaml.safe_dump(values))
             place = changed[section] if section else changed

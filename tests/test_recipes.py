@@ -64,6 +64,29 @@ def test_an_unknown_recipe_is_refused_with_those_that_exist():
         recipes.read("fast")
 
 
+def test_outside_the_repository_the_folder_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for ask in (recipes.names, lambda: recipes.read("mnist-99")):
+        with pytest.raises(UserError, match="no recipes/ here; commands run at the root"):
+            ask()
+
+
+@pytest.mark.parametrize("name", ["nope", ""])
+def test_dvc_refuses_what_is_printed_for_an_unknown_recipe(name):
+    answer = subprocess.run(
+        [sys.executable, "-m", "striate.cli", "recipe", name],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert answer.returncode == 2
+    assert answer.stderr.startswith(f"error: there is no recipes/{name}.yaml; the recipes are ")
+    refused = subprocess.run(
+        [sys.executable, "-m", "dvc", "exp", "run", *answer.stdout.split()],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert refused.returncode != 0
+    assert "unrecognized arguments: --no-such-recipe" in refused.stderr
+
+
 def test_a_recipe_that_does_not_go_with_params_is_explained(tmp_path, monkeypatch):
     (tmp_path / "recipes").mkdir()
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())

@@ -157,8 +157,15 @@ def run_recipe(arguments: argparse.Namespace) -> None:
     """Print a recipe's params as arguments, or the list of recipes."""
     from striate import recipes
 
-    if arguments.name:
-        print(*recipes.arguments(recipes.read(arguments.name)))
+    if arguments.name is not None:
+        try:
+            recipe = recipes.read(arguments.name)
+        except UserError:
+            # In `dvc exp run $(striate recipe NAME)` nothing sees this command's status; without
+            # an argument that DVC refuses, it would run the workspace as it is.
+            print("--no-such-recipe")
+            raise
+        print(*recipes.arguments(recipe))
         return
     for name, said in recipes.names().items():
         print(f"{name}\n  {said}")

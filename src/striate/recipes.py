@@ -13,7 +13,13 @@ FOLDER = Path("recipes")
 
 
 def names() -> dict[str, str]:
-    """Every recipe, and the comment at the head of its file in one line."""
+    """Every recipe, and the comment at the head of its file in one line.
+
+    Raises:
+        UserError: there is no folder of recipes.
+    """
+    if not FOLDER.is_dir():
+        raise UserError(f"there is no {FOLDER}/ here; commands run at the root of the repository")
     found = {}
     for path in sorted(FOLDER.glob("*.yaml")):
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -28,9 +34,10 @@ def read(name: str) -> dict[str, Any]:
     Raises:
         UserError: there is no such recipe, or params.yaml with the recipe's values is faulty.
     """
+    known = names()
     path = FOLDER / f"{name}.yaml"
-    if name not in names():
-        raise UserError(f"there is no {path}; the recipes are {', '.join(names())}")
+    if name not in known:
+        raise UserError(f"there is no {path}; the recipes are {', '.join(known)}")
     recipe: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     merged = load().model_dump()
     for section, values in recipe.items():
