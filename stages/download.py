@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from striate import datasets, params
-from striate.errors import reported
+from striate.stage import stage
 
 
 def main() -> None:
@@ -20,5 +20,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with reported():
+    with stage():
         main()

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from striate import params
-from striate.errors import reported
 from striate.logbook import Logbook, logbook
+from striate.stage import stage
 
 
 def evaluate(settings: params.Params, log: Logbook) -> None:
@@ -14,6 +14,7 @@ def evaluate(settings: params.Params, log: Logbook) -> None:
 
     devices.keep_freed_memory()
     device = devices.pick_device(settings.training.device)
+    devices.set_deterministic(True)
     trained = checkpoint.load(Path("models"), device)
     checkpoint.check_fits(trained, images.load_manifest(Path("data")))
     test = images.load_split(Path("data/test"), device)
@@ -37,7 +38,7 @@ def evaluate(settings: params.Params, log: Logbook) -> None:
 
 
 if __name__ == "__main__":
-    with reported():
+    with stage():
         loaded = params.load()
         with logbook() as opened:
             evaluate(loaded, opened)

@@ -1,11 +1,11 @@
 """Train the network that params.yaml describes; write its weights and its history."""
 
-import time
+import os
 from pathlib import Path
 
 from striate import params
-from striate.errors import reported
 from striate.logbook import Logbook, logbook
+from striate.stage import stage
 
 
 def train(settings: params.Params, log: Logbook) -> None:
@@ -13,10 +13,11 @@ def train(settings: params.Params, log: Logbook) -> None:
     # Imported while the tracking process loads MLflow beside this one.
     import torch
 
-    from striate import checkpoint, devices, images, models, results, training
+    from striate import checkpoint, devices, images, models, results, resume, training
 
     devices.keep_freed_memory()
     device = devices.pick_device(settings.training.device)
+    devices.set_deterministic(settings.training.deterministic)
     manifest = images.load_manifest(Path("data"))
     images.check_augment(settings.augment, manifest["shape"])
     if side := settings.augment.shrink:
@@ -31,24 +32,32 @@ def train(settings: params.Params, log: Logbook) -> None:
     parameters = models.count_parameters(model)
     print(f"{parameters:,} parameters, {len(learnt.labels):,} images, on {device}", flush=True)
 
-    flat = params.flatten(settings.model_dump())
-    log.start(flat)
-    start, rows = time.perf_counter(), []
-    for row in training.fit(
-        model, learnt, val, settings=settings.training, augmentation=settings.augment,
-        normalize=normalization, seed=settings.seed,
-    ):  # fmt: skip
-        rows.append(row)
-        log.epoch(row)
-        print(training.summary_line(row, settings.training.epochs), flush=True)
-    seconds = time.perf_counter() - start
-    checkpoint.save(model, description, Path("models"))
-    results.write_training(rows, parameters, Path("metrics"))
-    log.trained(flat, seconds)
+    states = Path(os.environ.get("DVC_ROOT", "."), resume.PLACE)
+    read = settings.model_dump(exclude={"evaluate"})
+    name = resume.fingerprint(read, manifest, device, Path(__file__))
+    # No other training may write these outputs, nor this state, which temporary copies share.
+    with resume.alone(resume.PLACE / "train.lock"), resume.alone(states / f"{name}.lock"):
+        keeper = resume.Keeper(states, name, settings.training.checkpoint_minutes)
+        flat = params.flatten(settings.model_dump())
+        log.start(flat, devices.describe(device))
+        rows = []
+        with keeper.stoppable():
+            for row in training.fit(
+                model, learnt, val, settings=settings.training, augmentation=settings.augment,
+                normalize=normalization, seed=settings.seed, keeper=keeper,
+            ):  # fmt: skip
+                rows.append(row)
+                log.epoch(row)
+                print(training.summary_line(row, settings.training.epochs), flush=True)
+        kept = training.kept_epoch(rows, settings.training.keep)
+        checkpoint.save(model, description, Path("models"))
+        results.write_training(rows, kept, parameters, Path("metrics"))
+        log.trained(flat, keeper.seconds())
+        keeper.remove()
 
 
 if __name__ == "__main__":
-    with reported():
+    with stage():
         loaded = params.load()
         with logbook() as opened:
             train(loaded, opened)

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from striate import params
-from striate.errors import reported
 from striate.logbook import Logbook, logbook
+from striate.stage import stage
 
 
 def visualize(settings: params.Params, log: Logbook) -> None:
@@ -46,7 +46,7 @@ def visualize(settings: params.Params, log: Logbook) -> None:
 
 
 if __name__ == "__main__":
-    with reported():
+    with stage():
         loaded = params.load()
         with logbook() as opened:
             visualize(loaded, opened)

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import same_color
-from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from striate import figures
@@ -556,20 +555,3 @@ class TestSave:
         figures.save(self.figures()["samples"], str(path))
         assert path.read_bytes() != b"old"
         assert list(tmp_path.iterdir()) == [path]
-
-    def test_a_failure_keeps_the_old_file(self, tmp_path, monkeypatch):
-        def half_written(_self, path, **_options):
-            path.write_bytes(b"half")
-            raise OSError("disk full")
-
-        path = tmp_path / "samples.png"
-        path.write_bytes(b"old")
-        monkeypatch.setattr(Figure, "savefig", half_written)
-        with pytest.raises(OSError, match="disk full"):
-            figures.save(self.figures()["samples"], path)
-        assert path.read_bytes() == b"old"
-        assert list(tmp_path.iterdir()) == [path]
-
-    def test_missing_folder(self, tmp_path):
-        with pytest.raises(FileNotFoundError):
-            figures.save(self.figures()["samples"], tmp_path / "absent" / "samples.png")

@@ -205,14 +205,6 @@ def test_each_stage_validates_params_before_anything_else(workspace, capsys):
         assert fail_stage(name, capsys).splitlines() == [said]
 
 
-def test_under_dvc_a_fault_says_how_to_have_the_outputs_back(workspace, capsys, monkeypatch):
-    monkeypatch.setenv("DVC_ROOT", str(workspace))
-    write_params(workspace, model__layers=9)
-    fault, hint = fail_stage("train", capsys).splitlines()
-    assert fault.startswith("error: model.layers is 9")
-    assert "`dvc checkout` and `git checkout metrics` bring back" in hint
-
-
 def test_without_a_checkpoint_evaluate_says_what_makes_it(workspace, capsys):
     shutil.rmtree(workspace / "models")
     said = "error: models/model.json is not there; `dvc repro` makes it"

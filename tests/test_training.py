@@ -27,6 +27,8 @@ SETTINGS = {
     "precision": "float32",
     "capture": "auto",
     "log_every": 2,
+    "keep": "last",
+    "patience": 0,
 }
 NO_AUGMENTATION = SimpleNamespace(
     translate=0, flip=False, rotate=0, zoom=0, cutout=0, shrink=0, shrink_until=0.0
@@ -125,7 +127,7 @@ def test_the_same_seed_gives_the_same_history_and_the_same_bytes(precision, tmp_
             model=models.build((1, 6, 6), 3, SPEEDRUN),
         )  # fmt: skip
         checkpoint.save(model, {"attempt": 1}, tmp_path / attempt)
-        results.write_training(rows, 1, tmp_path / attempt)
+        results.write_training(rows, len(rows), 1, tmp_path / attempt)
         contents.append({path.name: path.read_bytes() for path in (tmp_path / attempt).iterdir()})
     assert contents[0] == contents[1]
     assert sorted(contents[0]) == [
@@ -201,7 +203,7 @@ def test_summary_line_with_and_without_validation():
 
 def test_history_survives_the_files_to_the_last_digit(tmp_path):
     _, rows = run(val=bars(30, seed=1))
-    results.write_training(rows, 123, tmp_path)
+    results.write_training(rows, 3, 123, tmp_path)
     table = results.read_table(tmp_path / "history.csv")
     for name, column in table.items():
         assert column == [row[name] for row in rows]
@@ -212,9 +214,74 @@ def test_history_survives_the_files_to_the_last_digit(tmp_path):
     assert summary == {
         key: rows[-1][key]
         for key in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
-    } | {"epochs": 3, "parameters": 123}  # fmt: skip
+    } | {"epochs": 3, "kept_epoch": 3, "parameters": 123}  # fmt: skip
     with (tmp_path / "history.csv").open() as stream:
         assert next(csv.reader(stream))[0] == "epoch"
+
+
+ACCURACIES = (0.5, 0.7, 0.7, 0.6, 0.6, 0.9)
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Validation accuracies as in ACCURACIES, whatever is learnt."""
+    told = iter(ACCURACIES)
+    monkeypatch.setattr(training, "accuracy", lambda logits, labels: next(told))
+
+
+def test_the_last_epoch_is_kept_unless_the_best_is_asked_for(scripted):
+    states = []
+    torch.manual_seed(0)
+    model = models.build((1, 6, 6), 3, ARCHITECTURE)
+    rows = []
+    for row in training.fit(
+        model, bars(50), bars(30, seed=1),
+        settings=SimpleNamespace(**SETTINGS | {"keep": "best", "epochs": 5}),
+        augmentation=NO_AUGMENTATION, normalize=Normalization(255, None, None), seed=0,
+    ):  # fmt: skip
+        rows.append(row)
+        states.append({name: value.clone() for name, value in model.state_dict().items()})
+    assert training.kept_epoch(rows, "best") == 2  # the first of two equal ones
+    assert training.kept_epoch(rows, "last") == 5
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, states[1][name])
+    assert not torch.equal(states[1]["fc.weight"], states[4]["fc.weight"])
+
+
+def test_scores_on_file_are_those_of_the_kept_epoch(scripted, tmp_path):
+    _, rows = run(val=bars(30, seed=1), epochs=4, keep="best")
+    results.write_training(rows, training.kept_epoch(rows, "best"), 9, tmp_path)
+    summary = results.read_json(tmp_path / "train.json")
+    assert (summary["kept_epoch"], summary["epochs"]) == (2, 4)
+    assert summary["val_accuracy"] == 0.7
+    assert summary["train_loss"] == rows[1]["train_loss"]
+
+
+@pytest.mark.parametrize(("patience", "epochs"), [(0, 6), (1, 3), (2, 4), (3, 5), (4, 6)])
+def test_training_stops_after_so_many_epochs_without_a_better_one(scripted, patience, epochs):
+    _, rows = run(val=bars(30, seed=1), epochs=6, patience=patience)
+    assert [row["epoch"] for row in rows] == list(range(1, epochs + 1))
+
+
+@pytest.mark.parametrize("changes", [{"keep": "best"}, {"patience": 1}])
+def test_the_best_epoch_needs_validation_images(changes):
+    with pytest.raises(UserError, match="need validation images"):
+        run(**changes)
+
+
+def test_a_training_that_diverges_stops_at_that_step(monkeypatch):
+    steps = []
+    real = training.augment
+
+    def poisoned(*arguments, **options):
+        steps.append(1)
+        inputs = real(*arguments, **options)
+        return inputs * math.nan if len(steps) == 6 else inputs
+
+    monkeypatch.setattr(training, "augment", poisoned)
+    with pytest.raises(UserError, match=r"became nan at step 6, with learning rate 0\.01;"):
+        run()  # four steps an epoch
+    assert len(steps) == 6
 
 
 def test_a_rate_of_its_own_reaches_the_optimisation():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from typing import NamedTuple
 
@@ -67,6 +68,34 @@ def _has_bfloat16(device: torch.device) -> bool:
         found = torch.cpu.get_capabilities()
         return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
     return False
+
+
+def describe(device: torch.device) -> dict[str, str]:
+    """What the last bits of a result depend on, beside what went into it."""
+    return {
+        "torch.version": torch.__version__,
+        "torch.device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else device.type,
+        "torch.processor": torch.backends.cpu.get_cpu_capability(),
+        "torch.threads": str(torch.get_num_threads()),
+    }
+
+
+def set_deterministic(chosen: bool) -> None:
+    """Make equal inputs give equal bytes on this machine, or let libraries take what is fastest.
+
+    On a CPU nothing changes. On CUDA, cuDNN and cuBLAS keep to algorithms whose sums have a fixed
+    order; otherwise they try several and take the fastest.
+    """
+    if chosen:
+        # Read by cuBLAS when it starts; it refuses deterministic work without it.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        # Every new tensor would be filled, to show a read of what was never written.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    # The same as use_deterministic_algorithms, which imports the compiler: three seconds.
+    torch.set_deterministic_debug_mode("error" if chosen else "default")
+    torch.backends.cudnn.benchmark = not chosen
 
 
 def keep_freed_memory() -> None:

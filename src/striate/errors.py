@@ -1,6 +1,5 @@
 """The one kind of failure that its reader can mend, and how a command reports it."""
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,25 +13,21 @@ class UserError(Exception):
 def reported() -> Iterator[None]:
     """Print a `UserError` on standard error, a line for each fault, and exit with status 2.
 
-    An interrupt ends with status 130 and a line that says how to go on.
+    What the system refuses (a full disk, a missing right to write) is reported likewise. An
+    interrupt ends with status 130 and its message.
     """
     try:
         yield
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        _say_how_to_go_back()
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted: the same command begins this stage anew", file=sys.stderr)
-        _say_how_to_go_back()
+    except OSError as error:
+        if not error.strerror:
+            raise  # no refusal by the system
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt as interrupt:
+        said = str(interrupt) or "the same command begins anew"
+        print(f"interrupted: {said}", file=sys.stderr)
         sys.exit(130)
-
-
-def _say_how_to_go_back() -> None:
-    """DVC, which sets DVC_ROOT, removes the outputs of a stage before it starts it."""
-    if "DVC_ROOT" in os.environ:
-        print(
-            "       `dvc checkout` and `git checkout metrics` bring back the outputs"
-            " that DVC removed for this run.",
-            file=sys.stderr,
-        )

@@ -5,6 +5,7 @@ pixels of the PNG: small images and kernels come out crisp, and neighbours keep 
 All tiles of a picture stand in one axes, whose unit is that pixel: axes are slow to make.
 """
 
+import io
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
+
+from striate import files
 
 _Array: TypeAlias = NDArray[Any]
 _Box: TypeAlias = tuple[int, int, int, int]  # left, top, width, height in pixels of a page
@@ -408,28 +411,22 @@ def feature_maps(image: ArrayLike, maps: Mapping[str, ArrayLike], class_name: st
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Writes `figure` as a PNG whose bytes depend on the figure alone.
 
-    The file appears whole or not at all: it is written beside `path` and then renamed.
-
     Args:
         figure: any figure of this module.
-        path: the file to write or replace; its folder must exist.
+        path: the file to write or replace, as a whole or not at all.
 
     Raises:
-        OSError: if the folder is missing or cannot be written.
+        OSError: it cannot be written.
     """
     layout = figure.get_layout_engine()
     if layout is not None:
         # Matplotlib would draw the whole figure an extra time for it.
         layout.execute(figure)
         figure.set_layout_engine(None)
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        # Matplotlib would write its version into the file.
-        figure.savefig(partial, format="png", dpi=DPI, metadata={"Software": None})
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    buffer = io.BytesIO()
+    # Matplotlib would write its version into the file.
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    files.write(Path(path), buffer.getvalue())
 
 
 def _checked(

@@ -25,9 +25,9 @@ class Logbook:
     def __init__(self, pipe: IO[str] | None) -> None:
         self._pipe = pipe
 
-    def start(self, params: dict[str, Any]) -> None:
-        """A training begins."""
-        self._send("start", params)
+    def start(self, params: dict[str, Any], machine: dict[str, str]) -> None:
+        """A training begins, on a machine that these tags describe."""
+        self._send("start", params, machine)
 
     def epoch(self, row: dict[str, Any]) -> None:
         """What `striate.training.fit` yielded."""
@@ -87,7 +87,9 @@ def logbook() -> Iterator[Logbook]:
     finally:
         log._send("end", status)
         try:
-            tracker.communicate(timeout=PATIENCE_SECONDS)
+            # Whoever interrupts does not want to wait, and the other process ends by itself.
+            if status != "KILLED":
+                tracker.communicate(timeout=PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             tracker.kill()
             tracker.communicate()

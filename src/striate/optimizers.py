@@ -42,6 +42,10 @@ class Optimizer:
         """Change every parameter by its gradient."""
         raise NotImplementedError
 
+    def state(self) -> list[Tensor]:
+        """What it remembers from step to step: tensors that it changes in place."""
+        raise NotImplementedError
+
 
 class Adam(Optimizer):
     """D. Kingma and J. Ba, arXiv:1412.6980; with `decoupled`, AdamW, arXiv:1711.05101."""
@@ -74,6 +78,10 @@ class Adam(Optimizer):
             decoupled_weight_decay=self.decoupled, maximize=False,
         )  # fmt: skip
 
+    def state(self) -> list[Tensor]:
+        """Both averages of each parameter, and how many steps were taken."""
+        return [*self.means, *self.squares, *self.steps]
+
 
 class SGD(Optimizer):
     """Stochastic gradient descent with Nesterov's momentum."""
@@ -91,16 +99,20 @@ class SGD(Optimizer):
         self.momentum = momentum
         self.weight_decay = weight_decay
         self.fused = fused or None
-        self.averages: list[Tensor | None] = [torch.zeros_like(param) for param in self.params]
+        self.averages = [torch.zeros_like(param) for param in self.params]
 
     @torch.no_grad()
     def step(self) -> None:
         """Change every parameter by its gradient."""
         sgd(
-            self.params, self.grads(), self.averages, fused=self.fused, lr=self.lr,
+            self.params, self.grads(), [*self.averages], fused=self.fused, lr=self.lr,
             momentum=self.momentum, nesterov=self.momentum > 0, dampening=0.0,
             weight_decay=self.weight_decay, maximize=False,
         )  # fmt: skip
+
+    def state(self) -> list[Tensor]:
+        """The average of each parameter's gradient."""
+        return [*self.averages]
 
 
 class Muon(Optimizer):
@@ -134,6 +146,10 @@ class Muon(Optimizer):
             direction = orthogonal(update.flatten(1).to(self.dtype)).view(update.shape)
             weight.mul_(math.sqrt(len(weight)) / weight.norm())
             weight.sub_(direction * self.lr)
+
+    def state(self) -> list[Tensor]:
+        """The average of each bank's gradient."""
+        return [*self.averages]
 
 
 def orthogonal(matrix: Tensor, steps: int = 3) -> Tensor:

@@ -107,7 +107,11 @@ class Training(Section):
     device: Literal["auto", "cpu", "cuda", "mps"]
     precision: Literal["auto", "float32", "bfloat16"]
     capture: Literal["auto", "never"]
+    deterministic: bool
     log_every: Count
+    keep: Literal["last", "best"]
+    patience: Annotated[int, Field(ge=0, le=1_000_000)]
+    checkpoint_minutes: Annotated[float, Field(ge=0, le=10_000)]
 
 
 class Evaluate(Section):
@@ -134,6 +138,15 @@ class Params(Section):
                 f"augment.shrink is {self.augment.shrink}; it must be 0 where model.arch is"
                 f" {self.model.arch}, which takes images of one size only"
             )
+        for key, value, off in (
+            ("keep", self.training.keep, "last"),
+            ("patience", self.training.patience, 0),
+        ):
+            if value != off and self.data.val_size == 0:
+                raise ValueError(
+                    f"training.{key} is {value}, which goes by validation images; it must be {off}"
+                    " where data.val_size is 0"
+                )
         return self
 
 

@@ -30,6 +30,7 @@ EVALUATION = "striate.evaluation"
 TRAINED_BY = ("seed", "data", "augment", "model", "training")  # the sections that train reads
 MANIFEST, MODELS, FIGURES = "data/manifest.json", "models", "reports/figures"
 TRAIN, TEST = "metrics/train.json", "metrics/test.json"
+COUNTS = ("parameters", "epochs", "kept_epoch")  # in TRAIN; the last came later than the others
 TABLES = ("metrics/history.csv", "metrics/steps.csv")
 EXPERIMENT_REF = re.compile(r"(?P<commit>\S+) refs/exps/(?P<a>\w{2})/(?P<b>\w{38})/(?P<name>\S+)")
 
@@ -177,8 +178,13 @@ def best(points: list[Point]) -> list[Point]:
 
 
 def final(train: dict[str, float]) -> list[Point]:
-    """What metrics/train.json holds beyond the last points of the curves."""
-    return [(name, train[name], 0) for name in ("parameters", "epochs")]
+    """What metrics/train.json holds beyond points of the curves."""
+    return [(name, train[name], 0) for name in COUNTS if name in train]
+
+
+def kept_epoch(train: dict[str, float]) -> int:
+    """The epoch that the scores in metrics/train.json are of."""
+    return int(train.get("kept_epoch", train["epochs"]))
 
 
 def scored(test: dict[str, float]) -> list[Point]:

@@ -1,19 +1,20 @@
 """The small files in metrics/: written whole, read back to the last digit."""
 
 import csv
+import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from striate import files
 from striate.errors import UserError
 
 
 def write_json(path: Path, values: dict[str, float]) -> None:
     """Write one flat JSON object, a key a line; floats keep every digit."""
-    _write(path, json.dumps(values, indent=2) + "\n")
+    files.write(path, (json.dumps(values, indent=2) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -31,14 +32,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def write_training(rows: list[dict[str, Any]], parameters: int, folder: Path) -> None:
+def write_training(rows: list[dict[str, Any]], kept: int, parameters: int, folder: Path) -> None:
     """Write what `striate.training.fit` yielded.
 
     Args:
         rows: one dict an epoch.
+        kept: the epoch whose weights are kept.
         parameters: the size of the network.
         folder: receives `history.csv` (a row an epoch), `steps.csv` (a row for each recorded
-            step) and `train.json` (the last epoch, and the size of the network).
+            step) and `train.json` (the kept epoch, and the size of the network).
     """
     history = [{key: row[key] for key in row if key != "step_losses"} for row in rows]
     write_table(folder / "history.csv", history)
@@ -46,8 +48,10 @@ def write_training(rows: list[dict[str, Any]], parameters: int, folder: Path) ->
         folder / "steps.csv",
         [{"step": step, "step_loss": loss} for row in rows for step, loss in row["step_losses"]],
     )
-    last = {key: history[-1][key] for key in history[-1] if key.endswith(("_loss", "_accuracy"))}
-    write_json(folder / "train.json", last | {"epochs": len(rows), "parameters": parameters})
+    row = history[kept - 1]
+    scores = {key: row[key] for key in row if key.endswith(("_loss", "_accuracy"))}
+    counts = {"epochs": len(rows), "kept_epoch": kept, "parameters": parameters}
+    write_json(folder / "train.json", scores | counts)
 
 
 def write_predictions(
@@ -57,8 +61,9 @@ def write_predictions(
 
     The table has the names of the true and of the predicted class, for a confusion matrix.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "logits.npy", logits)
+    buffer = io.BytesIO()
+    np.save(buffer, logits)
+    files.write(folder / "logits.npy", buffer.getvalue())
     write_table(
         folder / "classes.csv",
         [
@@ -83,13 +88,11 @@ def read_logits(folder: Path) -> np.ndarray:
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write rows with equal keys as CSV with a header; floats keep every digit."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]) if rows else [], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(temporary, path)
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    files.write(path, stream.getvalue().encode())
 
 
 def read_table(path: Path) -> dict[str, list[float]]:
@@ -106,14 +109,3 @@ def read_table(path: Path) -> dict[str, list[float]]:
         }
     except (OSError, ValueError, IndexError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial")

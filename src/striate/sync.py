@@ -133,8 +133,8 @@ def _differences(root: Path, store: Store, record: Record, run: Run) -> list[str
     by_name: dict[str, dict[int, float]] = {}
     for name, value, step in points:
         by_name.setdefault(name, {})[step] = value
-    for name in record.train.keys() - {"epochs", "parameters"}:
-        by_name.setdefault(name, {})[int(record.train["epochs"])] = record.train[name]
+    for name in record.train.keys() - set(records.COUNTS):
+        by_name.setdefault(name, {})[records.kept_epoch(record.train)] = record.train[name]
     for name, curve in by_name.items():
         logged = store.client.get_metric_history(run.info.run_id, name)
         theirs = {point.step: point.value for point in logged}
@@ -186,9 +186,8 @@ def _points(root: Path, record: Record) -> tuple[list[Point], bool]:
     texts = _files(root, record, records.TABLES)
     points: list[Point] = []
     if texts is None:
-        last = record.train["epochs"]
         points += [
-            (name, value, int(last))
+            (name, value, records.kept_epoch(record.train))
             for name, value in record.train.items()
             if name.endswith(("_loss", "_accuracy"))
         ]

@@ -218,12 +218,12 @@ class Session:
         self.store = store
         self.run_id: str | None = None  # of a training that goes on
 
-    def start(self, params: dict[str, Any]) -> None:
+    def start(self, params: dict[str, Any], machine: dict[str, str]) -> None:
         """A training begins."""
         self.run_id = self.store.create(
             run_name(params),
             records.trained_by(params),
-            _origin() | {PROCESS: process_tag(os.getppid())},
+            _origin() | machine | {PROCESS: process_tag(os.getppid())},
         )
 
     def log(self, points: list[Point]) -> None:

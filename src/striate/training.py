@@ -20,8 +20,10 @@ from striate.optimizers import build_optimizers
 
 if TYPE_CHECKING:
     from striate.params import Augment, Training
+    from striate.resume import Keeper
 
 VALIDATION_BATCH = 1000
+CHECKED_EVERY = 100  # steps, on a device that the host would otherwise run ahead of
 WARM_UP = 3  # steps before a CUDA graph is recorded
 
 
@@ -34,6 +36,7 @@ def fit(
     augmentation: Augment,
     normalize: Callable[[Tensor], Tensor],
     seed: int,
+    keeper: Keeper | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Train `model` in place, minimising cross-entropy.
 
@@ -45,6 +48,8 @@ def fit(
         augmentation: the section `augment` of params.yaml.
         normalize: uint8 images → inputs of the network.
         seed: of the order of the batches and of the augmentation.
+        keeper: saves the state after each epoch and whenever it wants to. A state that it holds
+            is gone on from, to the same end; the epochs before it are yielded once more.
 
     Yields:
         After each epoch: `epoch` (from 1), `learning_rate` (of its last step), `train_loss` and
@@ -53,15 +58,21 @@ def fit(
         of a step (from 1, counted over all epochs) and the loss of its batch.
 
     Raises:
-        UserError: the loss is no longer a number.
+        UserError: the loss is no longer a number, or there are no images to choose the best epoch
+            by.
     """
+    if val is None and (settings.keep == "best" or settings.patience):
+        raise UserError(
+            "training.keep best and training.patience need validation images;"
+            " data.val_size leaves none"
+        )
     device = train.labels.device
     generator = torch.Generator(device).manual_seed(seed)
     precision = pick_precision(settings.precision, device)
     model.to(memory_format=precision.memory_format)
     images = train.images.contiguous(memory_format=precision.memory_format)
-    count = len(train.labels)
-    steps = math.ceil(count / settings.batch_size)
+    count, size = len(train.labels), settings.batch_size
+    steps = math.ceil(count / size)
     total = steps * settings.epochs
     fast = precision != REFERENCE
     optimizers = build_optimizers(
@@ -76,10 +87,14 @@ def fit(
     mirrored = draw_mirrored(count, generator) if augmentation.flip else None
     shrunk_steps = round(augmentation.shrink_until * total) if augmentation.shrink else 0
     parameters = list(model.parameters())
-    losses = torch.empty(steps, device=device)
-    sizes = [settings.batch_size] * (steps - 1) + [count - settings.batch_size * (steps - 1)]
+    order = torch.empty(count, dtype=torch.int64, device=device)
+    losses = torch.zeros(steps, device=device)
+    sizes = [size] * (steps - 1) + [count - size * (steps - 1)]
     last_loss = torch.zeros((), device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
+    weights = model.state_dict()
+    best = {name: value.clone() for name, value in weights.items()}
+    rows: list[dict[str, Any]] = []
 
     def step(chosen: Tensor, shrunk: bool) -> None:
         inputs = augment(
@@ -102,54 +117,79 @@ def fit(
 
     # One recording for each size of image.
     take = {
-        shrunk: captured(partial(step, shrunk=shrunk), settings.batch_size, generator)
+        shrunk: captured(partial(step, shrunk=shrunk), size, generator)
         if capture
         else partial(step, shrunk=shrunk)
         for shrunk in (True, False)
     }
 
-    for epoch in range(1, settings.epochs + 1):
+    # All that changes in place from step to step, by name.
+    live = {f"model.{name}": value for name, value in weights.items()}
+    live |= {f"best.{name}": value for name, value in best.items()}
+    for index, optimizer in enumerate(optimizers):
+        live |= {f"optimizer.{index}.{k}": value for k, value in enumerate(optimizer.state())}
+    live |= {"order": order, "losses": losses, "correct": correct}
+    if mirrored is not None:
+        live["mirrored"] = mirrored
+
+    def save(taken: int, saved: str) -> None:
+        """Save the state after so many steps of the epoch that follows the last row."""
+        if keeper is not None:
+            tensors = {name: value.to("cpu", copy=True) for name, value in live.items()}
+            random = random_states(generator)
+            keeper.save({"tensors": tensors, "random": random, "taken": taken, "rows": rows}, saved)
+
+    taken = 0
+    if keeper is not None and keeper.state is not None:
+        for name, value in live.items():
+            value.copy_(keeper.state["tensors"][name])
+        taken, rows = keeper.state["taken"], keeper.state["rows"]
+        set_random_states(generator, keeper.state["random"])
+        yield from rows
+
+    while not complete(rows, settings):
+        epoch = len(rows) + 1
         model.train()
-        correct.zero_()
         first = (epoch - 1) * steps
-        order = torch.randperm(count, generator=generator, device=device)
-        if mirrored is not None and epoch > 1:
-            mirrored.logical_not_()
+        if taken == 0:
+            correct.zero_()
+            torch.randperm(count, generator=generator, device=device, out=order)
+            if mirrored is not None and epoch > 1:
+                mirrored.logical_not_()
         with tqdm(
             total=count,
+            initial=sum(sizes[:taken]),
             desc=f"epoch {epoch}/{settings.epochs}",
             unit=" images",
             disable=None,
             leave=False,
         ) as bar:
-            for number, chosen in enumerate(order.split(settings.batch_size)):
+            for number in range(taken, steps):
                 factor = rate_factor(first + number, total, settings)
                 for optimizer, peak in zip(optimizers, peaks, strict=True):
                     if isinstance(optimizer.lr, Tensor):
                         optimizer.lr.fill_(peak * factor)
                     else:
                         optimizer.lr = peak * factor
-                take[first + number < shrunk_steps](chosen)
+                take[first + number < shrunk_steps](order[number * size : (number + 1) * size])
                 losses[number] = last_loss
-                # Reading the loss makes the host wait for the device, so only a shown bar does.
+                # Reading a loss makes the host wait for a device that computes by itself.
+                if device.type == "cpu" or number % CHECKED_EVERY == 0 or number == steps - 1:
+                    check_finite(losses[: number + 1], first, total, settings)
                 if not bar.disable:
                     bar.update(sizes[number])
                     if number % settings.log_every == 0:
                         bar.set_postfix(loss=f"{last_loss.item():.4f}")
+                if keeper is not None and keeper.due():
+                    save(number + 1, f"step {number + 1} of {steps} of epoch {epoch}")
 
+        taken = 0
         values = losses.tolist()
-        last_rate = settings.learning_rate * factor
-        for number, value in enumerate(values, start=first + 1):
-            if not math.isfinite(value):
-                raise UserError(
-                    f"the loss became {value} at step {number}, with learning rate"
-                    f" {last_rate:g}; a smaller training.learning_rate may help"
-                )
         row: dict[str, Any] = {
             "epoch": epoch,
-            "learning_rate": last_rate,
-            "train_loss": math.fsum(v * size for v, size in zip(values, sizes, strict=True))
-            / count,
+            "learning_rate": settings.learning_rate
+            * rate_factor(first + steps - 1, total, settings),
+            "train_loss": math.fsum(v * n for v, n in zip(values, sizes, strict=True)) / count,
             "train_accuracy": int(correct) / count,
         }
         if val is not None:
@@ -162,7 +202,73 @@ def fit(
             for number, value in enumerate(values, start=first + 1)
             if number % settings.log_every == 0
         ]
+        rows.append(row)
+        if kept_epoch(rows, settings.keep) == epoch:
+            for name, value in best.items():
+                value.copy_(weights[name])
+        save(0, f"epoch {epoch} of {settings.epochs}")
         yield row
+    model.load_state_dict(best)
+
+
+def kept_epoch(rows: list[dict[str, Any]], keep: str) -> int:
+    """The epoch whose weights are kept, by what `fit` yielded.
+
+    Args:
+        rows: one dict an epoch, not empty.
+        keep: `last`, or `best`: the first with the highest accuracy on the validation images.
+    """
+    if keep == "last":
+        return len(rows)
+    return max(rows, key=lambda row: row["val_accuracy"])["epoch"]  # type: ignore[no-any-return]
+
+
+def complete(rows: list[dict[str, Any]], settings: Training) -> bool:
+    """Whether all epochs were trained, or as many as are to be without a better one."""
+    if not rows or not settings.patience:
+        return len(rows) == settings.epochs
+    waited = len(rows) - kept_epoch(rows, "best")
+    return len(rows) == settings.epochs or waited >= settings.patience
+
+
+def check_finite(losses: Tensor, first: int, total: int, settings: Training) -> None:
+    """Stop a training that has diverged.
+
+    Args:
+        losses: of the steps of an epoch so far; those before the last were finite, or not read.
+        first: how many steps came before this epoch.
+        total: how many steps there are.
+        settings: the section `training` of params.yaml.
+
+    Raises:
+        UserError: a loss is not a number; says at which step.
+    """
+    if math.isfinite(float(losses[-1])) and (
+        losses.device.type == "cpu" or losses.isfinite().all()
+    ):
+        return
+    number = int((~losses.isfinite()).nonzero()[0])
+    rate = settings.learning_rate * rate_factor(first + number, total, settings)
+    raise UserError(
+        f"the loss became {float(losses[number])} at step {first + number + 1}, with learning rate"
+        f" {rate:g}; a smaller training.learning_rate, or more training.warmup, may help"
+    )
+
+
+def random_states(generator: torch.Generator) -> list[Tensor]:
+    """Where the random numbers stand: of the generator, and those that dropout draws."""
+    states = [generator.get_state(), torch.get_rng_state()]
+    if generator.device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(generator.device))
+    return states
+
+
+def set_random_states(generator: torch.Generator, states: list[Tensor]) -> None:
+    """Go on where `random_states` was called."""
+    generator.set_state(states[0])
+    torch.set_rng_state(states[1])
+    if generator.device.type == "cuda":
+        torch.cuda.set_rng_state(states[2], generator.device)
 
 
 def captured(

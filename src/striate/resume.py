@@ -1,0 +1,175 @@
+"""A training that was stopped goes on from the state that was saved last.
+
+The state lies outside of what DVC keeps, under a name that follows from all that shapes the
+outcome: params, data, code, libraries and the kind of machine. So no other training can take it up,
+and one that goes on ends with the same bytes as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from striate import files
+from striate.devices import describe
+from striate.errors import UserError
+
+PLACE = Path(".dvc/tmp/striate")  # in the main repository
+GRACE_SECONDS = 1.0  # between the wish to stop and an interrupt wherever the training is
+
+
+def fingerprint(
+    params: dict[str, Any], manifest: dict[str, Any], device: torch.device, script: Path
+) -> str:
+    """A hash of all that the outcome of a training follows from.
+
+    Args:
+        params: those that train reads.
+        manifest: of the data, with the hashes of its files.
+        device: that trains.
+        script: which calls this package.
+    """
+    sources = [script, *Path(__file__).parent.glob("*.py")]
+    code = {file.name: _sha256(file.read_bytes()) for file in sources}
+    parts = {"params": params, "data": manifest, "code": code, "machine": describe(device)}
+    return _sha256(json.dumps(parts, sort_keys=True).encode())
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """The state in a file, or None where there is none, or only a damaged one."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    digest, body = content[:64], content[64:]
+    if digest != _sha256(body).encode():
+        return None
+    state: dict[str, Any] = torch.load(io.BytesIO(body), weights_only=True)
+    return state
+
+
+class Keeper:
+    """Saves the state of one training, and gives it back.
+
+    Args:
+        folder: of the states of all trainings.
+        name: the fingerprint of this one.
+        minutes: after which a state is saved within an epoch.
+
+    Attributes:
+        state: what was saved last, or None.
+        saved: what that state is of, for a person.
+    """
+
+    def __init__(self, folder: Path, name: str, minutes: float) -> None:
+        self._path = folder / f"{name}.state"
+        self._seconds = 60 * minutes
+        self._last = self._start = time.monotonic()
+        self._stop = False
+        self.state: dict[str, Any] | None = read(self._path)
+        self.saved = ""
+        if self.state is not None:
+            self._start -= self.state["seconds"]
+
+    def due(self) -> bool:
+        """Whether it is time to save a state within an epoch."""
+        return self._stop or time.monotonic() - self._last >= self._seconds
+
+    def save(self, state: dict[str, Any], saved: str) -> None:
+        """Replace what was saved before.
+
+        Args:
+            state: tensors and plain values.
+            saved: what the state is of, for a person.
+
+        Raises:
+            KeyboardInterrupt: it was asked to stop; the state is saved.
+        """
+        buffer = io.BytesIO()
+        torch.save(state | {"seconds": self.seconds()}, buffer)
+        body = buffer.getvalue()
+        files.write(self._path, _sha256(body).encode() + body)
+        self._last = time.monotonic()
+        self.saved = saved
+        if self._stop:
+            raise KeyboardInterrupt
+
+    def seconds(self) -> float:
+        """How long the training has taken, with what came before it was stopped."""
+        return time.monotonic() - self._start
+
+    def remove(self) -> None:
+        """Forget the state: the training is complete, or came to nothing."""
+        self._path.unlink(missing_ok=True)
+
+    @contextmanager
+    def stoppable(self) -> Iterator[None]:
+        """Let an interrupt or a termination wait for the end of a step, and the state be saved.
+
+        One that comes where steps take long, or a second one, interrupts at once.
+
+        Raises:
+            KeyboardInterrupt: says from where the same command goes on.
+        """
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            if self._stop:
+                raise KeyboardInterrupt
+            self._stop = True
+            signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
+
+        def insist(number: int, frame: FrameType | None) -> None:
+            raise KeyboardInterrupt
+
+        handlers = {signal.SIGINT: ask, signal.SIGTERM: ask, signal.SIGALRM: insist}
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        try:
+            yield
+        except KeyboardInterrupt:
+            where = f"goes on after {self.saved}" if self.saved else "begins anew"
+            raise KeyboardInterrupt(f"the same command {where}") from None
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold a lock while training.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        holder = path.read_text() or "another process"
+        raise UserError(
+            f"{holder} does this training already; wait until it has ended, or end it with `kill`"
+        ) from None
+    try:
+        path.write_text(f"process {os.getpid()} (in {Path.cwd()})")
+        yield
+    finally:
+        # Nobody waits for it, and who opened it just now is told by its missing name to try again.
+        path.unlink(missing_ok=True)
+        lock.release()
