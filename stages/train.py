@@ -38,6 +38,8 @@ def train(settings: params.Params, log: Logbook) -> None:
     # No other training may write these outputs, nor this state, which temporary copies share.
     with resume.alone(resume.PLACE / "train.lock"), resume.alone(states / f"{name}.lock"):
         keeper = resume.Keeper(states, name, settings.training.checkpoint_minutes)
+        if keeper.saved:
+            print(f"goes on after {keeper.saved}", flush=True)
         flat = params.flatten(settings.model_dump())
         log.start(flat, devices.describe(device))
         rows = []

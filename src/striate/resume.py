@@ -85,6 +85,7 @@ class Keeper:
         self.state: dict[str, Any] | None = read(self._path)
         self.saved = ""
         if self.state is not None:
+            self.saved = self.state["saved"]
             self._start -= self.state["seconds"]
 
     def due(self) -> bool:
@@ -102,7 +103,7 @@ class Keeper:
             KeyboardInterrupt: it was asked to stop; the state is saved.
         """
         buffer = io.BytesIO()
-        torch.save(state | {"seconds": self.seconds()}, buffer)
+        torch.save(state | {"saved": saved, "seconds": self.seconds()}, buffer)
         body = buffer.getvalue()
         files.write(self._path, _sha256(body).encode() + body)
         self._last = time.monotonic()
