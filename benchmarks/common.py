@@ -54,6 +54,7 @@ def train(values, images_used=None):
     settings = {key: SimpleNamespace(**v) for key, v in values.items() if isinstance(v, dict)}
     devices.keep_freed_memory()
     device = devices.pick_device(settings["training"].device)
+    devices.set_deterministic(settings["training"].deterministic)
     folder = stored(values["data"]["name"])
     manifest = images.load_manifest(folder)
     normalize = images.normalization(manifest, settings["data"].normalize)

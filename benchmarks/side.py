@@ -149,12 +149,15 @@ def lightning(name, epochs, seed):
     }
 
 
-def striate(name, epochs, seed, precision):
+def striate(name, epochs, seed, precision, deterministic):
     from common import params, train
 
     return train(
-        params(data__name=name, training__epochs=epochs, training__precision=precision, seed=seed)
-    )
+        params(
+            data__name=name, training__epochs=epochs, training__precision=precision,
+            training__deterministic=deterministic, seed=seed,
+        )
+    )  # fmt: skip
 
 
 def main():
@@ -164,10 +167,11 @@ def main():
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--deterministic", choices=["true", "false"], default="true")
     arguments = parser.parse_args()
     run = (arguments.data, arguments.epochs, arguments.seed)
     if arguments.program == "striate":
-        found = striate(*run, arguments.precision)
+        found = striate(*run, arguments.precision, arguments.deterministic == "true")
     elif arguments.program == "lightning":
         found = lightning(*run)
     else:
