@@ -29,6 +29,31 @@ def test_summary_without_a_run_is_one_line_and_status_2(tmp_path, capsys, monkey
     assert capsys.readouterr().err.startswith("error: params.yaml cannot be read")
 
 
+def make_dvc_root(folder):
+    (folder / ".dvc").mkdir(exist_ok=True)
+    (folder / ".dvc/config").touch()
+
+
+@pytest.mark.parametrize("place", ["nothing", "git", "dvc", "dvc and git"])
+@pytest.mark.parametrize("command", ["sync", "verify", "promote x", "gate", "summary", "recipe"])
+def test_a_command_in_the_wrong_place_is_one_line_and_makes_nothing(
+    tmp_path, capsys, monkeypatch, command, place
+):
+    if "git" in place:
+        subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    if "dvc" in place:
+        make_dvc_root(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["striate", *command.split()])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_ui_on_a_taken_port_or_outside_a_repository_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with socket.socket() as taken:
@@ -36,18 +61,18 @@ def test_ui_on_a_taken_port_or_outside_a_repository_is_one_line(tmp_path, capsys
         taken.listen()
         port = str(taken.getsockname()[1])
         monkeypatch.setattr(sys, "argv", ["striate", "ui", "--port", port])
-        for said in ("there is no DVC repository here", f"port {port} cannot be used"):
+        for said in ("is not the root of a DVC repository", f"port {port} cannot be used"):
             with pytest.raises(SystemExit) as caught:
                 cli.main()
             assert caught.value.code == 2
             assert said in capsys.readouterr().err
-            (tmp_path / ".dvc").mkdir(exist_ok=True)
+            make_dvc_root(tmp_path)
     assert list(tmp_path.iterdir()) == [tmp_path / ".dvc"]
 
 
 @pytest.mark.slow
 def test_ui_serves_the_addresses_that_it_prints_on_loopback_only(tmp_path):
-    (tmp_path / ".dvc").mkdir()
+    make_dvc_root(tmp_path)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

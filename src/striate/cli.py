@@ -126,7 +126,7 @@ def run_sync(arguments: argparse.Namespace) -> None:
     if not logbook.enabled():
         print("tracking is off: nothing was synchronised")
         return
-    root = tracking.root()
+    root = _repository()
     if sync.agreed(root):
         print("MLflow agrees with DVC: nothing to do")
         return
@@ -144,13 +144,33 @@ def run_verify(arguments: argparse.Namespace) -> None:
     """Print every disagreement; exit with status 1 when there is one."""
     from striate import sync, tracking
 
+    root = _repository()
     with tracking.reachable():
-        count, faults = sync.verify(tracking.root(), tracking.open_store())
+        count, faults = sync.verify(root, tracking.open_store())
     for fault in faults:
         print(fault)
     if not faults:
         print(f"MLflow agrees with DVC on {count} experiment{'s' if count != 1 else ''}")
     sys.exit(1 if faults else 0)
+
+
+def _dvc_root() -> Path:
+    """The root of the DVC repository, checked before anything is made in it."""
+    from striate import tracking
+
+    root = tracking.root()
+    if not (root / ".dvc" / "config").is_file():
+        raise UserError(f"{root} is not the root of a DVC repository; commands run there")
+    return root
+
+
+def _repository() -> Path:
+    """The root of the DVC repository, which has a commit."""
+    from striate import records
+
+    root = _dvc_root()
+    records.head(root)
+    return root
 
 
 def run_recipe(arguments: argparse.Namespace) -> None:
@@ -175,8 +195,9 @@ def run_promote(arguments: argparse.Namespace) -> None:
     """Register a model; exit with status 1 when the champion is better."""
     from striate import registry, tracking
 
+    root = _repository()
     with tracking.reachable():
-        promoted, said = registry.promote(tracking.root(), arguments.experiment, arguments.force)
+        promoted, said = registry.promote(root, arguments.experiment, arguments.force)
     print(said)
     sys.exit(0 if promoted else 1)
 
@@ -187,8 +208,7 @@ def run_ui(arguments: argparse.Namespace) -> None:
 
     from striate import tracking
 
-    if not (tracking.root() / ".dvc").is_dir():
-        raise UserError("there is no DVC repository here; commands run at the root of one")
+    _dvc_root()
     with socket.socket() as probe:
         # As servers do, so that an address whose last server has just ended is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

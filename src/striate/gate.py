@@ -47,12 +47,19 @@ def load_rules(path: Path) -> Rules:
         UserError: the file is missing or holds something else.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{path} cannot be read: {reason}; commands run at the root of the repository"
+        ) from None
+    try:
+        content = yaml.safe_load(text)
         return {
             file: {metric: Rule.model_validate(rule) for metric, rule in rules.items()}
             for file, rules in content.items()
         }
-    except (OSError, yaml.YAMLError, AttributeError, ValidationError) as error:
+    except (yaml.YAMLError, AttributeError, ValidationError) as error:
         raise UserError(f"{path} cannot be used: {' '.join(str(error).split())}") from None
 
 

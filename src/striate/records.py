@@ -112,6 +112,20 @@ def md5(path: Path) -> str:
     return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
+def head(root: Path) -> str:
+    """The commit that HEAD stands at.
+
+    Raises:
+        UserError: there is none.
+    """
+    commit = git(root, "rev-parse", "--verify", "HEAD")
+    if commit is None:
+        raise UserError(
+            f"{root} is not a Git repository with a commit; experiments live in commits"
+        )
+    return commit.strip()
+
+
 def find(root: Path) -> list[Record]:
     """Every experiment that DVC knows here: the working tree, HEAD, and all of `dvc exp list -A`.
 
@@ -121,14 +135,9 @@ def find(root: Path) -> list[Record]:
     Raises:
         UserError: this is no Git repository.
     """
-    head = git(root, "rev-parse", "--verify", "HEAD")
-    if head is None:
-        raise UserError(
-            f"{root} is not a Git repository with a commit; experiments live in commits"
-        )
-    head = head.strip()
-    branch = (git(root, "symbolic-ref", "--short", "-q", "HEAD") or head[:7]).strip()
-    listed = [Name(branch, head)]
+    commit = head(root)
+    branch = (git(root, "symbolic-ref", "--short", "-q", "HEAD") or commit[:7]).strip()
+    listed = [Name(branch, commit)]
     refs = git(root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or ""
     for match in EXPERIMENT_REF.finditer(refs):
         listed.append(Name(match["name"], match["commit"], match["a"] + match["b"]))

@@ -36,7 +36,7 @@ def stamp(root: Path) -> Path:
 
 def agreed(root: Path) -> bool:
     """Whether nothing has changed since the last `sync`; needs no MLflow, and so no time."""
-    now = fingerprint(root)
+    now = fingerprint(records.find(root))
     return now is not None and stamp(root).exists() and stamp(root).read_text() == now
 
 
@@ -62,7 +62,9 @@ def sync(root: Path, store: Store) -> list[Row]:
             store.client.set_terminated(run.info.run_id, "KILLED")
             rows.append(Row("–", run.info.run_name, "closed: its process is gone"))
     finished = [run for run in runs if run.info.status == "FINISHED"]
-    for record in records.find(root):
+    found = records.find(root)
+    whole = True  # whether DVC had the files of every experiment
+    for record in found:
         matching = [run for run in finished if _belongs(run, record)]
         done = []
         bare = bool(matching) and matching[0].data.tags.get(CURVES) == MISSING
@@ -80,26 +82,33 @@ def sync(root: Path, store: Store) -> list[Row]:
                 if _is_unscored(half, record):
                     store.client.delete_run(half.info.run_id)
                     done.append("removed a run without scores")
-        done += _complete(root, store, record, run)
+        added, lacking = _complete(root, store, record, run)
+        done += added
+        whole = whole and not lacking and run.data.tags.get(CURVES) != MISSING
         names = ", ".join(name.name for name in record.names)
         rows.append(Row(names, run.info.run_name, ", ".join(done)))
-    now = fingerprint(root)
-    if now is not None:
+    now = fingerprint(found)
+    # A later `dvc pull`, which the fingerprint does not show, may bring what is lacking.
+    if now is not None and whole:
         stamp(root).parent.mkdir(parents=True, exist_ok=True)
         stamp(root).write_text(now)
     return rows
 
 
-def fingerprint(root: Path) -> str | None:
-    """Changes whenever `sync` may have something to do; None where that cannot be told."""
+def fingerprint(found: list[Record]) -> str | None:
+    """Changes whenever `sync` may have something to do; None where that cannot be told.
+
+    Args:
+        found: all experiments.
+    """
     if tracking.tracking_uri() != f"sqlite:///{tracking.database()}":
         return None
     database = tracking.database()
     if not database.exists():
         return None
     state = database.stat()
-    found = [(record.identity, record.names) for record in records.find(root)]
-    return records.hash_values({"store": [state.st_size, state.st_mtime_ns], "dvc": repr(found)})
+    named = [(record.identity, record.names) for record in found]
+    return records.hash_values({"store": [state.st_size, state.st_mtime_ns], "dvc": repr(named)})
 
 
 def verify(root: Path, store: Store) -> tuple[int, list[str]]:
@@ -224,16 +233,23 @@ def fetch(root: Path, record: Record, paths: tuple[str, ...], scratch: Path) -> 
     return scratch
 
 
-def _complete(root: Path, store: Store, record: Record, run: Run) -> list[str]:
-    """Add artifacts and tags that a run lacks; says what was added."""
+def _complete(root: Path, store: Store, record: Record, run: Run) -> tuple[list[str], bool]:
+    """Add artifacts and tags that a run lacks.
+
+    Returns:
+        What was added, and whether artifacts are still lacking, because DVC does not have them.
+    """
     done = []
+    lacking = False
     present = {artifact.path for artifact in store.client.list_artifacts(run.info.run_id)}
     for path, name in ((records.MODELS, "checkpoint"), (records.FIGURES, "figures")):
         if name in present:
             continue
         with tempfile.TemporaryDirectory() as scratch:
             place = fetch(root, record, (path,), Path(scratch))
-            if place is not None:
+            if place is None:
+                lacking = True
+            else:
                 store.upload(run.info.run_id, place / path, name)
                 done.append(f"added {name}")
     named = [name for name in record.names if name.commit]
@@ -251,4 +267,4 @@ def _complete(root: Path, store: Store, record: Record, run: Run) -> list[str]:
     missing = {k: v for k, v in record.params.items() if k not in run.data.params}
     if missing:
         store.log_params(run.info.run_id, missing)
-    return done
+    return done, lacking
