@@ -173,6 +173,18 @@ def test_after_a_refusal_all_outputs_are_as_they_were(clone, command, key, value
     assert clone.run("git", "status", "--porcelain") == ""
 
 
+def test_in_a_new_clone_the_metrics_that_git_keeps_are_put_back(origin, tmp_path):
+    subprocess.run(["git", "clone", "-q", origin.folder, tmp_path / "new"], check=True)
+    clone = Clone(tmp_path / "new")
+    clone.env["STRIATE_TRACKING"] = "off"
+    before = outputs(clone.folder)
+    assert set(before) == {"metrics/train.json", "metrics/test.json"}
+    said = clone.run("dvc", "exp", "run", "-S", "model.layers=4", status=255)
+    assert "model.layers is 4" in said
+    assert "put back" not in said
+    assert outputs(clone.folder).items() >= before.items()
+
+
 def test_of_two_at_once_one_is_refused_and_the_other_is_whole(clone):
     running = Running(clone, "dvc", "exp", "run", "train", *LONG)
     running.wait_for_state(1)
@@ -248,7 +260,7 @@ def small_disk(origin, tmp_path):
         clone.run("dvc", "status")
         yield clone
     finally:
-        subprocess.run(["umount", str(place)], check=True)
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def fill(clone, room):

@@ -1,8 +1,8 @@
 """What every stage does around its work: it ends with DVC, in one line, and loses no outputs."""
 
 import ctypes
+import hashlib
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from striate import files
 from striate.errors import reported
+from striate.git import git
 
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
@@ -57,42 +59,37 @@ def _bring_back() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        lost = bring_back(name)
+        bring_back(name)
     except Exception as error:  # the failure that led here matters more
-        lost = [f"({type(error).__name__}: {error})"]
-    if lost:
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         print(
-            f"       Not put back: {', '.join(lost)};"
+            f"       The outputs that DVC removed for this run could not be put back ({reason});"
             " try `dvc checkout` and `git checkout metrics`.",
             file=sys.stderr,
         )
 
 
-def bring_back(name: str) -> list[str]:
+def bring_back(name: str) -> None:
     """Put back the outputs of a stage as dvc.lock has them.
 
-    Returns:
-        Those that DVC's cache does not have.
+    What neither DVC's cache nor Git holds was not there before, as in a new clone.
     """
     from dvc.repo import Repo
 
-    lost = []
     with Repo() as repo:
         for found in repo.stage.collect(name):
             for out in found.outs:
                 if not out.hash_info:
                     continue  # it was never made
-                path = Path(out.fs_path)
                 if out.use_cache:
-                    if out.changed_cache():
-                        lost.append(out.def_path)
-                    else:
+                    if not out.changed_cache():
                         out.checkout(force=True)
-                else:
-                    kept = Path(repo.cache.local.oid_to_path(out.hash_info.value))
-                    if kept.exists():
-                        path.parent.mkdir(parents=True, exist_ok=True)
-                        shutil.copyfile(kept, path)
-                    else:
-                        lost.append(out.def_path)
-    return lost
+                    continue
+                cached = Path(repo.cache.local.oid_to_path(out.hash_info.value))
+                content = cached.read_bytes() if cached.exists() else _committed(out.def_path)
+                if hashlib.md5(content, usedforsecurity=False).hexdigest() == out.hash_info.value:
+                    files.write(Path(out.fs_path), content)
+
+
+def _committed(path: str) -> bytes:
+    return (git(Path(), "show", f"HEAD:./{path}") or "").encode()
