@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from striate import params
+from striate import limits, params
 from striate.errors import reported
 from striate.logbook import Logbook, logbook
 
@@ -18,9 +18,7 @@ def train(settings: params.Params, log: Logbook) -> None:
     devices.keep_freed_memory()
     device = devices.pick_device(settings.training.device)
     manifest = images.load_manifest(Path("data"))
-    images.check_augment(settings.augment, manifest["shape"])
-    if side := settings.augment.shrink:
-        models.check_layers(settings.model.layers, (side, side), settings.model.whiten)
+    limits.check(settings, manifest["shape"], len(manifest["classes"]), manifest["train"]["count"])
     normalization = images.normalization(manifest, settings.data.normalize)
     description = checkpoint.describe(settings.model.model_dump(), manifest, normalization)
     torch.manual_seed(settings.seed)

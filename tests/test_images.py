@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from striate import images
+from striate import images, limits
 from striate.errors import UserError
 
 MANIFEST = {"peak": 255, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.1, 0.25]}
@@ -180,10 +180,10 @@ def test_augmentation_is_drawn_by_seed():
 
 @pytest.mark.parametrize(("key", "most"), [("translate", 7), ("cutout", 8), ("shrink", 8)])
 def test_lengths_that_do_not_fit_the_images_name_the_key(key, most):
-    images.check_augment(settings(**{key: most}), (1, 8, 9))
+    limits.check_augment(settings(**{key: most}), (1, 8, 9))
     assert augment(noise(2, 1, 8, 9), {key: most}, shrunk=key == "shrink").isfinite().all()
     with pytest.raises(UserError, match=f"augment.{key} is {most + 1}, .* value is {most}$"):
-        images.check_augment(settings(**{key: most + 1}), (1, 8, 9))
+        limits.check_augment(settings(**{key: most + 1}), (1, 8, 9))
 
 
 def test_missing_or_broken_arrays_are_named(tmp_path):

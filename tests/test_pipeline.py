@@ -14,7 +14,7 @@ from striate import tracking
 ROOT = Path(__file__).parent.parent
 # Not dependencies of a stage: what they do reaches its outputs through params and messages only,
 # and logging must not retrain.
-EXEMPT = {"params", "errors", "logbook"}
+EXEMPT = {"params", "limits", "errors", "logbook"}
 
 
 def modules_imported(path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from striate.errors import UserError
+from striate.limits import check_val_size
 from striate.splits import stratified_split
 
 if TYPE_CHECKING:
@@ -117,10 +118,8 @@ def hold_out(split: Split, size: float, seed: int) -> tuple[Split, Split | None]
     """
     if size == 0:
         return split, None
-    try:
-        parts = stratified_split(split.labels.cpu().numpy(), size, seed)
-    except ValueError as error:
-        raise UserError(f"data.val_size is {size:g}: {error} for training") from None
+    check_val_size(size, len(split.labels))
+    parts = stratified_split(split.labels.cpu().numpy(), size, seed)
     train, val = (
         Split(split.images[where], split.labels[where])
         for where in (torch.from_numpy(part).to(split.labels.device) for part in parts)
@@ -169,23 +168,6 @@ def augment(
 def draw_mirrored(count: int, generator: torch.Generator) -> Tensor:
     """Which images are flipped in the first epoch, bool (N,): about half of them."""
     return torch.rand(count, generator=generator, device=generator.device) < 0.5
-
-
-def check_augment(settings: Augment, shape: Sequence[int]) -> None:
-    """Refuse lengths that do not fit images of this shape: channels, height, width.
-
-    Raises:
-        UserError: names the key and the largest possible value.
-    """
-    _, height, width = shape
-    smaller = min(height, width)
-    for key, largest in (("translate", smaller - 1), ("cutout", smaller), ("shrink", smaller)):
-        value = getattr(settings, key)
-        if value > largest:
-            raise UserError(
-                f"augment.{key} is {value}, too large for images of {height}×{width} pixels; "
-                f"the largest possible value is {largest}"
-            )
 
 
 def _turned(inputs: Tensor, degrees: float, zoom: float, generator: torch.Generator) -> Tensor:
