@@ -1,5 +1,6 @@
 """The catalogue: its facts, the real files, and every way in which fetching can fail."""
 
+import contextlib
 import dataclasses
 import errno
 import gzip
@@ -38,6 +39,14 @@ STORED = ["images.npy", "labels.npy"]
 
 def md5(content):
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+def published(path, content, *addresses):
+    return File(path, len(content), sha256(content), addresses)
 
 
 def contents(folder):
@@ -155,24 +164,27 @@ def test_digits_come_out_byte_for_byte_alike_and_need_no_mirror(digits, tmp_path
 # The catalogue's facts, against torchvision's
 
 
-def test_mnist_files_are_those_of_torchvision():
+def test_mnist_files_are_those_of_torchvision(mirror):
     source = torchvision.datasets.MNIST
     (form,) = CATALOGUE["mnist"].forms
-    assert form == tuple(
-        File(f"MNIST/raw/{name}", checksum, tuple(f"{site}{name}" for site in source.mirrors))
-        for name, checksum in source.resources
-    )
+    for file, (name, checksum) in zip(form, source.resources, strict=True):
+        content = (mirror / file.path).read_bytes()
+        assert md5(content) == checksum
+        addresses = [f"{site}{name}" for site in source.mirrors]
+        assert file == published(f"MNIST/raw/{name}", content, *addresses)
 
 
-def test_cifar10_files_are_those_of_torchvision():
+def test_cifar10_files_are_those_of_torchvision(mirror):
     source = torchvision.datasets.CIFAR10
-    archive, unpacked = CATALOGUE["cifar10"].forms
-    assert archive == (File(source.filename, source.tgz_md5, (source.url,)),)
+    (archive,), unpacked = CATALOGUE["cifar10"].forms
+    assert (archive.path, archive.addresses) == (source.filename, (source.url,))
+    assert archive.size == 170_498_071
     meta = (source.meta["filename"], source.meta["md5"])
-    assert unpacked == tuple(
-        File(f"{source.base_folder}/{name}", checksum)
-        for name, checksum in [*source.train_list, *source.test_list, meta]
-    )
+    listed = [*source.train_list, *source.test_list, meta]
+    for file, (name, checksum) in zip(unpacked, listed, strict=True):
+        content = (mirror / file.path).read_bytes()
+        assert md5(content) == checksum
+        assert file == published(f"{source.base_folder}/{name}", content)
 
 
 def test_cifar10_classes_are_those_of_the_published_file(mirror):
@@ -280,9 +292,9 @@ def tiny_mnist(monkeypatch, tmp_path):
         ):
             path = folder / f"{name}-{suffix}-ubyte.gz"
             path.write_bytes(gzip.compress(header + values.tobytes()))
-            files.append(File(f"MNIST/raw/{path.name}", md5(path.read_bytes())))
+            files.append(published(f"MNIST/raw/{path.name}", path.read_bytes()))
         parts.append(part)
-    resources = [(Path(file.path).name, file.md5) for file in files]
+    resources = [(path.name, md5(path.read_bytes())) for path in sorted(folder.iterdir())]
     monkeypatch.setattr(torchvision.datasets.MNIST, "resources", resources)
     entry = dataclasses.replace(CATALOGUE["mnist"], counts=(20, 10), forms=(tuple(files),))
     monkeypatch.setitem(CATALOGUE, "mnist", entry)
@@ -320,8 +332,11 @@ def tiny_cifar10(monkeypatch, tmp_path):
     monkeypatch.setattr(source, "meta", source.meta | {"md5": checksum("batches.meta")})
     entry = CATALOGUE["cifar10"]
     forms = (
-        (File(archive.name, md5(archive.read_bytes())),),
-        tuple(File(file.path, checksum(Path(file.path).name)) for file in entry.forms[1]),
+        (published(archive.name, archive.read_bytes()),),
+        tuple(
+            published(file.path, (folder.parent / file.path).read_bytes())
+            for file in entry.forms[1]
+        ),
     )
     entry = dataclasses.replace(entry, counts=(50, 10), forms=forms)
     monkeypatch.setitem(CATALOGUE, "cifar10", entry)
@@ -454,10 +469,26 @@ def test_a_broken_archive_is_refused(tmp_path):
             datasets.extract(archive, tmp_path / "into")
 
 
+@pytest.mark.parametrize(
+    "members",
+    [
+        [member("zeros", bytes(20_001))],
+        [member("zeros", bytes(10_000)), member("more", bytes(10_001))],
+        [member(f"file{number}", b"x") for number in range(101)],
+    ],
+)
+def test_an_archive_that_would_fill_the_disk_is_refused(tmp_path, monkeypatch, members):
+    monkeypatch.setattr(datasets, "MOST_UNPACKED_BYTES", 20_000)
+    archive = pack(tmp_path / "bomb.tar.gz", *members)
+    with pytest.raises(DataError, match=r"^bomb\.tar\.gz was refused: more than 100 members or"):
+        datasets.extract(archive, tmp_path / "into")
+    assert sum(map(len, contents(tmp_path / "into").values())) <= 20_000
+
+
 def test_an_archive_refused_is_no_data(tiny_cifar10, tmp_path, monkeypatch):
     archive = tiny_cifar10.archive / "cifar-10-python.tar.gz"
     pack(archive, member("../evil", b"evil"))
-    forms = ((File(archive.name, md5(archive.read_bytes())),),)
+    forms = ((published(archive.name, archive.read_bytes()),),)
     entry = dataclasses.replace(CATALOGUE["cifar10"], forms=forms)
     monkeypatch.setitem(CATALOGUE, "cifar10", entry)
     with pytest.raises(DataError, match=r"^cifar-10-python\.tar\.gz was refused: '\.\./evil'"):
@@ -490,7 +521,7 @@ def toy(monkeypatch):
             peak=255,
             mean=(0.0294,),
             std=(0.0181,),
-            forms=((File("toy/pixels", md5(PIXELS), addresses),),),
+            forms=((published("toy/pixels", PIXELS, *addresses),),),
             read=read_toy,
         )
         monkeypatch.setitem(CATALOGUE, "toy", dataclasses.replace(entry, **changes))
@@ -597,6 +628,27 @@ def chunks_without_an_end(handler):
     handler.close_connection = True
 
 
+def without_an_end(handler):
+    """Send what a file that never ends would, until the other side hangs up."""
+    handler.send_response(200)
+    handler.end_headers()
+    with contextlib.suppress(ConnectionError):
+        while not handler.server.closing.is_set():
+            handler.wfile.write(bytes(1 << 16))
+
+
+def test_an_endless_answer_leaves_no_more_than_the_file_on_the_disk(
+    toy, server, tmp_path, monkeypatch
+):
+    server.answers["/toy/pixels"] = [without_an_end]
+    monkeypatch.setattr(datasets, "CHUNK_BYTES", 10)
+    (form,) = CATALOGUE["toy"].forms
+    monkeypatch.setattr(Path, "unlink", lambda path, missing_ok: None)
+    with pytest.raises(DataError, match="more than 24 bytes"):
+        datasets._fetch_file(form[0], (f"{server.url}/toy/pixels",), tmp_path / "pixels")
+    assert (tmp_path / "pixels").stat().st_size <= 24
+
+
 @pytest.fixture
 def closed_port():
     """An address on this machine at which nobody answers."""
@@ -678,17 +730,15 @@ REFUSALS = {
     "broken server": (reply(b"", 500), "the server answered 500 Internal Server Error"),
     "wrong bytes": (
         reply(PIXELS[::-1]),
-        f"corrupt or cut short: MD5 {md5(PIXELS[::-1])}, not {md5(PIXELS)}",
+        f"not the published file: SHA-256 {sha256(PIXELS[::-1])}, not {sha256(PIXELS)}",
     ),
-    "nothing": (reply(b""), f"corrupt or cut short: MD5 {md5(b'')}, not {md5(PIXELS)}"),
+    "nothing": (reply(b""), "not the published file: 0 bytes, not 24"),
     "cut half-way": (
         reply(PIXELS[:12], size=24),
-        f"corrupt or cut short: MD5 {md5(PIXELS[:12])}, not {md5(PIXELS)}",
+        "not the published file: 12 bytes, not 24",
     ),
-    "a size that is no number": (
-        reply(PIXELS, size="many"),
-        "invalid literal for int() with base 10: 'many'",
-    ),
+    "one byte more": (reply(PIXELS + b"x"), "not the published file: more than 24 bytes"),
+    "no end": (without_an_end, "not the published file: more than 24 bytes"),
 }
 
 
@@ -771,8 +821,7 @@ def test_a_mirror_of_another_kind_is_refused_at_once(toy, tmp_path, mirror):
 def test_a_corrupt_file_in_a_folder_is_named(toy, folder_mirror, tmp_path):
     (folder_mirror / "toy" / "pixels").write_bytes(PIXELS[:-1])
     assert failure(tmp_path / "data", str(folder_mirror)) == [
-        f"{folder_mirror}/toy/pixels: corrupt or cut short:"
-        f" MD5 {md5(PIXELS[:-1])}, not {md5(PIXELS)}"
+        f"{folder_mirror}/toy/pixels: not the published file: 23 bytes, not 24"
     ]
 
 
@@ -822,10 +871,24 @@ def test_a_full_disk_leaves_existing_data_as_they_were(
         save(path, values)
 
     monkeypatch.setattr(np, "save", fill_up)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(DataError, match=r"data cannot be written: .*No space left"):
         prepare("toy", folder, str(folder_mirror))
     assert contents(folder) == before
     assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "test", "train"]
+
+
+@pytest.mark.parametrize("taken", ["data", "data/train", "data/manifest.json"])
+def test_what_lies_in_the_place_of_the_data_is_named(toy, folder_mirror, tmp_path, taken):
+    path = tmp_path / taken
+    if taken.endswith(".json"):
+        (path / "folder").mkdir(parents=True)
+    else:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("in the way")
+    with pytest.raises(DataError, match="data cannot be written: "):
+        prepare("toy", tmp_path / "data", str(folder_mirror))
+    assert path.exists()
+    assert list(tmp_path.rglob(".partial-*")) == []
 
 
 TRAIN = Part(np.zeros((4, 1, 2, 2), np.uint8), np.array([0, 1, 0, 1]))
@@ -906,7 +969,7 @@ def workplace(monkeypatch, tmp_path):
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
 
     def choose(name):
-        values["data"]["name"] = name
+        values["data"]["name"], values["model"]["layers"] = name, 1  # toy images are small
         (folder / "params.yaml").write_text(yaml.safe_dump(values))
         return folder
 
