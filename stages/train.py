@@ -23,7 +23,7 @@ def train(settings: params.Params, log: Logbook) -> None:
     description = checkpoint.describe(settings.model.model_dump(), manifest, normalization)
     torch.manual_seed(settings.seed)
     model = checkpoint.build(description).to(device)
-    stored = images.load_split(Path("data/train"), device)
+    stored = images.load_split(Path("data"), "train", device)
     learnt, val = images.hold_out(stored, settings.data.val_size, settings.seed)
     models.whiten_(model, normalization(learnt.images[: models.WHITENING_IMAGES]))
     parameters = models.count_parameters(model)

@@ -62,7 +62,7 @@ def load(folder):
     """The stored training and test part, as the later stages read them."""
     cpu = torch.device("cpu")
     return tuple(
-        Part(*(tensor.numpy() for tensor in images.load_split(folder / part, cpu)))
+        Part(*(tensor.numpy() for tensor in images.load_split(folder, part, cpu)))
         for part in ("train", "test")
     )
 

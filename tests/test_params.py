@@ -121,6 +121,15 @@ def test_a_missing_key_is_named_with_what_it_should_hold():
     assert "evaluate is missing; it must be a section with the keys batch_size" in second
 
 
+@pytest.mark.parametrize("key", params.flatten(COMMITTED))
+def test_any_key_that_is_missing_is_named(key):
+    values = copy.deepcopy(COMMITTED)
+    section, _, name = key.rpartition(".")
+    del (values[section] if section else values)[name]
+    with pytest.raises(params.ParamsError, match=f"^params.yaml: {key} is missing; it must be "):
+        params.check(values)
+
+
 def test_a_long_value_is_cut():
     with pytest.raises(params.ParamsError, match=r"data.name is 'x{59}…; it must"):
         params.check(changed("data.name", "x" * 1000))

@@ -245,10 +245,13 @@ class SpeedNet(nn.Module):
 Network = ConvNet | SpeedNet
 
 
+# A checkpoint from before there were two networks names neither `arch` nor `whiten`.
+FIRST = {"arch": "convnet", "whiten": 0}
+
+
 def build(shape: tuple[int, int, int], classes: int, architecture: dict[str, Any]) -> Network:
     """The network that the section `model` of params.yaml names, with random weights."""
-    # A checkpoint from before there were two networks names neither `arch` nor `whiten`.
-    keys: dict[str, Any] = {"arch": "convnet", "whiten": 0} | architecture
+    keys: dict[str, Any] = FIRST | architecture
     if keys.pop("arch") == "speedrun":
         return SpeedNet(shape, classes, **keys)
     keys.pop("whiten")

@@ -11,6 +11,7 @@ from striate.errors import UserError
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
+WIDTH = "a whole number from 1 to 1024, or a list of them, one for each layer"
 MOST_BYTES = 100_000  # of a params file; the committed one has a few thousand
 MOST_FAULTS = 20  # that are listed
 
@@ -70,7 +71,7 @@ class Model(Section):
     def _channels(cls, value: Any) -> Any:
         listed = value if isinstance(value, list) else [value]
         if not listed or not all(type(one) is int and 1 <= one <= 1024 for one in listed):
-            raise ValueError("a whole number from 1 to 1024, or a list of them, one for each layer")
+            raise ValueError(WIDTH)
         return value
 
     @field_validator("kernel_size")
@@ -323,6 +324,8 @@ def _allowed(loc: tuple[Any, ...]) -> str:
         return f"a section with the keys {_known_keys(loc)}"
     if "enum" in schema:
         return "one of " + ", ".join(schema["enum"])
+    if "anyOf" in schema:
+        return WIDTH
     if schema["type"] == "boolean":
         return "true or false"
     kind = "a whole number" if schema["type"] == "integer" else "a number"
