@@ -28,7 +28,7 @@ def visualize(settings: params.Params, log: Logbook) -> None:
         "samples": figures.samples(
             images.displayed(train.images[:36], trained.normalization), train.labels[:36], classes
         ),
-        "curves": figures.learning_curves(results.read_table(Path("metrics/history.csv"))),
+        "curves": figures.learning_curves(results.read_history(Path("metrics/history.csv"))),
         "predictions": figures.predictions(shown, labels, logits, classes),
         "mistakes": figures.confident_mistakes(shown, labels, logits, classes),
         "confusion": figures.confusion_matrix(confusion, classes),

@@ -111,8 +111,20 @@ def read_table(path: Path) -> dict[str, list[float]]:
         return {
             name: [float(row[column]) for row in rows] for column, name in enumerate(header) if name
         }
-    except (OSError, ValueError, IndexError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+    except (OSError, ValueError, IndexError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read: {one_line(error)}") from None
+
+
+def read_history(path: Path) -> dict[str, list[float]]:
+    """Read the `history.csv` that `write_training` wrote: a column of epochs, and their metrics.
+
+    Raises:
+        UserError: the file is missing or holds something else.
+    """
+    history = read_table(path)
+    if not history.get("epoch"):
+        raise UserError(f"{path} has no column of epochs; `dvc repro` makes it anew")
+    return history
 
 
 def one_line(error: Exception) -> str:
