@@ -389,6 +389,51 @@ def test_the_error_names_what_was_missing_of_either_form(tiny_cifar10, tmp_path)
     assert not (tmp_path / "data").exists()
 
 
+def spoil(path, others, random):
+    """Change a published file: cut it, turn a bit, put another in its place, let it grow."""
+    content = path.read_bytes()
+    place = random.randint(len(content))
+    path.write_bytes([
+        content[:place],
+        content[:place] + bytes([content[place] ^ 1 << random.randint(8)]) + content[place + 1 :],
+        others[random.randint(len(others))].read_bytes(),
+        content + random.bytes(1 + random.randint(1000)),
+        random.bytes(16) + content[16:],
+        bytes(len(content)),
+        pickle.dumps(Evil()),
+    ][random.randint(7)])  # fmt: skip
+
+
+class Evil:
+    """What runs code when a pickle of it is read."""
+
+    def __reduce__(self):
+        return (open, ("executed", "w"))
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_any_change_of_a_published_file_is_refused_by_name(
+    tiny_mnist, tiny_cifar10, digits, tmp_path, monkeypatch, name
+):
+    monkeypatch.chdir(tmp_path)
+    mirror = {"mnist": tiny_mnist.mirror, "cifar10": tiny_cifar10.files}[name]
+    shutil.copytree(digits, tmp_path / "data")
+    stored = contents(tmp_path / "data")
+    files = [mirror / file.path for file in CATALOGUE[name].forms[-1]]
+    for seed in range(50):
+        random = np.random.RandomState(seed)
+        path = files[random.randint(len(files))]
+        before = path.read_bytes()
+        spoil(path, [other for other in files if other != path], random)
+        with pytest.raises(DataError) as caught:
+            prepare(name, tmp_path / "data", str(mirror))
+        assert f"{path}: not the published file: " in str(caught.value)
+        assert contents(tmp_path / "data") == stored
+        path.write_bytes(before)
+    assert not Path("executed").exists()
+    prepare(name, tmp_path / "data", str(mirror))
+
+
 # Archives
 
 
@@ -483,6 +528,36 @@ def test_an_archive_that_would_fill_the_disk_is_refused(tmp_path, monkeypatch, m
     with pytest.raises(DataError, match=r"^bomb\.tar\.gz was refused: more than 100 members or"):
         datasets.extract(archive, tmp_path / "into")
     assert sum(map(len, contents(tmp_path / "into").values())) <= 20_000
+
+
+def test_any_change_of_an_archive_stays_inside_the_folder(tmp_path):
+    """Headers with any byte changed are unpacked, or refused by name, and reach nothing else."""
+    plain = gzip.decompress(pack(
+        tmp_path / "plain.tar.gz",
+        member("folder", type=tarfile.DIRTYPE, mode=0o755),
+        member("folder/file", b"content", pax_headers={"comment": "kept", "mtime": "1.5"}),
+        member("folder/" + "long" * 50, b"more"),
+        member("folder/link", type=tarfile.SYMTYPE, linkname="file"),
+    ).read_bytes())  # fmt: skip
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for seed in range(200):
+        random = np.random.RandomState(seed)
+        changed = bytearray(plain)
+        header = 512 * random.choice(
+            [n for n in range(len(plain) // 512) if any(plain[n * 512 :][:512])]
+        )
+        for place in header + random.randint(0, 512, 1 + seed % 4):
+            changed[place] = random.randint(256)
+        if seed % 2:  # with a checksum that is right, which lets a change pass
+            total = sum(changed[header : header + 512]) - sum(changed[header + 148 :][:8]) + 8 * 32
+            changed[header + 148 : header + 156] = b"%06o\0 " % total
+        archive = tmp_path / "changed.tar.gz"
+        archive.write_bytes(gzip.compress(bytes(changed), 1))
+        with contextlib.suppress(DataError):
+            datasets.extract(archive, outside / "into")
+        assert {path.name for path in outside.iterdir()} <= {"into"}
+        shutil.rmtree(outside / "into", ignore_errors=True)
 
 
 def test_an_archive_refused_is_no_data(tiny_cifar10, tmp_path, monkeypatch):
