@@ -459,6 +459,27 @@ def zip_is_whole(path):
         return False
 
 
+# Memory
+
+
+@pytest.mark.parametrize("shape", [(2**50,), (2**30, 2**30)])
+def test_too_little_memory_is_said_in_a_line(finished, monkeypatch, shape):
+    monkeypatch.setattr(training, "fit", lambda *values, **keys: iter([torch.empty(shape)]))
+    (line,) = refusal("train", finished)
+    assert line.startswith(
+        "error: there is too little memory for this; smaller training.batch_size"
+    )
+
+
+def test_any_other_error_of_torch_is_not_hidden(finished, monkeypatch):
+    monkeypatch.setattr(training, "fit", lambda *values, **keys: iter([torch.empty(2) @ 1]))
+    with pytest.raises(TypeError):
+        run_stage("train")
+    monkeypatch.setattr(training, "fit", lambda *v, **k: iter([torch.zeros(2) @ torch.zeros(3)]))
+    with pytest.raises(RuntimeError, match="size"):
+        run_stage("train")
+
+
 # What visualize reads
 
 

@@ -22,6 +22,19 @@ def reported() -> Iterator[None]:
         print(f"error: {error}", file=sys.stderr)
         _say_how_to_go_back()
         sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        # Torch has no error of its own for want of memory on a CPU.
+        if not isinstance(error, MemoryError) and not any(
+            sign in str(error) for sign in ("out of memory", "can't allocate memory")
+        ):
+            raise
+        print(
+            "error: there is too little memory for this; smaller training.batch_size,"
+            " evaluate.batch_size or model.width need less",
+            file=sys.stderr,
+        )
+        _say_how_to_go_back()
+        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted: the same command begins this stage anew", file=sys.stderr)
         _say_how_to_go_back()
