@@ -32,11 +32,15 @@ def check(params: Params, shape: Sequence[int], classes: int, count: int) -> Non
     model = params.model.model_dump()
     check_augment(params.augment, shape)
     check_network(model, shape, classes)
-    if side := params.augment.shrink:
-        check_layers(params.model.layers, (side, side), params.model.whiten)
+    smallest = 2**params.model.layers + max(params.model.whiten - 1, 0)
+    if 0 < params.augment.shrink < smallest:
+        raise UserError(
+            f"augment.shrink is {params.augment.shrink}, too small for model.layers and"
+            f" model.whiten; the smallest possible value is {smallest}, or 0"
+        )
     learnt = count - check_val_size(params.data.val_size, count)
-    smallest = params.augment.shrink or min(shape[1:])
-    check_last_batch(model, smallest, learnt, params.training.batch_size)
+    side = params.augment.shrink or min(shape[1:])
+    check_last_batch(model, side, learnt, params.training.batch_size)
 
 
 def check_augment(settings: Augment, shape: Sequence[int]) -> None:
