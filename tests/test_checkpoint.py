@@ -144,6 +144,7 @@ FAULTY = [
     (lambda v: v.update(notes=""), "its keys must be"),
     (lambda v: v.update(architecture={"layers": 2}), "model.width is missing"),
     (lambda v: v.update(architecture=2), "architecture must be"),
+    (lambda v: v.update(data="\n"), "the name of the data set must be printable text"),
     (lambda v: v.update(shape=[1, 8]), "shape must be 3 whole numbers"),
     (lambda v: v.update(shape=[1, 8, 10**9]), "shape must be 3 whole numbers"),
     (lambda v: v.update(classes=[1, 2, 3]), "classes must be a list of names"),

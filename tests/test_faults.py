@@ -16,7 +16,7 @@ import yaml
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from test_params import COMMITTED, changed
-from test_stages import ROOT, STAGES, run_stage, write_params
+from test_stages import ROOT, STAGES, fail_stage, run_stage, write_params
 
 from striate import checkpoint, evaluation, images, limits, models, params, training
 from striate.datasets import CATALOGUE
@@ -478,6 +478,27 @@ def test_any_other_error_of_torch_is_not_hidden(finished, monkeypatch):
     monkeypatch.setattr(training, "fit", lambda *v, **k: iter([torch.zeros(2) @ torch.zeros(3)]))
     with pytest.raises(RuntimeError, match="size"):
         run_stage("train")
+
+
+# What is in the way of an output
+
+
+@pytest.mark.parametrize(
+    ("stage", "output"),
+    [("download", "data"), ("train", "models"), ("train", "metrics"), ("evaluate", "metrics"),
+     ("evaluate", "predictions"), ("visualize", "reports")],
+)  # fmt: skip
+def test_a_file_in_the_place_of_an_output_is_named(
+    finished, tmp_path, monkeypatch, capsys, stage, output
+):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    monkeypatch.chdir(copy)
+    shutil.rmtree(copy / output)
+    (copy / output).write_text("in the way")
+    (line,) = fail_stage(stage, capsys).splitlines()
+    assert line.startswith(f"error: {output}")
+    assert (copy / output).read_text() == "in the way"
 
 
 # What visualize reads

@@ -273,7 +273,8 @@ def test_arrays_that_the_manifest_names_and_that_are_something_else(stored, name
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"name": 3}, "name must be text"),
+        ({"name": 3}, "the name of the data set must be printable text"),
+        ({"name": "\x1b[31m"}, "the name of the data set must be printable text"),
         ({"shape": [1, 4]}, "shape must be 3 whole numbers"),
         ({"shape": [1, 4, "4"]}, "shape must be 3 whole numbers"),
         ({"shape": [1, 0, 4]}, "shape must be 3 whole numbers"),

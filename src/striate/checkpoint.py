@@ -100,11 +100,10 @@ def load(folder: Path, device: torch.device) -> Checkpoint:
     # Before anything is built or read: what was changed may ask for any size.
     if sealed is not None:
         try:
-            content = path.open("rb")
+            with path.open("rb") as stream:
+                found = _sha256(description, stream)
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read as weights: {error.strerror}") from None
-        with content:
-            found = _sha256(description, content)
         if found != sealed:
             raise CheckpointError(
                 f"{path} or {description_path} was changed after training: their SHA-256 is not"
@@ -156,7 +155,7 @@ def _check(description: dict[str, Any]) -> None:
         raise ValueError("normalization must have the keys peak, mean, std")
     if not isinstance(architecture, dict):
         raise ValueError("architecture must be the section model of params.yaml")
-    check_images(description | normalization)
+    check_images(description | normalization | {"name": description["data"]})
     model = params.check_model(models.FIRST | architecture, "architecture")
     check_network(model.model_dump(), description["shape"], len(description["classes"]))
 

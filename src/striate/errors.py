@@ -22,6 +22,12 @@ def reported() -> Iterator[None]:
         print(f"error: {error}", file=sys.stderr)
         _say_how_to_go_back()
         sys.exit(2)
+    except OSError as error:
+        if error.filename is None:  # not of a file that the reader could look at
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        _say_how_to_go_back()
+        sys.exit(2)
     except (MemoryError, RuntimeError) as error:
         # Torch has no error of its own for want of memory on a CPU.
         if not isinstance(error, MemoryError) and not any(

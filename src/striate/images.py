@@ -90,8 +90,6 @@ def load_manifest(folder: Path) -> dict[str, Any]:
         if set(manifest) != MANIFEST_KEYS:
             raise ValueError(f"its keys must be {', '.join(sorted(MANIFEST_KEYS))}")
         check_images(manifest)
-        if type(manifest["name"]) is not str:
-            raise ValueError("name must be text")
         for part in ("train", "test"):
             _check_part(part, manifest[part], len(manifest["classes"]))
     except ValueError as error:
@@ -100,11 +98,16 @@ def load_manifest(folder: Path) -> dict[str, Any]:
 
 
 def check_images(described: dict[str, Any]) -> None:
-    """Check what a manifest or a checkpoint says of images: shape, classes, peak, mean and std.
+    """Check what a manifest or a checkpoint says of a data set.
+
+    Args:
+        described: the keys name, shape, classes, peak, mean and std.
 
     Raises:
         ValueError: says what a key must be.
     """
+    if not (type(described["name"]) is str and described["name"].isprintable()):
+        raise ValueError("the name of the data set must be printable text")
     shape, classes, mean, std = (described[key] for key in ("shape", "classes", "mean", "std"))
     if not (_is_list(shape, int) and len(shape) == 3 and 1 <= min(shape) <= max(shape) <= 4096):
         raise ValueError("shape must be 3 whole numbers from 1 to 4096: channels, height, width")
