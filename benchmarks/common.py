@@ -60,7 +60,7 @@ def train(values, images_used=None):
     normalize = images.normalization(manifest, settings["data"].normalize)
     torch.manual_seed(values["seed"])
     model = checkpoint.build(checkpoint.describe(values["model"], manifest, normalize)).to(device)
-    split = images.load_split(folder / "train", device)
+    split = images.load_split(folder, "train", device)
     if images_used:
         repeats = -(-images_used // len(split.labels))
         split = images.Split(*(part.repeat(repeats, *[1] * (part.dim() - 1))[:images_used]
@@ -75,7 +75,7 @@ def train(values, images_used=None):
     ):  # fmt: skip
         marks.append(time.perf_counter())
     peak = memory()
-    test = images.load_split(folder / "test", device)
+    test = images.load_split(folder, "test", device)
     logits = evaluation.predict(
         model, test.images, normalize, batch_size=values["evaluate"]["batch_size"],
         tta=values["evaluate"]["tta"],

@@ -17,7 +17,7 @@ def evaluate(settings: params.Params, log: Logbook) -> None:
     devices.set_deterministic(True)
     trained = checkpoint.load(Path("models"), device)
     checkpoint.check_fits(trained, images.load_manifest(Path("data")))
-    test = images.load_split(Path("data/test"), device)
+    test = images.load_split(Path("data"), "test", device)
     logits = evaluation.predict(
         trained.model, test.images, trained.normalization,
         batch_size=settings.evaluate.batch_size, tta=settings.evaluate.tta, description="test",

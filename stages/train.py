@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from striate import params
+from striate import limits, params
 from striate.logbook import Logbook, logbook
 from striate.stage import stage
 
@@ -19,14 +19,12 @@ def train(settings: params.Params, log: Logbook) -> None:
     device = devices.pick_device(settings.training.device)
     devices.set_deterministic(settings.training.deterministic)
     manifest = images.load_manifest(Path("data"))
-    images.check_augment(settings.augment, manifest["shape"])
-    if side := settings.augment.shrink:
-        models.check_layers(settings.model.layers, (side, side), settings.model.whiten)
+    limits.check(settings, manifest["shape"], len(manifest["classes"]), manifest["train"]["count"])
     normalization = images.normalization(manifest, settings.data.normalize)
     description = checkpoint.describe(settings.model.model_dump(), manifest, normalization)
     torch.manual_seed(settings.seed)
     model = checkpoint.build(description).to(device)
-    stored = images.load_split(Path("data/train"), device)
+    stored = images.load_split(Path("data"), "train", device)
     learnt, val = images.hold_out(stored, settings.data.val_size, settings.seed)
     models.whiten_(model, normalization(learnt.images[: models.WHITENING_IMAGES]))
     parameters = models.count_parameters(model)

@@ -17,9 +17,10 @@ def visualize(settings: params.Params, log: Logbook) -> None:
     trained = checkpoint.load(Path("models"), torch.device("cpu"))
     classes = trained.classes
     train, test = (
-        images.load_split(Path("data", part), torch.device("cpu")) for part in ("train", "test")
+        images.load_split(Path("data"), part, torch.device("cpu")) for part in ("train", "test")
     )
-    logits = results.read_logits(Path("predictions"))
+    checkpoint.check_fits(trained, images.load_manifest(Path("data")))
+    logits = results.read_logits(Path("predictions"), (len(test.labels), len(classes)))
     confusion = evaluation.confusion_matrix(torch.from_numpy(logits), test.labels)
     shown, labels = images.displayed(test.images, trained.normalization), test.labels.numpy()
     maps = models.feature_maps(trained.model, trained.normalization(test.images[:1]))
@@ -27,7 +28,7 @@ def visualize(settings: params.Params, log: Logbook) -> None:
         "samples": figures.samples(
             images.displayed(train.images[:36], trained.normalization), train.labels[:36], classes
         ),
-        "curves": figures.learning_curves(results.read_table(Path("metrics/history.csv"))),
+        "curves": figures.learning_curves(results.read_history(Path("metrics/history.csv"))),
         "predictions": figures.predictions(shown, labels, logits, classes),
         "mistakes": figures.confident_mistakes(shown, labels, logits, classes),
         "confusion": figures.confusion_matrix(confusion, classes),

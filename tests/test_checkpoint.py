@@ -2,11 +2,13 @@
 
 import json
 import pickle
+import zipfile
 
 import pytest
 import torch
 
 from striate import checkpoint, evaluation
+from striate.errors import UserError
 from striate.images import Normalization
 
 ARCHITECTURE = {
@@ -83,6 +85,20 @@ def overwrite(path):
     path.write_bytes(content)
 
 
+def pack_zeros(path):
+    """A small file that unpacks to a large one."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(1_000_000))
+
+
+def change(folder, edit):
+    """Edit the description, as anyone could."""
+    path = folder / "model.json"
+    values = json.loads(path.read_text())
+    edit(values)
+    path.write_text(json.dumps(values))
+
+
 class Evil:
     def __reduce__(self):
         return (open, ("executed", "w"))
@@ -98,7 +114,10 @@ class Evil:
         (overwrite, "cannot be read as weights: .* does not match its checksum"),
         (lambda path: path.write_bytes(pickle.dumps(Evil())), "cannot be read as weights"),
         (lambda path: torch.save({"fc.weight": Evil()}, path), "cannot be read as weights"),
-        (lambda path: torch.save([1], path), "does not fit"),
+        (lambda path: torch.save([1], path), "cannot be read as weights: it is not a dict"),
+        (lambda path: torch.save({1: torch.zeros(1)}, path), "it is not a dict of tensors"),
+        (pack_zeros, "cannot be read as weights: its members are larger than itself"),
+        (lambda path: (path.unlink(), path.mkdir()), "cannot be read as weights: .*directory"),
         (lambda path: torch.save({"fc.weight": torch.zeros(3, 3)}, path), "does not fit .*layer1"),
     ],
 )
@@ -106,33 +125,82 @@ def test_faulty_weights_are_refused_and_run_no_code(saved, spoil, message, monke
     _, folder = saved
     monkeypatch.chdir(folder)
     spoil(folder / "cnn_trained.ckpt")
+    with pytest.raises(checkpoint.CheckpointError, match=r"ckpt (or|cannot be read)"):
+        checkpoint.load(folder, CPU)
+    change(folder, lambda values: values.pop("sha256"))
     with pytest.raises(checkpoint.CheckpointError, match=message):
         checkpoint.load(folder, CPU)
     assert not (folder / "executed").exists()
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda values: values.pop("shape"),
-        lambda values: values.update(architecture={"layers": 2}),
-        lambda values: values.update(shape=[1, 8]),
-    ],
-)
-def test_a_faulty_description_is_refused(saved, change):
+def test_pickled_code_would_run_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pickle.loads(pickle.dumps(Evil())).close()
+    assert (tmp_path / "executed").exists()
+
+
+FAULTY = [
+    (lambda v: v.pop("shape"), "its keys must be architecture, .* and sha256"),
+    (lambda v: v.update(notes=""), "its keys must be"),
+    (lambda v: v.update(architecture={"layers": 2}), "model.width is missing"),
+    (lambda v: v.update(architecture=2), "architecture must be"),
+    (lambda v: v.update(data="\n"), "the name of the data set must be printable text"),
+    (lambda v: v.update(shape=[1, 8]), "shape must be 3 whole numbers"),
+    (lambda v: v.update(shape=[1, 8, 10**9]), "shape must be 3 whole numbers"),
+    (lambda v: v.update(classes=[1, 2, 3]), "classes must be a list of names"),
+    (lambda v: v["normalization"].pop("mean"), "normalization must have the keys"),
+    (lambda v: v["normalization"].update(peak=0), "peak must be a whole number"),
+    (lambda v: v["normalization"].update(std=[0.0]), "std must be above 0"),
+    (lambda v: v["normalization"].update(mean=[0.5, 0.5]), "mean must be a list of numbers"),
+    (lambda v: v["normalization"].update(mean=[float("nan")]), "mean must be a list of numbers"),
+    (lambda v: v["architecture"].update(layers=10**9), "model.layers is 1000000000; it must be"),
+    (lambda v: v["architecture"].update(layers=4), "model.layers is 4, too many for images"),
+    (lambda v: v["architecture"].update(depth=4), "model.depth is not a known key"),
+    (lambda v: v["architecture"].update(norm="layer"), "model.norm is 'layer'; it must be"),
+    (
+        lambda v: v["architecture"].update(width=1024, kernel_size=31, convs_per_layer=16),
+        "weights; the largest possible number",
+    ),
+]
+
+
+@pytest.mark.parametrize(("edit", "message"), FAULTY)
+def test_a_faulty_description_is_refused(saved, edit, message):
     _, folder = saved
-    values = json.loads((folder / "model.json").read_text())
-    change(values)
-    (folder / "model.json").write_text(json.dumps(values))
-    with pytest.raises(checkpoint.CheckpointError, match=r"model.json cannot be used"):
+    change(folder, edit)
+    with pytest.raises(checkpoint.CheckpointError, match=r"model.json was changed after training"):
+        checkpoint.load(folder, CPU)
+    change(folder, lambda values: values.pop("sha256"))
+    with pytest.raises(
+        checkpoint.CheckpointError, match=rf"model.json cannot be used: .*{message}"
+    ):
+        checkpoint.load(folder, CPU)
+
+
+def test_a_description_that_is_no_json_object_is_refused(saved):
+    _, folder = saved
+    for content in (b"", b"[]", b"\xff", b"[" * 100_000, b"9" * 10_000, b'{"sha256": 1'):
+        (folder / "model.json").write_bytes(content)
+        with pytest.raises(UserError, match=r"model.json (cannot be read|must hold)") as caught:
+            checkpoint.load(folder, CPU)
+        assert len(str(caught.value).splitlines()) == 1
+
+
+def test_the_checksum_is_over_both_files_and_not_over_how_json_is_written(saved):
+    _, folder = saved
+    path = folder / "model.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(reversed(values.items()))))
+    assert checkpoint.load(folder, CPU).classes == ["a", "b", "c"]
+    change(folder, lambda v: v.update(classes=["b", "a", "c"]))
+    with pytest.raises(checkpoint.CheckpointError, match="was changed after training"):
         checkpoint.load(folder, CPU)
 
 
 def test_weights_of_another_architecture_are_refused(saved):
     _, folder = saved
-    values = json.loads((folder / "model.json").read_text())
-    values["architecture"]["layers"] = 3
-    (folder / "model.json").write_text(json.dumps(values))
+    change(folder, lambda values: values["architecture"].update(layers=3))
+    change(folder, lambda values: values.pop("sha256"))
     with pytest.raises(checkpoint.CheckpointError, match="does not fit .*layer3"):  # noqa: RUF043
         checkpoint.load(folder, CPU)
 
@@ -144,10 +212,14 @@ def test_images_of_another_shape_are_refused(saved):
         checkpoint.check_fits(loaded, MANIFEST | {"name": "dots", "shape": [1, 28, 28]})
 
 
-def test_a_checkpoint_from_before_there_were_two_networks_is_read(saved):
+def test_a_checkpoint_from_before_there_were_checksums_or_two_networks_is_read(saved):
     _, folder = saved
-    path = folder / "model.json"
-    values = json.loads(path.read_text())
-    del values["architecture"]["arch"], values["architecture"]["whiten"]
-    path.write_text(json.dumps(values))
+    change(folder, lambda values: values.pop("sha256"))
     assert list(checkpoint.load(folder, CPU).model.layers()) == ["layer1", "layer2"]
+    for key in ("arch", "whiten"):
+        change(folder, lambda values, key=key: values["architecture"].pop(key))
+    assert list(checkpoint.load(folder, CPU).model.layers()) == ["layer1", "layer2"]
+
+
+def test_the_description_comes_back_as_it_was_given(saved, description):
+    assert checkpoint.load(saved[1], CPU).description == description

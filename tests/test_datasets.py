@@ -1,5 +1,6 @@
 """The catalogue: its facts, the real files, and every way in which fetching can fail."""
 
+import contextlib
 import dataclasses
 import errno
 import gzip
@@ -40,6 +41,14 @@ def md5(content):
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+def published(path, content, *addresses):
+    return File(path, len(content), sha256(content), addresses)
+
+
 def contents(folder):
     """Every file below a folder, by its path there."""
     return {
@@ -53,7 +62,7 @@ def load(folder):
     """The stored training and test part, as the later stages read them."""
     cpu = torch.device("cpu")
     return tuple(
-        Part(*(tensor.numpy() for tensor in images.load_split(folder / part, cpu)))
+        Part(*(tensor.numpy() for tensor in images.load_split(folder, part, cpu)))
         for part in ("train", "test")
     )
 
@@ -155,24 +164,27 @@ def test_digits_come_out_byte_for_byte_alike_and_need_no_mirror(digits, tmp_path
 # The catalogue's facts, against torchvision's
 
 
-def test_mnist_files_are_those_of_torchvision():
+def test_mnist_files_are_those_of_torchvision(mirror):
     source = torchvision.datasets.MNIST
     (form,) = CATALOGUE["mnist"].forms
-    assert form == tuple(
-        File(f"MNIST/raw/{name}", checksum, tuple(f"{site}{name}" for site in source.mirrors))
-        for name, checksum in source.resources
-    )
+    for file, (name, checksum) in zip(form, source.resources, strict=True):
+        content = (mirror / file.path).read_bytes()
+        assert md5(content) == checksum
+        addresses = [f"{site}{name}" for site in source.mirrors]
+        assert file == published(f"MNIST/raw/{name}", content, *addresses)
 
 
-def test_cifar10_files_are_those_of_torchvision():
+def test_cifar10_files_are_those_of_torchvision(mirror):
     source = torchvision.datasets.CIFAR10
-    archive, unpacked = CATALOGUE["cifar10"].forms
-    assert archive == (File(source.filename, source.tgz_md5, (source.url,)),)
+    (archive,), unpacked = CATALOGUE["cifar10"].forms
+    assert (archive.path, archive.addresses) == (source.filename, (source.url,))
+    assert archive.size == 170_498_071
     meta = (source.meta["filename"], source.meta["md5"])
-    assert unpacked == tuple(
-        File(f"{source.base_folder}/{name}", checksum)
-        for name, checksum in [*source.train_list, *source.test_list, meta]
-    )
+    listed = [*source.train_list, *source.test_list, meta]
+    for file, (name, checksum) in zip(unpacked, listed, strict=True):
+        content = (mirror / file.path).read_bytes()
+        assert md5(content) == checksum
+        assert file == published(f"{source.base_folder}/{name}", content)
 
 
 def test_cifar10_classes_are_those_of_the_published_file(mirror):
@@ -280,9 +292,9 @@ def tiny_mnist(monkeypatch, tmp_path):
         ):
             path = folder / f"{name}-{suffix}-ubyte.gz"
             path.write_bytes(gzip.compress(header + values.tobytes()))
-            files.append(File(f"MNIST/raw/{path.name}", md5(path.read_bytes())))
+            files.append(published(f"MNIST/raw/{path.name}", path.read_bytes()))
         parts.append(part)
-    resources = [(Path(file.path).name, file.md5) for file in files]
+    resources = [(path.name, md5(path.read_bytes())) for path in sorted(folder.iterdir())]
     monkeypatch.setattr(torchvision.datasets.MNIST, "resources", resources)
     entry = dataclasses.replace(CATALOGUE["mnist"], counts=(20, 10), forms=(tuple(files),))
     monkeypatch.setitem(CATALOGUE, "mnist", entry)
@@ -320,8 +332,11 @@ def tiny_cifar10(monkeypatch, tmp_path):
     monkeypatch.setattr(source, "meta", source.meta | {"md5": checksum("batches.meta")})
     entry = CATALOGUE["cifar10"]
     forms = (
-        (File(archive.name, md5(archive.read_bytes())),),
-        tuple(File(file.path, checksum(Path(file.path).name)) for file in entry.forms[1]),
+        (published(archive.name, archive.read_bytes()),),
+        tuple(
+            published(file.path, (folder.parent / file.path).read_bytes())
+            for file in entry.forms[1]
+        ),
     )
     entry = dataclasses.replace(entry, counts=(50, 10), forms=forms)
     monkeypatch.setitem(CATALOGUE, "cifar10", entry)
@@ -372,6 +387,51 @@ def test_the_error_names_what_was_missing_of_either_form(tiny_cifar10, tmp_path)
         " or use the data set that needs no network: data.name=digits"
     )
     assert not (tmp_path / "data").exists()
+
+
+def spoil(path, others, random):
+    """Change a published file: cut it, turn a bit, put another in its place, let it grow."""
+    content = path.read_bytes()
+    place = random.randint(len(content))
+    path.write_bytes([
+        content[:place],
+        content[:place] + bytes([content[place] ^ 1 << random.randint(8)]) + content[place + 1 :],
+        others[random.randint(len(others))].read_bytes(),
+        content + random.bytes(1 + random.randint(1000)),
+        random.bytes(16) + content[16:],
+        bytes(len(content)),
+        pickle.dumps(Evil()),
+    ][random.randint(7)])  # fmt: skip
+
+
+class Evil:
+    """What runs code when a pickle of it is read."""
+
+    def __reduce__(self):
+        return (open, ("executed", "w"))
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_any_change_of_a_published_file_is_refused_by_name(
+    tiny_mnist, tiny_cifar10, digits, tmp_path, monkeypatch, name
+):
+    monkeypatch.chdir(tmp_path)
+    mirror = {"mnist": tiny_mnist.mirror, "cifar10": tiny_cifar10.files}[name]
+    shutil.copytree(digits, tmp_path / "data")
+    stored = contents(tmp_path / "data")
+    files = [mirror / file.path for file in CATALOGUE[name].forms[-1]]
+    for seed in range(50):
+        random = np.random.RandomState(seed)
+        path = files[random.randint(len(files))]
+        before = path.read_bytes()
+        spoil(path, [other for other in files if other != path], random)
+        with pytest.raises(DataError) as caught:
+            prepare(name, tmp_path / "data", str(mirror))
+        assert f"{path}: not the published file: " in str(caught.value)
+        assert contents(tmp_path / "data") == stored
+        path.write_bytes(before)
+    assert not Path("executed").exists()
+    prepare(name, tmp_path / "data", str(mirror))
 
 
 # Archives
@@ -454,10 +514,56 @@ def test_a_broken_archive_is_refused(tmp_path):
             datasets.extract(archive, tmp_path / "into")
 
 
+@pytest.mark.parametrize(
+    "members",
+    [
+        [member("zeros", bytes(20_001))],
+        [member("zeros", bytes(10_000)), member("more", bytes(10_001))],
+        [member(f"file{number}", b"x") for number in range(101)],
+    ],
+)
+def test_an_archive_that_would_fill_the_disk_is_refused(tmp_path, monkeypatch, members):
+    monkeypatch.setattr(datasets, "MOST_UNPACKED_BYTES", 20_000)
+    archive = pack(tmp_path / "bomb.tar.gz", *members)
+    with pytest.raises(DataError, match=r"^bomb\.tar\.gz was refused: more than 100 members or"):
+        datasets.extract(archive, tmp_path / "into")
+    assert sum(map(len, contents(tmp_path / "into").values())) <= 20_000
+
+
+def test_any_change_of_an_archive_stays_inside_the_folder(tmp_path):
+    """Headers with any byte changed are unpacked, or refused by name, and reach nothing else."""
+    plain = gzip.decompress(pack(
+        tmp_path / "plain.tar.gz",
+        member("folder", type=tarfile.DIRTYPE, mode=0o755),
+        member("folder/file", b"content", pax_headers={"comment": "kept", "mtime": "1.5"}),
+        member("folder/" + "long" * 50, b"more"),
+        member("folder/link", type=tarfile.SYMTYPE, linkname="file"),
+    ).read_bytes())  # fmt: skip
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for seed in range(200):
+        random = np.random.RandomState(seed)
+        changed = bytearray(plain)
+        header = 512 * random.choice(
+            [n for n in range(len(plain) // 512) if any(plain[n * 512 :][:512])]
+        )
+        for place in header + random.randint(0, 512, 1 + seed % 4):
+            changed[place] = random.randint(256)
+        if seed % 2:  # with a checksum that is right, which lets a change pass
+            total = sum(changed[header : header + 512]) - sum(changed[header + 148 :][:8]) + 8 * 32
+            changed[header + 148 : header + 156] = b"%06o\0 " % total
+        archive = tmp_path / "changed.tar.gz"
+        archive.write_bytes(gzip.compress(bytes(changed), 1))
+        with contextlib.suppress(DataError):
+            datasets.extract(archive, outside / "into")
+        assert {path.name for path in outside.iterdir()} <= {"into"}
+        shutil.rmtree(outside / "into", ignore_errors=True)
+
+
 def test_an_archive_refused_is_no_data(tiny_cifar10, tmp_path, monkeypatch):
     archive = tiny_cifar10.archive / "cifar-10-python.tar.gz"
     pack(archive, member("../evil", b"evil"))
-    forms = ((File(archive.name, md5(archive.read_bytes())),),)
+    forms = ((published(archive.name, archive.read_bytes()),),)
     entry = dataclasses.replace(CATALOGUE["cifar10"], forms=forms)
     monkeypatch.setitem(CATALOGUE, "cifar10", entry)
     with pytest.raises(DataError, match=r"^cifar-10-python\.tar\.gz was refused: '\.\./evil'"):
@@ -490,7 +596,7 @@ def toy(monkeypatch):
             peak=255,
             mean=(0.0294,),
             std=(0.0181,),
-            forms=((File("toy/pixels", md5(PIXELS), addresses),),),
+            forms=((published("toy/pixels", PIXELS, *addresses),),),
             read=read_toy,
         )
         monkeypatch.setitem(CATALOGUE, "toy", dataclasses.replace(entry, **changes))
@@ -597,6 +703,27 @@ def chunks_without_an_end(handler):
     handler.close_connection = True
 
 
+def without_an_end(handler):
+    """Send what a file that never ends would, until the other side hangs up."""
+    handler.send_response(200)
+    handler.end_headers()
+    with contextlib.suppress(ConnectionError):
+        while not handler.server.closing.is_set():
+            handler.wfile.write(bytes(1 << 16))
+
+
+def test_an_endless_answer_leaves_no_more_than_the_file_on_the_disk(
+    toy, server, tmp_path, monkeypatch
+):
+    server.answers["/toy/pixels"] = [without_an_end]
+    monkeypatch.setattr(datasets, "CHUNK_BYTES", 10)
+    (form,) = CATALOGUE["toy"].forms
+    monkeypatch.setattr(Path, "unlink", lambda path, missing_ok: None)
+    with pytest.raises(DataError, match="more than 24 bytes"):
+        datasets._fetch_file(form[0], (f"{server.url}/toy/pixels",), tmp_path / "pixels")
+    assert (tmp_path / "pixels").stat().st_size <= 24
+
+
 @pytest.fixture
 def closed_port():
     """An address on this machine at which nobody answers."""
@@ -678,17 +805,15 @@ REFUSALS = {
     "broken server": (reply(b"", 500), "the server answered 500 Internal Server Error"),
     "wrong bytes": (
         reply(PIXELS[::-1]),
-        f"corrupt or cut short: MD5 {md5(PIXELS[::-1])}, not {md5(PIXELS)}",
+        f"not the published file: SHA-256 {sha256(PIXELS[::-1])}, not {sha256(PIXELS)}",
     ),
-    "nothing": (reply(b""), f"corrupt or cut short: MD5 {md5(b'')}, not {md5(PIXELS)}"),
+    "nothing": (reply(b""), "not the published file: 0 bytes, not 24"),
     "cut half-way": (
         reply(PIXELS[:12], size=24),
-        f"corrupt or cut short: MD5 {md5(PIXELS[:12])}, not {md5(PIXELS)}",
+        "not the published file: 12 bytes, not 24",
     ),
-    "a size that is no number": (
-        reply(PIXELS, size="many"),
-        "invalid literal for int() with base 10: 'many'",
-    ),
+    "one byte more": (reply(PIXELS + b"x"), "not the published file: more than 24 bytes"),
+    "no end": (without_an_end, "not the published file: more than 24 bytes"),
 }
 
 
@@ -771,8 +896,7 @@ def test_a_mirror_of_another_kind_is_refused_at_once(toy, tmp_path, mirror):
 def test_a_corrupt_file_in_a_folder_is_named(toy, folder_mirror, tmp_path):
     (folder_mirror / "toy" / "pixels").write_bytes(PIXELS[:-1])
     assert failure(tmp_path / "data", str(folder_mirror)) == [
-        f"{folder_mirror}/toy/pixels: corrupt or cut short:"
-        f" MD5 {md5(PIXELS[:-1])}, not {md5(PIXELS)}"
+        f"{folder_mirror}/toy/pixels: not the published file: 23 bytes, not 24"
     ]
 
 
@@ -822,10 +946,24 @@ def test_a_full_disk_leaves_existing_data_as_they_were(
         save(path, values)
 
     monkeypatch.setattr(np, "save", fill_up)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(DataError, match=r"data cannot be written: .*No space left"):
         prepare("toy", folder, str(folder_mirror))
     assert contents(folder) == before
     assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "test", "train"]
+
+
+@pytest.mark.parametrize("taken", ["data", "data/train", "data/manifest.json"])
+def test_what_lies_in_the_place_of_the_data_is_named(toy, folder_mirror, tmp_path, taken):
+    path = tmp_path / taken
+    if taken.endswith(".json"):
+        (path / "folder").mkdir(parents=True)
+    else:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("in the way")
+    with pytest.raises(DataError, match="data cannot be written: "):
+        prepare("toy", tmp_path / "data", str(folder_mirror))
+    assert path.exists()
+    assert list(tmp_path.rglob(".partial-*")) == []
 
 
 TRAIN = Part(np.zeros((4, 1, 2, 2), np.uint8), np.array([0, 1, 0, 1]))
@@ -906,7 +1044,7 @@ def workplace(monkeypatch, tmp_path):
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
 
     def choose(name):
-        values["data"]["name"] = name
+        values["data"]["name"], values["model"]["layers"] = name, 1  # toy images are small
         (folder / "params.yaml").write_text(yaml.safe_dump(values))
         return folder
 

@@ -1,12 +1,16 @@
 """Stored splits, normalisation, batches and augmentation."""
 
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from striate import images
+from striate import datasets, images, limits
 from striate.errors import UserError
 
 MANIFEST = {"peak": 255, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.1, 0.25]}
@@ -180,21 +184,126 @@ def test_augmentation_is_drawn_by_seed():
 
 @pytest.mark.parametrize(("key", "most"), [("translate", 7), ("cutout", 8), ("shrink", 8)])
 def test_lengths_that_do_not_fit_the_images_name_the_key(key, most):
-    images.check_augment(settings(**{key: most}), (1, 8, 9))
+    limits.check_augment(settings(**{key: most}), (1, 8, 9))
     assert augment(noise(2, 1, 8, 9), {key: most}, shrunk=key == "shrink").isfinite().all()
     with pytest.raises(UserError, match=f"augment.{key} is {most + 1}, .* value is {most}$"):
-        images.check_augment(settings(**{key: most + 1}), (1, 8, 9))
+        limits.check_augment(settings(**{key: most + 1}), (1, 8, 9))
 
 
-def test_missing_or_broken_arrays_are_named(tmp_path):
-    with pytest.raises(UserError, match="cannot be read"):
-        images.load_split(tmp_path, torch.device("cpu"))
-    np.save(tmp_path / "images.npy", np.zeros((2, 1, 4, 4), np.uint8))
-    (tmp_path / "labels.npy").write_bytes(b"\x93NUMPY")
-    with pytest.raises(UserError, match=f"{tmp_path} cannot be read"):
-        images.load_split(tmp_path, torch.device("cpu"))
-    with pytest.raises(UserError, match=r"manifest.json is not there; `dvc repro` makes it"):
-        images.load_manifest(tmp_path)
-    (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(UserError, match=r"manifest.json cannot be read"):
-        images.load_manifest(tmp_path)
+@pytest.fixture
+def stored(tmp_path, monkeypatch):
+    """A small data set as `prepare` stores it, and the change of it to make."""
+    monkeypatch.chdir(tmp_path)
+    entry = dataclasses.replace(
+        datasets.CATALOGUE["digits"], classes=("a", "b"), shape=(1, 4, 4), counts=(6, 2),
+        read=lambda folder: (
+            datasets.Part(np.zeros((6, 1, 4, 4), np.uint8), np.array([0, 1, 0, 1, 1, 0])),
+            datasets.Part(np.zeros((2, 1, 4, 4), np.uint8), np.array([0, 1])),
+        ),
+    )  # fmt: skip
+    monkeypatch.setitem(datasets.CATALOGUE, "toy", entry)
+    datasets.prepare("toy", Path("data"), None)
+
+    def put(name, content, **changes):
+        """Replace an array of the training part and what the manifest says of it."""
+        path = Path("data/train", name)
+        np.save(path, content) if isinstance(content, np.ndarray) else path.write_bytes(content)
+        manifest = json.loads(Path("data/manifest.json").read_text())
+        manifest["train"]["sha256"][name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        manifest["train"] |= changes
+        Path("data/manifest.json").write_text(json.dumps(manifest))
+
+    return put
+
+
+def read(part="train"):
+    return images.load_split(Path("data"), part, torch.device("cpu"))
+
+
+def test_what_was_stored_is_read(stored):
+    assert (read().images.shape, read("test").images.shape) == ((6, 1, 4, 4), (2, 1, 4, 4))
+    assert read().labels.tolist() == [0, 1, 0, 1, 1, 0]
+
+
+def test_missing_or_changed_arrays_are_named(stored):
+    path = Path("data/train/images.npy")
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match=r"^data/train/images.npy cannot be read: it is not the"):
+        read()
+    path.unlink()
+    with pytest.raises(UserError, match=r"^data/train/images.npy .*No such file.*`dvc repro`"):
+        read()
+    path.mkdir()
+    with pytest.raises(UserError, match=r"^data/train/images.npy .*Is a directory"):
+        read()
+
+
+HUGE = b"\x93NUMPY\x01\x00v\x00" + (
+    b"{'descr': '|u1', 'fortran_order': False, 'shape': (6, 1, 4000000, 4000000), }".ljust(117)
+    + b"\n"
+)
+LABELS = np.array([0, 1, 0, 1, 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("images.npy", np.zeros((6, 4, 4), np.uint8), r"it holds uint8 \(6, 4, 4\), not what"),
+        ("images.npy", np.zeros((6, 1, 4, 4)), r"it holds float64"),
+        ("images.npy", np.array([{}]), "Python objects"),
+        ("images.npy", HUGE, "mmap length is greater than file size"),
+        ("images.npy", b"", "cannot be read"),
+        ("images.npy", b"PK\x03\x04", "cannot be read"),
+        ("images.npy", b"\x93NUMPY", "cannot be read"),
+        ("images.npy", HUGE[:80], "cannot be read"),
+        ("images.npy", HUGE.replace(b"(", b"["), "cannot be read"),
+        ("labels.npy", LABELS[:5], r"it holds int64 \(5,\), not what"),
+        ("labels.npy", LABELS.astype(np.int32), "it holds int32"),
+        ("labels.npy", LABELS * 10**15, "has other counts of classes than data/manifest.json"),
+        ("labels.npy", LABELS - 1, "has other counts of classes than data/manifest.json"),
+        ("labels.npy", LABELS * 0, "has other counts of classes than data/manifest.json"),
+    ],
+)
+def test_arrays_that_the_manifest_names_and_that_are_something_else(stored, name, content, said):
+    stored(name, content)
+    with pytest.raises(UserError, match=rf"^data/train/{name} .*{said}"):
+        read()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"name": 3}, "the name of the data set must be printable text"),
+        ({"name": "\x1b[31m"}, "the name of the data set must be printable text"),
+        ({"shape": [1, 4]}, "shape must be 3 whole numbers"),
+        ({"shape": [1, 4, "4"]}, "shape must be 3 whole numbers"),
+        ({"shape": [1, 0, 4]}, "shape must be 3 whole numbers"),
+        ({"classes": []}, "classes must be a list of names"),
+        ({"classes": "ab"}, "classes must be a list of names"),
+        ({"peak": 0}, "peak must be a whole number from 1 to 255"),
+        ({"peak": 16.0}, "peak must be a whole number from 1 to 255"),
+        ({"mean": [0.1, 0.1]}, "mean must be a list of numbers from 0 to 1, one for each"),
+        ({"std": [0.0]}, "std must be above 0"),
+        ({"train": {}}, "train must have the keys count, per_class, sha256"),
+        ({"test": {"count": 2, "per_class": [2, 0], "sha256": {}}}, "test.per_class must be"),
+        ({"test": {"count": 3, "per_class": [1, 1], "sha256": {}}}, "test.count must be the sum"),
+        ({"test": {"count": 2, "per_class": [1, 1], "sha256": {}}}, "test.sha256 must have"),
+        ({"more": 1}, "its keys must be classes, mean"),
+    ],
+)
+def test_a_faulty_manifest_names_the_key(stored, changes, said):
+    path = Path("data/manifest.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(UserError, match=f"^data/manifest.json: {said}.*`dvc repro`"):
+        read()
+
+
+def test_a_manifest_that_is_missing_or_no_json_object_is_named(stored):
+    path = Path("data/manifest.json")
+    for content in (b"{", b"\xff", b"[]", b"[" * 100_000, b"9" * 10_000):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"^data/manifest.json (cannot be read|must hold)"):
+            images.load_manifest(Path("data"))
+    path.unlink()
+    with pytest.raises(UserError, match=r"^data/manifest.json is not there; `dvc repro` makes it"):
+        images.load_manifest(Path("data"))

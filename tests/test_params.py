@@ -2,6 +2,7 @@
 
 import copy
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -51,23 +52,34 @@ def test_the_schema_repeats_no_default():
         ("seed", -1, "seed is -1; it must be a whole number from 0 to below 4294967296"),
         ("seed", 1.5, "seed is 1.5; it must be a whole number from 0 to below 4294967296"),
         ("data.name", "minst", "data.name is 'minst'; it must be one of digits, mnist, cifar10"),
-        ("data.val_size", -0.1, "data.val_size is -0.1; it must be a number from 0 up"),
+        ("data.val_size", -0.1, "data.val_size is -0.1; it must be a number from 0 to 1000000"),
         (
             "data.val_size",
             1.5,
             "data.val_size is 1.5; it must be a fraction from 0 to below 1, or a whole count",
         ),
-        ("data.val_size", "0.1", "data.val_size is '0.1'; it must be a number from 0 up"),
+        ("data.val_size", "0.1", "data.val_size is '0.1'; it must be a number from 0 to 1000000"),
         ("augment.flip", 1, "augment.flip is 1; it must be true or false"),
         ("augment.rotate", 181, "augment.rotate is 181; it must be a number from 0 to 180"),
-        ("model.layers", "three", "model.layers is 'three'; it must be a whole number from 1 up"),
-        ("model.layers", 2.0, "model.layers is 2.0; it must be a whole number from 1 up"),
-        ("model.layers", True, "model.layers is True; it must be a whole number from 1 up"),
-        ("model.layers", [2], r"model.layers is \[2\]; it must be a whole number from 1 up"),
-        ("model.layers", None, "model.layers is None; it must be a whole number from 1 up"),
+        (
+            "model.layers",
+            "three",
+            "model.layers is 'three'; it must be a whole number from 1 to 16",
+        ),
+        ("model.layers", 2.0, "model.layers is 2.0; it must be a whole number from 1 to 16"),
+        ("model.layers", True, "model.layers is True; it must be a whole number from 1 to 16"),
+        ("model.layers", [2], r"model.layers is \[2\]; it must be a whole number from 1 to 16"),
+        ("model.layers", None, "model.layers is None; it must be a whole number from 1 to 16"),
         ("model.width", 1025, "model.width is 1025; it must be a whole number from 1 to 1024"),
         ("model.width", [16, 0], r"model.width is \[16, 0\]; .* list of them, one for each layer"),
         ("model.width", [], r"model.width is \[\]; it must be a whole number from 1 to 1024, or"),
+        (
+            "model.width",
+            {"a": 8},
+            "model.width is {'a': 8}; it must be a whole number from 1 to 1024",
+        ),
+        ("training.epochs", 10**30, "training.epochs is 10{30}; .* from 1 to 1000000$"),
+        ("training.learning_rate", 10**400, "training.learning_rate is 10*…; it must be a number"),
         ("model.width", [8, 8, 8], "model.width lists 3 layers, but model.layers is 2$"),
         ("model.whiten", 2, "model.whiten is 2; it must be 0 where model.arch is convnet$"),
         ("augment.shrink", 6, "augment.shrink is 6; it must be 0 where model.arch is convnet"),
@@ -105,8 +117,17 @@ def test_a_missing_key_is_named_with_what_it_should_hold():
     with pytest.raises(params.ParamsError) as caught:
         params.check(values)
     first, second = str(caught.value).splitlines()
-    assert "training.epochs is missing; it must be a whole number from 1 up" in first
+    assert "training.epochs is missing; it must be a whole number from 1 to 1000000" in first
     assert "evaluate is missing; it must be a section with the keys batch_size" in second
+
+
+@pytest.mark.parametrize("key", params.flatten(COMMITTED))
+def test_any_key_that_is_missing_is_named(key):
+    values = copy.deepcopy(COMMITTED)
+    section, _, name = key.rpartition(".")
+    del (values[section] if section else values)[name]
+    with pytest.raises(params.ParamsError, match=f"^params.yaml: {key} is missing; it must be "):
+        params.check(values)
 
 
 def test_a_long_value_is_cut():
@@ -125,13 +146,66 @@ def test_a_long_value_is_cut():
         ("", "expected the keys"),
         ("{[]: 1}", "is not valid YAML"),
         ("1: 2", "1 is not a known key"),
+        ("~: 2", "None is not a known key"),
+        ('"\\e[31m\\n": 2', "'\\x1b[31m\\n' is not a known key"),
+        ("seed: 0\n<<: {seed: 1}", "line 2, column 1 is not valid YAML: the key '<<'"),
+        ("seed: &a 0", "line 1, column 7 is not valid YAML: an alias or anchor"),
+        ("seed: !!binary aGVsbG8=", "the tag 'tag:yaml.org,2002:binary' has no place here"),
+        ("seed: 2026-02-31", "line 1, column 7 is not valid YAML: '2026-02-31' is not a value"),
+        ("seed: 2026-02-01", "seed is datetime.date(2026, 2, 1); it must be a whole number"),
+        ("seed: 0b_", "'0b_' is not a value"),
+        ("seed: " + "9" * 10_000, "is not a value"),
+        ("seed: 0x" + "f" * 10_000, "seed is a number of 40,000 bits; it must be a whole number"),
+        ("seed: 1" + ":59" * 5_000 + ".5", "is not a value"),
+        ("seed: \x07", "unacceptable character #x0007"),
+        ("[" * 50_000, "it is nested too deeply"),
+        ("{a: " * 20_000, "it is nested too deeply"),
+        ("#" * 100_001, "has more than 100,000 bytes"),
     ],
 )
 def test_a_file_that_is_not_params_is_explained(tmp_path, text, explanation):
     path = tmp_path / "params.yaml"
     path.write_text(text)
-    with pytest.raises(params.ParamsError, match=re.escape(explanation)):
+    with pytest.raises(params.ParamsError, match=re.escape(explanation)) as caught:
         params.load(path)
+    assert all(len(line) < 500 for line in str(caught.value).splitlines())
+
+
+def test_an_alias_bomb_is_refused_at_once(tmp_path):
+    lines = [f"{name}: &{name} [*{before}, *{before}]" for before, name in pairwise("abcdefghijk")]
+    (tmp_path / "params.yaml").write_text("a: &a [1]\n" + "\n".join(lines))
+    with pytest.raises(params.ParamsError, match=r"line 1, column 4 .*alias or anchor"):
+        params.load(tmp_path / "params.yaml")
+
+
+def test_of_many_faults_the_first_are_listed(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text((ROOT / "params.yaml").read_text() + "".join(f"\nk{n}: 0" for n in range(100)))
+    with pytest.raises(params.ParamsError) as caught:
+        params.load(path)
+    *faults, last = str(caught.value).splitlines()
+    assert len(faults) == 20
+    assert last.endswith("params.yaml: and 80 more faults")
+
+
+def test_the_ranges_in_the_comments_are_those_of_the_schema():
+    """Wherever a comment gives whole numbers as `LEAST to MOST`, the schema has the same two."""
+    stated = {}
+    section = ""
+    for line in (ROOT / "params.yaml").read_text().splitlines():
+        if found := re.match(r"(\w+):( *#.*)?$", line):
+            section = f"{found[1]}."
+        elif found := re.match(r"( *)(\w+): .*?#.*?(?<![\d.])(\d+) to (\d+)(?![\d.])", line):
+            stated[(section if found[1] else "") + found[2]] = (int(found[3]), int(found[4]))
+    del stated["model.width"]  # which a validator checks
+    del stated["data.normalize"]  # which speaks of pixels
+    assert len(stated) > 12
+    for key, (least, most) in stated.items():
+        section, _, name = key.rpartition(".")
+        model = params.Params.model_fields[section].annotation if section else params.Params
+        schema = model.model_json_schema()["properties"][name]
+        assert schema["minimum"] == least, key
+        assert schema.get("maximum", schema.get("exclusiveMaximum", 0) - 1) == most, key
 
 
 def test_a_missing_or_binary_file_is_explained(tmp_path):

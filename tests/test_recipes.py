@@ -108,3 +108,21 @@ def test_the_command_prints_arguments_or_the_list():
     listed = printed()
     assert all(name in listed for name in NAMES)
     assert json.dumps(listed).count("\\n  ") == len(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model: [", "is not valid YAML"),
+        ("- model", "expected the keys"),
+        ("model: 3", "model is 3; it must be a section"),
+        ("modle: {layers: 3}", "modle is not a known key"),
+    ],
+)
+def test_a_recipe_that_is_not_params_is_explained(tmp_path, monkeypatch, text, said):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    (tmp_path / "recipes/own.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=rf"^recipes/own.yaml.*{said}"):
+        recipes.read("own")

@@ -201,7 +201,7 @@ def test_each_stage_validates_params_before_anything_else(workspace, capsys):
         if path.is_dir():
             shutil.rmtree(path)
     for name in STAGES:
-        said = "error: params.yaml: model.layers is 'three'; it must be a whole number from 1 up"
+        said = "error: params.yaml: model.layers is 'three'; it must be a whole number from 1 to 16"
         assert fail_stage(name, capsys).splitlines() == [said]
 
 

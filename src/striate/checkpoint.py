@@ -1,12 +1,13 @@
 """A trained network on disk: the plain weights, and beside them what rebuilds the network.
 
 `cnn_trained.ckpt` holds the state dict and nothing else, so that anyone can load it into a network
-of the same structure; `model.json` holds the rest. Neither needs params.yaml to be read.
+of the same structure; `model.json` holds the rest, and a checksum of both.
+Neither needs params.yaml to be read.
 """
 
+import hashlib
 import io
 import json
-import os
 import warnings
 import zipfile
 from dataclasses import asdict
@@ -15,13 +16,16 @@ from typing import Any, NamedTuple
 
 import torch
 
-from striate import models
+from striate import files, models
 from striate.errors import UserError
-from striate.images import Normalization
+from striate.images import Normalization, check_images
+from striate.limits import check_network
 from striate.models import Network
+from striate.results import one_line, read_json
 
 WEIGHTS = "cnn_trained.ckpt"
 DESCRIPTION = "model.json"
+KEYS = {"architecture", "data", "shape", "classes", "normalization"}
 
 
 class CheckpointError(UserError):
@@ -66,9 +70,8 @@ def build(description: dict[str, Any]) -> Network:
 def save(model: Network, description: dict[str, Any], folder: Path) -> None:
     """Write weights and description, each complete or not at all.
 
-    Equal weights give equal bytes.
+    Equal weights give equal bytes. The description's `sha256` is over both files.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     # A fresh copy: strides that training chose would be written too.
     weights = {
         name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
@@ -77,44 +80,101 @@ def save(model: Network, description: dict[str, Any], folder: Path) -> None:
     # torch.save would put the name of a path into the file, so it gets a nameless buffer.
     buffer = io.BytesIO()
     torch.save(weights, buffer)
-    _write(folder / WEIGHTS, buffer.getvalue())
-    _write(folder / DESCRIPTION, (json.dumps(description, indent=2) + "\n").encode())
+    files.write(folder / WEIGHTS, buffer.getvalue())
+    buffer.seek(0)
+    sealed = description | {"sha256": _sha256(description, buffer)}
+    files.write(folder / DESCRIPTION, (json.dumps(sealed, indent=2) + "\n").encode())
 
 
 def load(folder: Path, device: torch.device) -> Checkpoint:
-    """Read what `save` wrote.
+    """Read what `save` wrote, or an older version of it wrote without `sha256`.
 
     Raises:
         CheckpointError: a file is missing or damaged, or the weights do not fit the description.
     """
+    path, description_path = folder / WEIGHTS, folder / DESCRIPTION
+    description = read_json(description_path)
+    sealed = description.pop("sha256", None)
+    # Before anything is built or read: what was changed may ask for any size.
+    if sealed is not None:
+        try:
+            with path.open("rb") as stream:
+                found = _sha256(description, stream)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read as weights: {error.strerror}") from None
+        if found != sealed:
+            raise CheckpointError(
+                f"{path} or {description_path} was changed after training: their SHA-256 is not"
+                " the one that is written there; `dvc repro` makes both anew"
+            )
     try:
-        description = json.loads((folder / DESCRIPTION).read_text())
+        _check(description)
         model = build(description)
-        normalization = Normalization(**description["normalization"])
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{folder / DESCRIPTION} is not there; `dvc repro` makes it"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / DESCRIPTION} cannot be used: {error!r}") from None
-    path = folder / WEIGHTS
+    except (ValueError, UserError) as error:
+        raise CheckpointError(f"{description_path} cannot be used: {one_line(error)}") from None
+    normalization = Normalization(**description["normalization"])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a foreign file; what matters is raised below
-            # torch.load does not compare the checksums that the archive holds.
-            damaged = zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip()
-            if damaged:
-                raise ValueError(f"{damaged} does not match its checksum")
+            _check_archive(path)
+            # Other pickles would run code.
             weights = torch.load(path, map_location="cpu", weights_only=True)
+            if not _is_state(weights):
+                raise ValueError("it is not a dict of tensors")
     except Exception as error:  # a damaged file makes the reader raise almost anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} cannot be read as weights: {reason}") from None
+        raise CheckpointError(f"{path} cannot be read as weights: {one_line(error)}") from None
     try:
         model.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path} does not fit {folder / DESCRIPTION}: {reason}") from None
+        raise CheckpointError(
+            f"{path} does not fit {description_path}: {one_line(error)}"
+        ) from None
     return Checkpoint(model.to(device), normalization, description["classes"], description)
+
+
+def _sha256(description: dict[str, Any], weights: io.BytesIO | io.BufferedReader) -> str:
+    """The SHA-256 of a description, in one way of writing it, and of the weights behind it."""
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    return hashlib.file_digest(weights, lambda: digest).hexdigest()
+
+
+def _check(description: dict[str, Any]) -> None:
+    """Refuse what `describe` never gives; an older description has no checksum against that.
+
+    Raises:
+        ValueError, UserError: says what a key must be.
+    """
+    from striate import params
+
+    if set(description) != KEYS:
+        raise ValueError(f"its keys must be {', '.join(sorted(KEYS))} and sha256")
+    normalization, architecture = description["normalization"], description["architecture"]
+    if not (isinstance(normalization, dict) and set(normalization) == {"peak", "mean", "std"}):
+        raise ValueError("normalization must have the keys peak, mean, std")
+    if not isinstance(architecture, dict):
+        raise ValueError("architecture must be the section model of params.yaml")
+    check_images(description | normalization | {"name": description["data"]})
+    model = params.check_model(models.FIRST | architecture, "architecture")
+    check_network(model.model_dump(), description["shape"], len(description["classes"]))
+
+
+def _is_state(weights: Any) -> bool:
+    return isinstance(weights, dict) and all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items()
+    )
+
+
+def _check_archive(path: Path) -> None:
+    """Compare the checksums that the archive holds, which torch.load does not."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        # torch.save packs nothing; what is packed could fill the memory.
+        if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+            raise ValueError("its members are larger than itself")
+        damaged = archive.testzip()
+    if damaged:
+        raise ValueError(f"{damaged} does not match its checksum")
 
 
 def check_fits(checkpoint: Checkpoint, manifest: dict[str, Any]) -> None:
@@ -129,9 +189,3 @@ def check_fits(checkpoint: Checkpoint, manifest: dict[str, Any]) -> None:
                 f"the network was trained on {checkpoint.description['data']}, whose {key} differ"
                 f" from those of {manifest['name']}; train it on {manifest['name']} first"
             )
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

@@ -5,7 +5,6 @@ To add a data set, write a function that reads its verified files into arrays, a
 
 import hashlib
 import json
-import os
 import shutil
 import tarfile
 import tempfile
@@ -32,6 +31,9 @@ ATTEMPTS = 3
 PAUSE_SECONDS = 2.0
 TIMEOUT_SECONDS = 30
 CHUNK_BYTES = 1 << 20
+# Of an archive: CIFAR-10's has 9 members, which unpack to 186 million bytes.
+MOST_MEMBERS = 100
+MOST_UNPACKED_BYTES = 1 << 30
 
 
 class DataError(UserError):
@@ -47,10 +49,11 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class File:
-    """A published file: its place below a mirror, its MD5, and its public addresses."""
+    """A published file: its place below a mirror, bytes, SHA-256, and public addresses."""
 
     path: str
-    md5: str
+    size: int
+    sha256: str
     addresses: tuple[str, ...] = ()
 
 
@@ -88,6 +91,8 @@ def _read_mnist(folder: Path) -> tuple[Part, Part]:
 
 
 def _read_cifar10(folder: Path) -> tuple[Part, Part]:
+    # The batches are pickles, and reading one runs what it says. They are safe to read because
+    # their SHA-256, or that of their archive, was compared with the catalogue's before.
     from torchvision.datasets import CIFAR10
 
     parts = (CIFAR10(folder, train=train) for train in (True, False))
@@ -98,9 +103,14 @@ def _read_cifar10(folder: Path) -> tuple[Part, Part]:
     return train, test
 
 
-def _mnist_file(name: str, md5: str) -> File:
+def _mnist_file(name: str, size: int, sha256: str) -> File:
     hosts = ("https://ossci-datasets.s3.amazonaws.com/mnist", "http://yann.lecun.com/exdb/mnist")
-    return File(f"MNIST/raw/{name}.gz", md5, tuple(f"{host}/{name}.gz" for host in hosts))
+    addresses = tuple(f"{host}/{name}.gz" for host in hosts)
+    return File(f"MNIST/raw/{name}.gz", size, sha256, addresses)
+
+
+def _cifar10_file(name: str, size: int, sha256: str) -> File:
+    return File(f"cifar-10-batches-py/{name}", size, sha256)
 
 
 DIGIT_NAMES = tuple("0123456789")
@@ -125,10 +135,26 @@ CATALOGUE: dict[str, Dataset] = {
         std=(0.3081,),
         forms=(
             (
-                _mnist_file("train-images-idx3-ubyte", "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
-                _mnist_file("train-labels-idx1-ubyte", "d53e105ee54ea40749a09fcbcd1e9432"),
-                _mnist_file("t10k-images-idx3-ubyte", "9fb629c4189551a2d022fa330f9573f3"),
-                _mnist_file("t10k-labels-idx1-ubyte", "ec29112dd5afa0611ce80d1b7f02629c"),
+                _mnist_file(
+                    "train-images-idx3-ubyte",
+                    9_912_422,
+                    "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+                ),
+                _mnist_file(
+                    "train-labels-idx1-ubyte",
+                    28_881,
+                    "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+                ),
+                _mnist_file(
+                    "t10k-images-idx3-ubyte",
+                    1_648_877,
+                    "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+                ),
+                _mnist_file(
+                    "t10k-labels-idx1-ubyte",
+                    4_542,
+                    "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+                ),
             ),
         ),
         read=_read_mnist,
@@ -155,18 +181,47 @@ CATALOGUE: dict[str, Dataset] = {
             (
                 File(
                     "cifar-10-python.tar.gz",
-                    "c58f30108f718f92721af3b95e74349a",
+                    170_498_071,
+                    "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
                     ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",),
                 ),
             ),
             (
-                File("cifar-10-batches-py/data_batch_1", "c99cafc152244af753f735de768cd75f"),
-                File("cifar-10-batches-py/data_batch_2", "d4bba439e000b95fd0a9bffe97cbabec"),
-                File("cifar-10-batches-py/data_batch_3", "54ebc095f3ab1f0389bbae665268c751"),
-                File("cifar-10-batches-py/data_batch_4", "634d18415352ddfa80567beed471001a"),
-                File("cifar-10-batches-py/data_batch_5", "482c414d41f54cd18b22e5b47cb7c3cb"),
-                File("cifar-10-batches-py/test_batch", "40351d587109b95175f43aff81a1287e"),
-                File("cifar-10-batches-py/batches.meta", "5ff9c542aee3614f3951f8cda6e48888"),
+                _cifar10_file(
+                    "data_batch_1",
+                    31_035_704,
+                    "54636561a3ce25bd3e19253c6b0d8538147b0ae398331ac4a2d86c6d987368cd",
+                ),
+                _cifar10_file(
+                    "data_batch_2",
+                    31_035_320,
+                    "766b2cef9fbc745cf056b3152224f7cf77163b330ea9a15f9392beb8b89bc5a8",
+                ),
+                _cifar10_file(
+                    "data_batch_3",
+                    31_035_999,
+                    "0f00d98ebfb30b3ec0ad19f9756dc2630b89003e10525f5e148445e82aa6a1f9",
+                ),
+                _cifar10_file(
+                    "data_batch_4",
+                    31_035_696,
+                    "3f7bb240661948b8f4d53e36ec720d8306f5668bd0071dcb4e6c947f78e9682b",
+                ),
+                _cifar10_file(
+                    "data_batch_5",
+                    31_035_623,
+                    "d91802434d8376bbaeeadf58a737e3a1b12ac839077e931237e0dcd43adcb154",
+                ),
+                _cifar10_file(
+                    "test_batch",
+                    31_035_526,
+                    "f53d8d457504f7cff4ea9e021afcf0e0ad8e24a91f3fc42091b8adef61157831",
+                ),
+                _cifar10_file(
+                    "batches.meta",
+                    158,
+                    "f962466ef690d46b226450fb9aadc74ba4bc64a76aa526b5827fe4bc5c7125cb",
+                ),
             ),
         ),
         read=_read_cifar10,
@@ -185,7 +240,8 @@ def prepare(name: str, folder: Path, mirror: str | None) -> None:
         mirror: a folder or an http(s) base address that is tried before the public addresses.
 
     Raises:
-        DataError: no source gave the right bytes; the message names each that was tried.
+        DataError: no source gave the right bytes, and the message names each that was tried; or
+            `folder` cannot be written.
     """
     dataset = CATALOGUE[name]
     if mirror and "://" in mirror and not mirror.startswith(WEB):
@@ -194,7 +250,10 @@ def prepare(name: str, folder: Path, mirror: str | None) -> None:
         _fetch_any_form(name, dataset, Path(downloads), mirror)
         train, test = dataset.read(Path(downloads))
     _check(name, dataset, train, test)
-    _store(name, dataset, folder, train, test)
+    try:
+        _store(name, dataset, folder, train, test)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be written: {error}") from None
 
 
 def _fetch_any_form(name: str, dataset: Dataset, folder: Path, mirror: str | None) -> None:
@@ -234,7 +293,7 @@ def _fetch_file(file: File, addresses: tuple[str, ...], target: Path) -> None:
     for address in addresses:
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                found = _copy(address, target)
+                found = _copy(address, target, file)
             except urllib.error.HTTPError as error:
                 failures.append(f"{address}: the server answered {error.code} {error.reason}")
                 break
@@ -248,40 +307,45 @@ def _fetch_file(file: File, addresses: tuple[str, ...], target: Path) -> None:
                 failures.append(f"{address}: {getattr(error, 'strerror', None) or error}")
                 break
             else:
-                if found == file.md5:
+                if found is None:
                     return
-                failures.append(f"{address}: corrupt or cut short: MD5 {found}, not {file.md5}")
+                failures.append(f"{address}: not the published file: {found}")
                 break
         target.unlink(missing_ok=True)
     raise DataError("\n  ".join(failures))
 
 
-def _copy(address: str, target: Path) -> str:
-    """Copy one address to a file, with a progress bar, and return the MD5 of what came."""
-    digest = hashlib.md5(usedforsecurity=False)
+def _copy(address: str, target: Path, file: File) -> str | None:
+    """Copy one address to a file, with a progress bar; says what is wrong with what came."""
+    digest, count = hashlib.sha256(), 0
     with (
-        _opened(address) as (source, size),
+        _opened(address) as source,
         target.open("wb") as sink,
-        tqdm(total=size, unit="B", unit_scale=True, desc=target.name, disable=None) as bar,
+        tqdm(total=file.size, unit="B", unit_scale=True, desc=target.name, disable=None) as bar,
     ):
         while chunk := source.read(CHUNK_BYTES):
+            count += len(chunk)
+            if count > file.size:  # it may have no end
+                return f"more than {file.size:,} bytes"
             sink.write(chunk)
             digest.update(chunk)
             bar.update(len(chunk))
-    return digest.hexdigest()
+    if count < file.size:
+        return f"{count:,} bytes, not {file.size:,}"
+    found = digest.hexdigest()
+    return None if found == file.sha256 else f"SHA-256 {found}, not {file.sha256}"
 
 
 @contextmanager
-def _opened(address: str) -> Iterator[tuple[BinaryIO, int | None]]:
-    """Open a path or an http(s) address; gives the stream and its length in bytes, if known."""
+def _opened(address: str) -> Iterator[BinaryIO]:
+    """Open a path or an http(s) address."""
     if address.startswith(WEB):
         request = urllib.request.Request(address, headers={"User-Agent": "striate"})  # noqa: S310
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
-            length = answer.headers.get("Content-Length")
-            yield answer, int(length) if length else None
+            yield answer
     else:
         with open(address, "rb") as source:
-            yield source, os.path.getsize(address)
+            yield source
 
 
 def extract(archive: Path, folder: Path) -> None:
@@ -289,20 +353,27 @@ def extract(archive: Path, folder: Path) -> None:
 
     Raises:
         DataError: a member is a device, or it or its link would lie outside `folder`, or the
-            archive is broken.
+            archive is broken, or has more members or bytes than any data set.
     """
+    sizes: list[int] = []
+
+    def inside(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
+        """The filter `data`, which by itself would make an absolute path relative."""
+        sizes.append(member.size)
+        if len(sizes) > MOST_MEMBERS or sum(sizes) > MOST_UNPACKED_BYTES:
+            raise tarfile.TarError(
+                f"more than {MOST_MEMBERS} members or {MOST_UNPACKED_BYTES:,} bytes"
+            )
+        if member.name.startswith("/"):
+            raise tarfile.AbsolutePathError(member)
+        return tarfile.data_filter(member, folder)
+
     try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter=_inside)  # noqa: S202
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        with tarfile.open(archive, "r:gz") as tar:
+            tar.extractall(folder, filter=inside)  # noqa: S202
+    # A faulty header makes the library raise the last two.
+    except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError, OverflowError) as error:
         raise DataError(f"{archive.name} was refused: {error}") from None
-
-
-def _inside(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
-    """The filter `data`, which by itself would make an absolute path relative."""
-    if member.name.startswith("/"):
-        raise tarfile.AbsolutePathError(member)
-    return tarfile.data_filter(member, folder)
 
 
 def _check(name: str, dataset: Dataset, train: Part, test: Part) -> None:
@@ -348,7 +419,8 @@ def _store(name: str, dataset: Dataset, folder: Path, train: Part, test: Part) -
             }
         Path(scratch, "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
         for label in ("train", "test"):
-            shutil.rmtree(folder / label, ignore_errors=True)
+            if (folder / label).exists():
+                shutil.rmtree(folder / label)
         for path in Path(scratch).iterdir():
             path.rename(folder / path.name)
 

@@ -27,6 +27,18 @@ def reported() -> Iterator[None]:
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror}", file=sys.stderr)
         sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        # Torch has no error of its own for want of memory on a CPU.
+        if not isinstance(error, MemoryError) and not any(
+            sign in str(error) for sign in ("out of memory", "can't allocate memory")
+        ):
+            raise
+        print(
+            "error: there is too little memory for this; smaller training.batch_size,"
+            " evaluate.batch_size or model.width need less",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     except KeyboardInterrupt as interrupt:
         said = str(interrupt) or "the same command begins anew"
         print(f"interrupted: {said}", file=sys.stderr)

@@ -21,6 +21,8 @@ def write(path: Path, content: bytes) -> None:
             # Else the new name may reach the disk before the bytes that it stands for.
             os.fsync(stream.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # a full disk by itself does not say of what
         raise

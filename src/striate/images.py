@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,10 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from striate.errors import UserError
+from striate.limits import check_val_size
+from striate.results import one_line, read_json
 from striate.splits import stratified_split
 
 if TYPE_CHECKING:
     from striate.params import Augment
+
+MANIFEST_KEYS = {"name", "shape", "classes", "peak", "mean", "std", "train", "test"}
 
 
 class Split(NamedTuple):
@@ -75,30 +79,116 @@ def displayed(images: Tensor, normalization: Normalization) -> np.ndarray:
 
 
 def load_manifest(folder: Path) -> dict[str, Any]:
-    """What `striate.datasets.prepare` wrote beside the arrays."""
+    """What `striate.datasets.prepare` wrote beside the arrays.
+
+    Raises:
+        UserError: the file is missing, or is not such a description.
+    """
+    path = folder / "manifest.json"
+    manifest = read_json(path)
     try:
-        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
-    except FileNotFoundError:
-        raise UserError(f"{folder}/manifest.json is not there; `dvc repro` makes it") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}/manifest.json cannot be read: {error}") from None
+        if set(manifest) != MANIFEST_KEYS:
+            raise ValueError(f"its keys must be {', '.join(sorted(MANIFEST_KEYS))}")
+        check_images(manifest)
+        for part in ("train", "test"):
+            _check_part(part, manifest[part], len(manifest["classes"]))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; `dvc repro` makes it anew") from None
     return manifest
 
 
-def load_split(folder: Path, device: torch.device) -> Split:
-    """Read `images.npy` and `labels.npy` onto a device.
+def check_images(described: dict[str, Any]) -> None:
+    """Check what a manifest or a checkpoint says of a data set.
+
+    Args:
+        described: the keys name, shape, classes, peak, mean and std.
 
     Raises:
-        UserError: a file is missing or broken.
+        ValueError: says what a key must be.
     """
-    try:
-        images, labels = (
-            torch.from_numpy(np.load(folder / f"{name}.npy", allow_pickle=False))
-            for name in ("images", "labels")
+    if not (type(described["name"]) is str and described["name"].isprintable()):
+        raise ValueError("the name of the data set must be printable text")
+    shape, classes, mean, std = (described[key] for key in ("shape", "classes", "mean", "std"))
+    if not (_is_list(shape, int) and len(shape) == 3 and 1 <= min(shape) <= max(shape) <= 4096):
+        raise ValueError("shape must be 3 whole numbers from 1 to 4096: channels, height, width")
+    if not (_is_list(classes, str) and classes):
+        raise ValueError("classes must be a list of names")
+    if not (type(described["peak"]) is int and 1 <= described["peak"] <= 255):
+        raise ValueError("peak must be a whole number from 1 to 255")
+    if mean is None and std is None:
+        return
+    for name, values in (("mean", mean), ("std", std)):
+        if not (
+            _is_list(values, float)
+            and len(values) == shape[0]
+            and all(0 <= value <= 1 for value in values)
+        ):
+            raise ValueError(f"{name} must be a list of numbers from 0 to 1, one for each channel")
+    if 0 in std:
+        raise ValueError("std must be above 0")
+
+
+def _check_part(name: str, part: Any, classes: int) -> None:
+    if not isinstance(part, dict) or set(part) != {"count", "per_class", "sha256"}:
+        raise ValueError(f"{name} must have the keys count, per_class, sha256")
+    per_class, sha256 = part["per_class"], part["sha256"]
+    if not (_is_list(per_class, int) and len(per_class) == classes and min(per_class) >= 1):
+        raise ValueError(f"{name}.per_class must be counts of 1 or more, one for each class")
+    if type(part["count"]) is not int or part["count"] != sum(per_class):
+        raise ValueError(f"{name}.count must be the sum of {name}.per_class")
+    if not (isinstance(sha256, dict) and set(sha256) == {"images.npy", "labels.npy"}):
+        raise ValueError(f"{name}.sha256 must have the keys images.npy, labels.npy")
+
+
+def _is_list(values: Any, kind: type) -> bool:
+    return isinstance(values, list) and all(type(value) is kind for value in values)
+
+
+def load_split(folder: Path, part: str, device: torch.device) -> Split:
+    """Read the images and labels of a part, verified, onto a device.
+
+    Args:
+        folder: with `manifest.json` and, in a folder for each part, the arrays.
+        part: `train` or `test`.
+        device: where to.
+
+    Raises:
+        UserError: a file is missing or is not the one that the manifest describes.
+    """
+    manifest = load_manifest(folder)
+    described = manifest[part]
+    images, labels = (
+        torch.from_numpy(_read_array(folder / part / f"{name}.npy", described, shape, dtype))
+        for name, shape, dtype in (
+            ("images", manifest["shape"], np.uint8), ("labels", [], np.int64),
         )
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{folder} cannot be read: {error}") from None
+    )  # fmt: skip
+    per_class = described["per_class"]
+    inside = int(labels.min()) >= 0 and int(labels.max()) < len(per_class)
+    if not inside or labels.bincount(minlength=len(per_class)).tolist() != per_class:
+        raise UserError(
+            f"{folder / part / 'labels.npy'} has other counts of classes than"
+            f" {folder / 'manifest.json'}; `dvc repro` makes both anew"
+        )
     return Split(images.to(device), labels.to(device))
+
+
+def _read_array(path: Path, described: dict[str, Any], shape: list[int], dtype: type) -> np.ndarray:
+    """An array of one item of a shape for each image, if it is the one that is described."""
+    try:
+        with path.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != described["sha256"][path.name]:
+            raise ValueError("it is not the file that the manifest names by its SHA-256")
+        # Mapped, the file is not read before its header has proved true.
+        mapped = np.lib.format.open_memmap(path, mode="r")
+        if mapped.dtype != dtype or mapped.shape != (described["count"], *shape):
+            raise ValueError(f"it holds {mapped.dtype} {mapped.shape}, not what the manifest says")
+        return np.array(mapped, order="C")
+    except Exception as error:  # a mangled header makes NumPy's reader raise almost anything
+        raise UserError(
+            f"{path} cannot be read: {one_line(error)}; `dvc repro` makes it anew"
+        ) from None
 
 
 def hold_out(split: Split, size: float, seed: int) -> tuple[Split, Split | None]:
@@ -117,10 +207,8 @@ def hold_out(split: Split, size: float, seed: int) -> tuple[Split, Split | None]
     """
     if size == 0:
         return split, None
-    try:
-        parts = stratified_split(split.labels.cpu().numpy(), size, seed)
-    except ValueError as error:
-        raise UserError(f"data.val_size is {size:g}: {error} for training") from None
+    check_val_size(size, len(split.labels))
+    parts = stratified_split(split.labels.cpu().numpy(), size, seed)
     train, val = (
         Split(split.images[where], split.labels[where])
         for where in (torch.from_numpy(part).to(split.labels.device) for part in parts)
@@ -169,23 +257,6 @@ def augment(
 def draw_mirrored(count: int, generator: torch.Generator) -> Tensor:
     """Which images are flipped in the first epoch, bool (N,): about half of them."""
     return torch.rand(count, generator=generator, device=generator.device) < 0.5
-
-
-def check_augment(settings: Augment, shape: Sequence[int]) -> None:
-    """Refuse lengths that do not fit images of this shape: channels, height, width.
-
-    Raises:
-        UserError: names the key and the largest possible value.
-    """
-    _, height, width = shape
-    smaller = min(height, width)
-    for key, largest in (("translate", smaller - 1), ("cutout", smaller), ("shrink", smaller)):
-        value = getattr(settings, key)
-        if value > largest:
-            raise UserError(
-                f"augment.{key} is {value}, too large for images of {height}×{width} pixels; "
-                f"the largest possible value is {largest}"
-            )
 
 
 def _turned(inputs: Tensor, degrees: float, zoom: float, generator: torch.Generator) -> Tensor:

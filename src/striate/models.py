@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from striate.errors import UserError
+from striate.limits import check_layers
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -28,26 +28,6 @@ WHITENING_EPSILON = 5e-4
 def channels(width: int | list[int], layers: int) -> list[int]:
     """How many channels each layer has: `width` doubled from layer to layer, or as listed."""
     return width if isinstance(width, list) else [width * 2**number for number in range(layers)]
-
-
-def check_layers(layers: int, size: tuple[int, int], whiten: int) -> None:
-    """Refuse more layers than images of a size can be halved.
-
-    Args:
-        layers: how many are asked for.
-        size: height and width of an image.
-        whiten: side of the filters in front, which take `whiten` - 1 pixels off.
-
-    Raises:
-        UserError: names the key and the largest possible value.
-    """
-    smaller = min(size) - max(whiten - 1, 0)
-    most = max(smaller, 0).bit_length() - 1
-    if layers > most:
-        raise UserError(
-            f"model.layers is {layers}, too many for images of {size[0]}×{size[1]} pixels, "
-            f"which each layer halves; the largest possible value is {most}"
-        )
 
 
 def conv_layer(
@@ -265,10 +245,13 @@ class SpeedNet(nn.Module):
 Network = ConvNet | SpeedNet
 
 
+# A checkpoint from before there were two networks names neither `arch` nor `whiten`.
+FIRST = {"arch": "convnet", "whiten": 0}
+
+
 def build(shape: tuple[int, int, int], classes: int, architecture: dict[str, Any]) -> Network:
     """The network that the section `model` of params.yaml names, with random weights."""
-    # A checkpoint from before there were two networks names neither `arch` nor `whiten`.
-    keys: dict[str, Any] = {"arch": "convnet", "whiten": 0} | architecture
+    keys: dict[str, Any] = FIRST | architecture
     if keys.pop("arch") == "speedrun":
         return SpeedNet(shape, classes, **keys)
     keys.pop("whiten")

@@ -9,7 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from striate.errors import UserError
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+
+WIDTH = "a whole number from 1 to 1024, or a list of them, one for each layer"
+MOST_BYTES = 100_000  # of a params file; the committed one has a few thousand
+MOST_FAULTS = 20  # that are listed
 
 
 class ParamsError(UserError):
@@ -26,7 +30,7 @@ class Data(Section):
     """Which images, and how they are split and scaled."""
 
     name: Literal["digits", "mnist", "cifar10"]
-    val_size: Annotated[float, Field(ge=0)]
+    val_size: Annotated[float, Field(ge=0, le=1_000_000)]
     normalize: Literal["unit", "standard"]
 
     @field_validator("val_size")
@@ -53,7 +57,7 @@ class Model(Section):
     """The network: the arguments of those in `striate.models` that a user chooses."""
 
     arch: Literal["convnet", "speedrun"]
-    layers: Count
+    layers: Annotated[int, Field(ge=1, le=16)]
     width: int | list[int]
     kernel_size: Annotated[int, Field(ge=1, le=31)]
     convs_per_layer: Annotated[int, Field(ge=1, le=16)]
@@ -67,7 +71,7 @@ class Model(Section):
     def _channels(cls, value: Any) -> Any:
         listed = value if isinstance(value, list) else [value]
         if not listed or not all(type(one) is int and 1 <= one <= 1024 for one in listed):
-            raise ValueError("a whole number from 1 to 1024, or a list of them, one for each layer")
+            raise ValueError(WIDTH)
         return value
 
     @field_validator("kernel_size")
@@ -150,8 +154,20 @@ class Params(Section):
         return self
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """The safe loader, which by itself lets the last of two equal keys win in silence."""
+class _PlainLoader(yaml.SafeLoader):
+    """The safe loader, less what params need not have and what would surprise their reader.
+
+    A tag would make objects, an alias can make a few lines stand for millions of values, and of
+    two equal keys the last would win in silence.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+            raise _refused("an alias or anchor (& or *) has no place here", event.start_mark)
+        if getattr(event, "tag", None) is not None:
+            raise _refused(f"the tag {_shown(event.tag)} has no place here", event.start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -159,11 +175,53 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode):
                 continue
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} stands twice", key.start_mark
-                )
+                raise _refused(f"the key {_shown(key.value)} stands twice", key.start_mark)
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise _refused("the key '<<' has no place here", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, OverflowError):  # the 31st of February, or a number without an end
+            raise _refused(f"{_shown(node.value)} is not a value", node.start_mark) from None
+
+
+def _refused(problem: str, mark: yaml.Mark) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+
+
+def read_yaml(path: str | Path) -> dict[Any, Any]:
+    """Read a YAML file of plain values that begins with keys.
+
+    Raises:
+        ParamsError: the file is missing, too large or not such YAML; the message has one line.
+    """
+    try:
+        with Path(path).open("rb") as stream:
+            content = stream.read(MOST_BYTES + 1)
+        text = content.decode() if len(content) <= MOST_BYTES else None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ParamsError(
+            f"{path} cannot be read: {reason}; commands run at the root of the repository"
+        ) from None
+    if text is None:
+        raise ParamsError(f"{path} has more than {MOST_BYTES:,} bytes, too many for params")
+    try:
+        values = yaml.load(text, _PlainLoader)  # noqa: S506
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ParamsError(
+            f"{path}{place} is not valid YAML: {' '.join(str(problem).split())}"
+        ) from None
+    except RecursionError:
+        raise ParamsError(f"{path} is not valid YAML: it is nested too deeply") from None
+    if not isinstance(values, dict):
+        raise ParamsError(f"{path}: expected the keys {', '.join(Params.model_fields)}")
+    return values
 
 
 def load(path: str | Path = "params.yaml") -> Params:
@@ -173,27 +231,10 @@ def load(path: str | Path = "params.yaml") -> Params:
         ParamsError: the file is missing, is not YAML, or holds faulty values; the message has
             one line for each fault: the key, the value and what is allowed.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ParamsError(
-            f"{path} cannot be read: {reason}; commands run at the root of the repository"
-        ) from None
-    try:
-        values = yaml.load(text, _UniqueKeyLoader)  # noqa: S506
-    except yaml.YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ParamsError(f"{path}{place} is not valid YAML: {problem}") from None
-    except RecursionError:
-        raise ParamsError(f"{path} is not valid YAML: it is nested too deeply") from None
-    if not isinstance(values, dict):
-        raise ParamsError(f"{path}: expected the keys {', '.join(Params.model_fields)}")
-    return check(values, path)
+    return check(read_yaml(path), path)
 
 
-def check(values: dict[str, Any], path: str | Path = "params.yaml") -> Params:
+def check(values: dict[Any, Any], path: str | Path = "params.yaml") -> Params:
     """Check values against the schema; `path` is named in the message.
 
     Raises:
@@ -202,8 +243,19 @@ def check(values: dict[str, Any], path: str | Path = "params.yaml") -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        faults = [f"{path}: {_explain(fault)}" for fault in error.errors()]
-        raise ParamsError("\n       ".join(faults)) from None
+        raise _explained(error, path) from None
+
+
+def check_model(values: dict[str, Any], path: str | Path) -> Model:
+    """Check values against the section `model` alone, as `check` does.
+
+    Raises:
+        ParamsError: as in `load`.
+    """
+    try:
+        return Model.model_validate(values)
+    except ValidationError as error:
+        raise _explained(error, path, ("model",)) from None
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -221,19 +273,45 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _explain(fault: Any) -> str:
-    """One line for a fault that pydantic found: key, value, what is allowed."""
-    key = ".".join(str(part) for part in fault["loc"])
+def _explained(
+    error: ValidationError, path: str | Path, section: tuple[str, ...] = ()
+) -> ParamsError:
+    """All faults that pydantic found in the params or in one section, a line each."""
+    faults = [
+        f"{path}: {_explain(section + fault['loc'], fault)}"
+        for fault in error.errors()[:MOST_FAULTS]
+    ]
+    if error.error_count() > MOST_FAULTS:
+        faults.append(f"{path}: and {error.error_count() - MOST_FAULTS} more faults")
+    return ParamsError("\n       ".join(faults))
+
+
+def _explain(loc: tuple[Any, ...], fault: Any) -> str:
+    """One line for a fault at a place: key, value, what is allowed."""
+    key = ".".join(_key(part) for part in loc)
     if fault["type"] in ("extra_forbidden", "invalid_key"):
-        return f"{key} is not a known key; known here: {_known_keys(fault['loc'][:-1])}"
+        return f"{key} is not a known key; known here: {_known_keys(loc[:-1])}"
     if fault["type"] == "missing":
-        return f"{key} is missing; it must be {_allowed(fault['loc'])}"
-    if fault["type"] == "value_error" and isinstance(fault["input"], dict):
+        return f"{key} is missing; it must be {_allowed(loc)}"
+    if fault["type"] != "value_error":
+        return f"{key} is {_shown(fault['input'])}; it must be {_allowed(loc)}"
+    if len(loc) < 2:
         return str(fault["ctx"]["error"])  # of keys that do not go together
-    value = repr(fault["input"])
-    return f"{key} is {value[:60] + '…' if len(value) > 61 else value}; it must be " + (
-        str(fault["ctx"]["error"]) if fault["type"] == "value_error" else _allowed(fault["loc"])
-    )
+    return f"{key} is {_shown(fault['input'])}; it must be {fault['ctx']['error']}"
+
+
+def _shown(value: Any) -> str:
+    """A value as text without line breaks, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not write a whole number of thousands of digits
+        text = f"a number of {value.bit_length():,} bits"
+    return text[:60] + "…" if len(text) > 61 else text
+
+
+def _key(part: Any) -> str:
+    plain = str(part).isidentifier() and str(part).isascii() and len(str(part)) <= 60
+    return str(part) if plain or isinstance(part, int) else _shown(part)
 
 
 def _known_keys(section: tuple[Any, ...]) -> str:
@@ -259,6 +337,8 @@ def _allowed(loc: tuple[Any, ...]) -> str:
         return f"a section with the keys {_known_keys(loc)}"
     if "enum" in schema:
         return "one of " + ", ".join(schema["enum"])
+    if "anyOf" in schema:
+        return WIDTH
     if schema["type"] == "boolean":
         return "true or false"
     kind = "a whole number" if schema["type"] == "integer" else "a number"

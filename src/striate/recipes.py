@@ -4,10 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from striate.errors import UserError
-from striate.params import check, flatten, load
+from striate.params import check, flatten, load, read_yaml
 
 FOLDER = Path("recipes")
 
@@ -38,10 +36,11 @@ def read(name: str) -> dict[str, Any]:
     path = FOLDER / f"{name}.yaml"
     if name not in known:
         raise UserError(f"there is no {path}; the recipes are {', '.join(known)}")
-    recipe: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    recipe = read_yaml(path)
     merged = load().model_dump()
     for section, values in recipe.items():
-        merged[section] |= values
+        both = isinstance(merged.get(section), dict) and isinstance(values, dict)
+        merged[section] = merged[section] | values if both else values
     check(merged, path)
     return recipe
 

@@ -25,8 +25,10 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+    except FileNotFoundError:
+        raise UserError(f"{path} is not there; `dvc repro` makes it") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {one_line(error)}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold a JSON object, not {type(values).__name__}")
     return values
@@ -73,17 +75,22 @@ def write_predictions(
     )
 
 
-def read_logits(folder: Path) -> np.ndarray:
-    """Read what `write_predictions` wrote.
+def read_logits(folder: Path, shape: tuple[int, int]) -> np.ndarray:
+    """Read what `write_predictions` wrote for so many images and classes.
 
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: the file is missing or damaged, or of another shape.
     """
     try:
-        logits: np.ndarray = np.load(folder / "logits.npy", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{folder}/logits.npy cannot be read: {error}") from None
-    return logits
+        # Mapped, so that a header that lies takes no memory.
+        mapped = np.lib.format.open_memmap(folder / "logits.npy", mode="r")
+        if mapped.dtype != np.float32 or mapped.shape != shape:
+            raise ValueError(f"it holds {mapped.dtype} {mapped.shape}, not float32 {shape}")
+        return np.array(mapped)
+    except Exception as error:  # a mangled header makes NumPy's reader raise almost anything
+        raise UserError(
+            f"{folder}/logits.npy cannot be read: {one_line(error)}; `dvc repro` makes it anew"
+        ) from None
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -107,5 +114,23 @@ def read_table(path: Path) -> dict[str, list[float]]:
         return {
             name: [float(row[column]) for row in rows] for column, name in enumerate(header) if name
         }
-    except (OSError, ValueError, IndexError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+    except (OSError, ValueError, IndexError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read: {one_line(error)}") from None
+
+
+def read_history(path: Path) -> dict[str, list[float]]:
+    """Read the `history.csv` that `write_training` wrote: a column of epochs, and their metrics.
+
+    Raises:
+        UserError: the file is missing or holds something else.
+    """
+    history = read_table(path)
+    if not history.get("epoch"):
+        raise UserError(f"{path} has no column of epochs; `dvc repro` makes it anew")
+    return history
+
+
+def one_line(error: Exception) -> str:
+    """What an error of a library says, cut where it is long; its kind where it says nothing."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:200] + "…" if len(text) > 201 else text

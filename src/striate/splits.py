@@ -3,6 +3,18 @@
 import numpy as np
 
 
+def count_of_second(total: int, size: float) -> int:
+    """How many of `total` images the second part of a split has; `size` as in `stratified_split`.
+
+    Raises:
+        ValueError: the first part would be empty.
+    """
+    wanted = round(size * total) if size < 1 else int(size)
+    if wanted >= total:
+        raise ValueError(f"{wanted} of {total} images leave none over")
+    return wanted
+
+
 def stratified_split(labels: np.ndarray, size: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Divide indices so that every class keeps its share in both parts.
 
@@ -18,9 +30,7 @@ def stratified_split(labels: np.ndarray, size: float, seed: int) -> tuple[np.nda
         ValueError: the first part would be empty.
     """
     total = len(labels)
-    wanted = round(size * total) if size < 1 else int(size)
-    if wanted >= total:
-        raise ValueError(f"{wanted} of {total} images leave none over")
+    wanted = count_of_second(total, size)
     random = np.random.RandomState(seed)
     classes, counts = np.unique(labels, return_counts=True)
     # Largest remainder: the shares add up to `wanted` and differ from exact ones by less than 1.
