@@ -45,10 +45,11 @@ def finished(tmp_path_factory):
 
 
 def state(folder):
-    """Every path below a folder, with its bytes and the time of its last change."""
+    """Every path below a folder but locks, with its bytes and the time of its last change."""
     return {
         path: (path.read_bytes() if path.is_file() else None, path.stat().st_mtime_ns)
         for path in sorted(folder.rglob("*"))
+        if ".dvc" not in path.parts
     }
 
 
