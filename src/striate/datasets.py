@@ -270,7 +270,7 @@ def _fetch_any_form(name: str, dataset: Dataset, folder: Path, mirror: str | Non
         except DataError as error:
             failures.append(str(error))
             continue
-        for archive in folder.glob("*.tar.gz"):
+        for archive in sorted(folder.glob("*.tar.gz")):
             extract(archive, folder)
         return
     raise DataError(
