@@ -1,0 +1,336 @@
+"""What a stage reports becomes a run: found by hashes, one for each experiment."""
+
+import io
+import json
+import os
+import shutil
+import socket
+import sqlite3
+
+import psutil
+import pytest
+from mlflow.exceptions import MlflowException
+
+from striate import records, results, tracking
+from striate.errors import UserError
+
+PARAMS = {"seed": 3, "data.name": "digits", "model.layers": 2, "model.width": 4,
+          "training.epochs": 2, "evaluate.tta": "none"}  # fmt: skip
+ROWS = [
+    {"epoch": 1, "learning_rate": 0.1, "train_loss": 2.0, "train_accuracy": 0.5,
+     "step_losses": [(10, 1.5)]},
+    {"epoch": 2, "learning_rate": 0.1, "train_loss": 1.0, "train_accuracy": 0.75,
+     "step_losses": [(20, 0.5)]},
+]  # fmt: skip
+SCORES = {"accuracy": 0.9, "loss": 0.25}
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """A store without runs, which takes seconds to make."""
+    folder = tmp_path_factory.mktemp("template")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("DVC_ROOT", raising=False)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        tracking.open_store()
+    return folder
+
+
+@pytest.fixture
+def folder(template, tmp_path, monkeypatch):
+    """A working folder with what the four stages leave, and a store of its own."""
+    shutil.copy(template / "mlflow.db", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    results.write_training(ROWS, 2, 99, tmp_path / "metrics")
+    results.write_json(tmp_path / "metrics/test.json", SCORES)
+    for name in ("models/cnn_trained.ckpt", "data/manifest.json", "reports/figures/samples.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(name)
+    return tmp_path
+
+
+@pytest.fixture
+def store(folder):
+    return tracking.open_store()
+
+
+def train(store, folder, **changes):
+    """Report a whole training; returns the session."""
+    session = tracking.Session(store)
+    params = PARAMS | changes
+    session.start(params, {"torch.threads": "2"})
+    session.log([("train_loss", row["train_loss"], row["epoch"]) for row in ROWS])
+    session.trained(params, str(folder))
+    session.end("FINISHED")
+    return session
+
+
+def curve(store, run, name):
+    points = store.client.get_metric_history(run.info.run_id, name)
+    return sorted((point.step, point.value) for point in points)
+
+
+def artifacts(store, run):
+    return sorted(item.path for item in store.client.list_artifacts(run.info.run_id))
+
+
+def test_a_training_becomes_a_run_with_its_params_curves_files_and_hashes(store, folder):
+    train(store, folder)
+    (run,) = store.runs()
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "digits-2x4-seed3"
+    trained_by = {key: str(value) for key, value in PARAMS.items() if key != "evaluate.tta"}
+    assert run.data.params == trained_by
+    assert curve(store, run, "train_loss") == [(1, 2.0), (2, 1.0)]
+    assert curve(store, run, "best/train_loss") == [(0, 1.0)]
+    assert curve(store, run, "best/train_accuracy") == [(0, 0.75)]
+    assert (run.data.metrics["parameters"], run.data.metrics["kept_epoch"]) == (99, 2)
+    assert artifacts(store, run) == ["checkpoint"]
+    identity = records.training_identity(PARAMS, folder)
+    assert identity.items() <= run.data.tags.items()
+    assert run.data.tags["torch.threads"] == "2"
+    assert run.data.tags[tracking.PROCESS] == tracking.process_tag(os.getppid())
+    assert run.info.artifact_uri.startswith((folder / "mlartifacts").as_uri())
+
+
+def test_a_run_is_named_after_its_dvc_experiment_and_says_where_it_comes_from(
+    store, folder, monkeypatch
+):
+    monkeypatch.setenv("DVC_EXP_NAME", "podgy-acts")
+    monkeypatch.setenv("DVC_EXP_BASELINE_REV", "abc")
+    monkeypatch.setattr(tracking, "git", lambda *arguments: "0123\n")
+    train(store, folder)
+    (run,) = store.runs()
+    assert run.info.run_name == "podgy-acts"
+    assert run.data.tags["dvc.experiment"] == "podgy-acts"
+    assert run.data.tags["dvc.baseline"] == "abc"
+    assert run.data.tags["mlflow.source.git.commit"] == "0123"
+
+
+def test_outside_git_and_dvc_a_run_has_no_such_tags(store, folder, monkeypatch):
+    monkeypatch.setattr(tracking, "git", lambda *arguments: None)
+    train(store, folder)
+    (run,) = store.runs()
+    assert not {"dvc.experiment", "dvc.baseline", "mlflow.source.git.commit"} & set(run.data.tags)
+
+
+def test_the_same_training_again_is_the_same_run(store, folder):
+    train(store, folder)
+    session = train(store, folder)
+    assert session.run_id is None
+    assert len(store.runs()) == 1
+    train(store, folder, seed=4)
+    assert len(store.runs()) == 2
+
+
+@pytest.mark.parametrize("status", ["FAILED", "KILLED"])
+def test_a_training_that_ends_early_keeps_its_curves_and_its_status(store, folder, status):
+    session = tracking.Session(store)
+    session.start(PARAMS, {})
+    session.log([("train_loss", 2.0, 1)])
+    assert store.runs()[0].info.status == "RUNNING"
+    session.end(status)
+    (run,) = store.runs()
+    assert run.info.status == status
+    assert curve(store, run, "train_loss") == [(1, 2.0)]
+    assert records.CHECKPOINT not in run.data.tags
+    # It is no experiment: the whole training after it gets a run of its own.
+    train(store, folder)
+    assert [run.info.status for run in store.runs()] == [status, "FINISHED"]
+
+
+def test_a_session_without_a_training_ignores_its_messages(store, folder):
+    session = tracking.Session(store)
+    session.log([("train_loss", 2.0, 1)])
+    session.trained(PARAMS, str(folder))
+    session.end("FINISHED")
+    assert store.runs() == []
+
+
+def test_scores_are_added_to_the_run_of_their_checkpoint(store, folder):
+    train(store, folder)
+    tracking.Session(store).evaluated(PARAMS, str(folder))
+    (run,) = store.runs()
+    assert run.data.metrics["test_accuracy"] == 0.9
+    assert run.data.params["evaluate.tta"] == "none"
+    assert records.evaluation_identity(PARAMS, folder).items() <= run.data.tags.items()
+    tracking.Session(store).evaluated(PARAMS, str(folder))  # the same again
+    (again,) = store.runs()
+    assert curve(store, again, "test_accuracy") == [(0, 0.9)]
+
+
+def test_other_scores_of_a_checkpoint_get_a_run_of_their_own(store, folder):
+    train(store, folder)
+    tracking.Session(store).evaluated(PARAMS, str(folder))
+    results.write_json(folder / "metrics/test.json", SCORES | {"accuracy": 0.8})
+    tracking.Session(store).evaluated(PARAMS | {"evaluate.tta": "flip"}, str(folder))
+    first, second = store.runs()
+    assert (first.data.metrics["test_accuracy"], second.data.metrics["test_accuracy"]) == (0.9, 0.8)
+    assert second.data.params["evaluate.tta"] == "flip"
+    assert second.info.status == "FINISHED"
+    assert curve(store, second, "train_loss") == [(1, 2.0), (2, 1.0)]
+    assert curve(store, second, "step_loss") == [(10, 1.5), (20, 0.5)]
+    assert second.data.metrics["epochs"] == 2
+    assert artifacts(store, second) == ["checkpoint"]
+    assert second.info.run_name == "digits-2x4-seed3"
+    assert records.training_identity(PARAMS, folder).items() <= second.data.tags.items()
+
+
+def test_scores_never_go_to_a_run_that_did_not_finish(store, folder):
+    session = tracking.Session(store)
+    session.start(PARAMS, {})
+    store.tag(session.run_id, records.training_identity(PARAMS, folder))
+    tracking.Session(store).evaluated(PARAMS, str(folder))
+    running, replayed = store.runs()
+    assert "test_accuracy" not in running.data.metrics
+    assert replayed.data.metrics["test_accuracy"] == 0.9
+
+
+def test_pictures_are_added_to_the_run_of_their_scores(store, folder, monkeypatch):
+    monkeypatch.setenv("DVC_EXP_NAME", "podgy-acts")  # no sync, which wants a repository
+    train(store, folder)
+    tracking.Session(store).evaluated(PARAMS, str(folder))
+    results.write_json(folder / "metrics/test.json", SCORES | {"accuracy": 0.8})
+    tracking.Session(store).evaluated(PARAMS, str(folder))
+    tracking.Session(store).visualized(PARAMS, str(folder))
+    first, second = store.runs()
+    assert artifacts(store, first) == ["checkpoint"]
+    assert artifacts(store, second) == ["checkpoint", "figures"]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_repro_ends_with_a_sync_and_an_experiment_does_not(store, folder, monkeypatch, named):
+    synced = []
+    monkeypatch.setattr("striate.sync.sync", lambda *arguments: synced.append(arguments))
+    if named:
+        monkeypatch.setenv("DVC_EXP_NAME", "podgy-acts")
+    tracking.Session(store).visualized(PARAMS, str(folder))
+    assert synced == ([] if named else [(folder, store)])
+
+
+def test_more_metrics_than_fit_into_a_call_are_all_logged(store, folder):
+    run_id = store.create("many", {}, {})
+    store.log(run_id, [("loss", float(step), step) for step in range(2001)])
+    assert len(store.client.get_metric_history(run_id, "loss")) == 2001
+
+
+def test_more_runs_than_fit_into_a_page_are_all_found_oldest_first(store, folder, monkeypatch):
+    made = [store.create(f"run {k}", {}, {"kind": "odd" if k % 2 else "even"}) for k in range(5)]
+    search = store.client.search_runs
+    monkeypatch.setattr(
+        store.client, "search_runs",
+        lambda *arguments, **options: search(*arguments, max_results=2, **options),
+    )  # fmt: skip
+    assert [run.info.run_id for run in store.runs()] == made
+    assert [run.info.run_id for run in store.runs({"kind": "odd"})] == made[1::2]
+
+
+def test_a_moved_store_finds_its_artifacts(store, folder, tmp_path_factory, monkeypatch):
+    train(store, folder)
+    new = tmp_path_factory.mktemp("moved") / "repository"
+    shutil.move(folder, new)
+    monkeypatch.chdir(new)
+    moved = tracking.open_store()
+    (run,) = moved.runs()
+    assert run.info.artifact_uri.startswith((new / "mlartifacts").as_uri())
+    assert artifacts(moved, run) == ["checkpoint"]
+    experiment = moved.client.get_experiment_by_name(tracking.EXPERIMENT)
+    assert experiment.artifact_location == (new / "mlartifacts").as_uri()
+
+
+def test_a_moved_store_keeps_addresses_that_are_not_its_own(store, folder, tmp_path_factory):
+    run_id = store.create("foreign", {}, {})
+    elsewhere = "s3://bucket/artifacts"
+    with sqlite3.connect(folder / "mlflow.db") as connection:
+        connection.execute("UPDATE runs SET artifact_uri = ?", (elsewhere,))
+    connection.close()
+    tracking._relocate(folder / "mlflow.db", "file:///new")
+    assert store.client.get_run(run_id).info.artifact_uri == elsewhere
+
+
+def test_a_database_that_is_no_store_yet_is_left_alone(tmp_path):
+    sqlite3.connect(tmp_path / "empty.db").close()
+    tracking._relocate(tmp_path / "empty.db", "file:///new")
+    assert (tmp_path / "empty.db").read_bytes() == b""
+
+
+def test_the_store_is_that_of_the_main_repository_or_the_named_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert tracking.tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("DVC_ROOT", "/main")
+    assert tracking.tracking_uri() == "sqlite:////main/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:1")
+    assert tracking.tracking_uri() == "http://localhost:1"
+
+
+def test_a_store_that_is_no_database_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mlflow.db").write_text("no database at all, but a text of some length" * 100)
+    with pytest.raises(UserError, match=r"MLflow at sqlite:.*mlflow\.db failed: .*not a database"):
+        with_reachable(tracking.open_store)
+
+
+def with_reachable(work):
+    with tracking.reachable():
+        work()
+
+
+def test_a_refusal_of_mlflow_is_one_short_line():
+    def refuse():
+        raise MlflowException("line one\nline two " + "x" * 1000)
+
+    with pytest.raises(UserError) as caught:
+        with_reachable(refuse)
+    said = str(caught.value)
+    assert "failed: line one line two xxx" in said
+    assert "\n" not in said
+    assert len(said) < 500
+
+
+def test_a_process_is_told_from_all_others():
+    own = tracking.process_tag(os.getpid())
+    host, pid, start = own.rsplit(" ", 2)
+    assert (host, pid) == (socket.gethostname(), str(os.getpid()))
+    assert not tracking.is_gone(own)
+    assert tracking.is_gone(f"{host} {pid} {int(start) - 5}")  # a later one has its number
+    free = next(number for number in range(10**5, 10**6) if not psutil.pid_exists(number))
+    assert tracking.is_gone(f"{host} {free} {start}")
+    assert not tracking.is_gone(f"another-host {free} {start}")  # nobody can tell
+
+
+def say(monkeypatch, *messages):
+    """Run the tracking process on these messages."""
+    text = "".join(json.dumps(message) + "\n" for message in messages)
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    tracking.main()
+
+
+def test_messages_are_carried_out_in_their_order(folder, monkeypatch):
+    say(
+        monkeypatch,
+        ["start", PARAMS, {}],
+        ["log", [["train_loss", 2.0, 1]]],
+        ["trained", PARAMS, str(folder)],
+        ["end", "FINISHED"],
+    )
+    (run,) = tracking.open_store().runs()
+    assert run.info.status == "FINISHED"
+
+
+def test_a_stage_that_falls_silent_was_killed(folder, monkeypatch):
+    say(monkeypatch, ["start", PARAMS, {}], ["log", [["train_loss", 2.0, 1]]])
+    (run,) = tracking.open_store().runs()
+    assert run.info.status == "KILLED"
+
+
+def test_a_failure_of_mlflow_is_a_warning_and_the_rest_is_read(folder, monkeypatch, capsys):
+    def refuse(*arguments):
+        raise MlflowException("no room\nleft")
+
+    monkeypatch.setattr(tracking.Store, "create", refuse)
+    say(monkeypatch, ["start", PARAMS, {}], ["end", "FINISHED"])
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("warning: MLflow at sqlite:")
+    assert first.endswith("failed; this is not recorded there: no room left")
+    assert "`striate sync` records it" in second
