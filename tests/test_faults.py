@@ -388,16 +388,14 @@ class Evil:
 
 
 @pytest.fixture(scope="module")
-def another(finished):
+def another(finished, tmp_path_factory):
     """The weights of another architecture, trained on the same data."""
     manifest = images.load_manifest(Path("data"))
     model = COMMITTED["model"] | {"width": 5, "layers": 1}
     description = checkpoint.describe(model, manifest, images.normalization(manifest, "unit"))
-    with pytest.MonkeyPatch.context() as patch:
-        kept = {}
-        patch.setattr(checkpoint, "_write", lambda path, content: kept.update({path.name: content}))
-        checkpoint.save(checkpoint.build(description), description, Path("models"))
-    return kept
+    folder = tmp_path_factory.mktemp("another")
+    checkpoint.save(checkpoint.build(description), description, folder)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def spoil_weights(path, random, another):

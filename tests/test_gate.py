@@ -14,9 +14,11 @@ RULES = {
         "accuracy": gate.Rule(better="higher", tolerance=0.01),
         "loss": gate.Rule(better="lower", tolerance=0.1),
         "n": gate.Rule(better="equal", tolerance=0.0),
+        "errors": gate.Rule(better="lower", tolerance=1.0),
+        "size": gate.Rule(better="equal", tolerance=5.0),
     }
 }
-BEFORE = {"accuracy": 0.9, "loss": 0.5, "n": 100}
+BEFORE = {"accuracy": 0.9, "loss": 0.5, "n": 100, "errors": 3, "size": 100}
 
 
 def judge(**now):
@@ -33,6 +35,11 @@ def judge(**now):
         ("accuracy", 0.95, "better", False),
         ("accuracy", 0.895, "within tolerance", False),
         ("accuracy", 0.88, "worse", True),
+        ("errors", 4, "within tolerance", False),
+        ("errors", 5, "worse", True),
+        ("size", 105, "within tolerance", False),
+        ("size", 95, "within tolerance", False),
+        ("size", 106, "worse", True),
         ("accuracy", None, "missing", True),
         ("accuracy", "0.9", "missing", True),
         ("accuracy", True, "missing", True),
@@ -61,20 +68,65 @@ def test_the_table_is_markdown_with_a_row_for_each_metric():
     verdicts = gate.compare(
         {"metrics/test.json": BEFORE}, {"metrics/test.json": BEFORE | {"accuracy": 0.8}}, RULES
     )
-    lines = gate.table(verdicts).splitlines()
-    assert lines[2] == "| metrics/test.json | accuracy | 0.9 | 0.8 | -0.1 | worse |"
-    assert len(lines) == 2 + 3
-    assert len({line.count("|") for line in lines}) == 1
+    assert gate.table(verdicts[:2]) == (
+        "| file | metric | before | now | difference | |\n"
+        "|---|---|--:|--:|--:|---|\n"
+        "| metrics/test.json | accuracy | 0.9 | 0.8 | -0.1 | worse |\n"
+        "| metrics/test.json | loss | 0.5 | 0.5 | +0 | equal |"
+    )
+
+
+def test_what_is_missing_in_the_table_is_a_dash():
+    rows = [("a.json", "m", None, 1.0, "new"), ("a.json", "m", 1.0, None, "missing")]
+    lines = gate.table([gate.Verdict(*row) for row in rows]).splitlines()
+    assert lines[2:] == ["| a.json | m | – | 1 | – | new |", "| a.json | m | 1 | – | – | missing |"]
+
+
+def test_rules_are_read_by_file_and_metric(tmp_path):
+    (tmp_path / "gate.yaml").write_text(
+        "a.json: {m: {better: lower, tolerance: 0.5}, k: {better: equal, tolerance: 0}}\nb.json: {}"
+    )
+    assert gate.load_rules(tmp_path / "gate.yaml") == {
+        "a.json": {
+            "m": gate.Rule(better="lower", tolerance=0.5),
+            "k": gate.Rule(better="equal", tolerance=0),
+        },
+        "b.json": {},
+    }
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["", "metrics/test.json: 3", "a.json: {m: {better: up, tolerance: 0}}", "a.json: {m: {", "[]"],
+    ("text", "said"),
+    [
+        ("", "must hold keys and their values"),
+        ("[]", "must hold keys and their values"),
+        ("a.json: {m: {", "line 1, column 14 is not valid YAML"),
+        ("a.json: {m: 1}\na.json: {}", "the key 'a.json' stands twice"),
+        ("metrics/test.json: 3", ": metrics/test.json: Input should be a valid dictionary"),
+        ("1: {}", ": 1.[key]: Input should be a valid string"),
+        ("a.json: {m: {better: up, tolerance: 0}}", ": a.json.m.better: Input should be 'higher'"),
+        ("a.json: {m: {better: lower}}", ": a.json.m.tolerance: Field required"),
+        ("a.json: {m: {better: lower, tolerance: -1}}", "greater than or equal to 0"),
+        ("a.json: {m: {better: lower, tolerance: .nan}}", "a.json.m.tolerance: Input should be"),
+        ("a.json: {m: {better: lower, tolerance: 0, x: 1}}", "a.json.m.x: Extra inputs"),
+    ],
 )
-def test_faulty_rules_are_refused(tmp_path, text):
+def test_faulty_rules_are_refused(tmp_path, text, said):
     (tmp_path / "gate.yaml").write_text(text)
-    with pytest.raises(UserError, match=r"gate.yaml cannot be used"):
+    with pytest.raises(UserError) as caught:
         gate.load_rules(tmp_path / "gate.yaml")
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(str(tmp_path / "gate.yaml"))
+    assert said in line
+
+
+def test_rules_that_are_not_there_are_named(tmp_path):
+    with pytest.raises(UserError) as caught:
+        gate.load_rules(tmp_path / "gate.yaml")
+    assert str(caught.value) == (
+        f"{tmp_path}/gate.yaml cannot be read: No such file or directory;"
+        " commands run at the root of the repository"
+    )
 
 
 @pytest.fixture
@@ -125,6 +177,29 @@ def test_the_command_ends_with_the_status_of_the_verdict(repository, content, st
     assert answer.returncode == status
     assert said in answer.stdout + answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+def test_metrics_are_read_from_the_tree_and_from_a_commit(repository):
+    path = repository / "metrics/test.json"
+    path.write_text('{"accuracy": 0.95}')
+    files = ["metrics/test.json", "metrics/none.json"]
+    assert gate.metrics_now(files, repository) == {"metrics/test.json": {"accuracy": 0.95}}
+    assert gate.metrics_at(files, "HEAD", repository) == {"metrics/test.json": BEFORE}
+    with pytest.raises(UserError) as caught:
+        gate.metrics_at(files, "nowhere", repository)
+    assert str(caught.value) == (
+        "Git knows no revision 'nowhere'; name a commit, a branch or a tag"
+    )
+
+
+def test_committed_metrics_that_are_none_are_named(repository):
+    (repository / "metrics/test.json").write_bytes(b"\xff\xfe")
+    identity = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
+    subprocess.run(["git", *identity, "commit", "-qam", "Break."], cwd=repository, check=True)
+    with pytest.raises(UserError, match=r"^metrics/test\.json at HEAD is not valid JSON"):
+        gate.metrics_at(["metrics/test.json"], "HEAD", repository)
+    with pytest.raises(UserError, match=r"metrics/test\.json cannot be read: .*utf-8"):
+        gate.metrics_now(["metrics/test.json"], repository)
 
 
 @pytest.mark.parametrize("revision", ["nowhere", "--help", ""])

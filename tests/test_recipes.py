@@ -114,7 +114,7 @@ def test_the_command_prints_arguments_or_the_list():
     ("text", "said"),
     [
         ("model: [", "is not valid YAML"),
-        ("- model", "expected the keys"),
+        ("- model", "must hold keys and their values"),
         ("model: 3", "model is 3; it must be a section"),
         ("modle: {layers: 3}", "modle is not a known key"),
     ],

@@ -81,7 +81,6 @@ def save(model: Network, description: dict[str, Any], folder: Path) -> None:
     buffer = io.BytesIO()
     torch.save(weights, buffer)
     files.write(folder / WEIGHTS, buffer.getvalue())
-    buffer.seek(0)
     sealed = description | {"sha256": _sha256(description, buffer)}
     files.write(folder / DESCRIPTION, (json.dumps(sealed, indent=2) + "\n").encode())
 

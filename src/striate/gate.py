@@ -1,15 +1,15 @@
 """Compare two sets of metrics: is any of them worse than its tolerance allows?"""
 
-import json
 import math
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from striate.errors import UserError
 from striate.git import git
+from striate.params import read_yaml
+from striate.results import parse_json, read_json
 
 
 class Rule(BaseModel):
@@ -18,7 +18,7 @@ class Rule(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     better: Literal["higher", "lower", "equal"]
-    tolerance: float
+    tolerance: Annotated[float, Field(ge=0)]
 
 
 class Verdict(NamedTuple):
@@ -47,20 +47,14 @@ def load_rules(path: Path) -> Rules:
         UserError: the file is missing or holds something else.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
+        return TypeAdapter(Rules).validate_python(read_yaml(path))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(str(part) for part in fault["loc"])
         raise UserError(
-            f"{path} cannot be read: {reason}; commands run at the root of the repository"
+            f"{path}: {place}: {fault['msg']}; it must be a file of metrics, and for each metric"
+            " `better` (higher, lower or equal) and `tolerance` (a number)"
         ) from None
-    try:
-        content = yaml.safe_load(text)
-        return {
-            file: {metric: Rule.model_validate(rule) for metric, rule in rules.items()}
-            for file, rules in content.items()
-        }
-    except (yaml.YAMLError, AttributeError, ValidationError) as error:
-        raise UserError(f"{path} cannot be used: {' '.join(str(error).split())}") from None
 
 
 def metrics_now(files: list[str], folder: Path) -> Metrics:
@@ -69,11 +63,7 @@ def metrics_now(files: list[str], folder: Path) -> Metrics:
     Raises:
         UserError: a file is not a JSON object; a missing one is left out.
     """
-    return {
-        file: _parse((folder / file).read_text(encoding="utf-8"), file)
-        for file in files
-        if (folder / file).exists()
-    }
+    return {file: read_json(folder / file) for file in files if (folder / file).exists()}
 
 
 def metrics_at(files: list[str], revision: str, folder: Path) -> Metrics:
@@ -89,7 +79,7 @@ def metrics_at(files: list[str], revision: str, folder: Path) -> Metrics:
         raise UserError(f"Git knows no revision {revision!r}; name a commit, a branch or a tag")
     texts = {file: git(folder, "show", f"{commit.strip()}:./{file}") for file in files}
     return {
-        file: _parse(text, f"{file} at {revision}")
+        file: parse_json(text, f"{file} at {revision}")
         for file, text in texts.items()
         if text is not None
     }
@@ -133,13 +123,3 @@ def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return value
-
-
-def _parse(text: str, name: str) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{name} is not valid JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{name} must hold a JSON object, not {type(values).__name__}")
-    return values

@@ -17,6 +17,7 @@ def git(folder: Path, *arguments: str) -> str | None:
             ["git", "-C", str(folder), *arguments],  # noqa: S607
             capture_output=True,
             text=True,
+            errors="replace",
             check=False,
         )
     except FileNotFoundError:

@@ -12,7 +12,7 @@ from striate.errors import UserError
 from striate.splits import count_of_second
 
 if TYPE_CHECKING:
-    from striate.params import Augment, Params
+    from striate.params import Augment, Params, Training
 
 MOST_WEIGHTS = 2**28  # 1 GiB of them, and thrice as much again to train them with Adam
 
@@ -38,7 +38,9 @@ def check(params: Params, shape: Sequence[int], classes: int, count: int) -> Non
             f"augment.shrink is {params.augment.shrink}, too small for model.layers and"
             f" model.whiten; the smallest possible value is {smallest}, or 0"
         )
-    learnt = count - check_val_size(params.data.val_size, count)
+    held = check_val_size(params.data.val_size, count)
+    check_validation(params.training, held)
+    learnt = count - held
     side = params.augment.shrink or min(shape[1:])
     check_last_batch(model, side, learnt, params.training.batch_size)
 
@@ -130,6 +132,24 @@ def check_val_size(size: float, count: int) -> int:
         return count_of_second(count, size)
     except ValueError as error:
         raise UserError(f"data.val_size is {size:g}: {error} for training") from None
+
+
+def check_validation(settings: Training, held: int) -> None:
+    """Refuse to choose by validation images where there are none.
+
+    Args:
+        settings: the section `training` of params.yaml.
+        held: how many images are held out.
+
+    Raises:
+        UserError: names the key.
+    """
+    for key, value, off in (("keep", settings.keep, "last"), ("patience", settings.patience, 0)):
+        if value != off and not held:
+            raise UserError(
+                f"training.{key} is {value}, which goes by validation images, and data.val_size"
+                f" leaves none; it must be {off}, or data.val_size larger"
+            )
 
 
 def check_last_batch(model: dict[str, Any], side: int, count: int, batch_size: int) -> None:

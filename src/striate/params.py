@@ -142,15 +142,6 @@ class Params(Section):
                 f"augment.shrink is {self.augment.shrink}; it must be 0 where model.arch is"
                 f" {self.model.arch}, which takes images of one size only"
             )
-        for key, value, off in (
-            ("keep", self.training.keep, "last"),
-            ("patience", self.training.patience, 0),
-        ):
-            if value != off and self.data.val_size == 0:
-                raise ValueError(
-                    f"training.{key} is {value}, which goes by validation images; it must be {off}"
-                    " where data.val_size is 0"
-                )
         return self
 
 
@@ -208,7 +199,7 @@ def read_yaml(path: str | Path) -> dict[Any, Any]:
             f"{path} cannot be read: {reason}; commands run at the root of the repository"
         ) from None
     if text is None:
-        raise ParamsError(f"{path} has more than {MOST_BYTES:,} bytes, too many for params")
+        raise ParamsError(f"{path} has more than {MOST_BYTES:,} bytes, too many for such a file")
     try:
         values = yaml.load(text, _PlainLoader)  # noqa: S506
     except yaml.YAMLError as error:
@@ -220,7 +211,7 @@ def read_yaml(path: str | Path) -> dict[Any, Any]:
     except RecursionError:
         raise ParamsError(f"{path} is not valid YAML: it is nested too deeply") from None
     if not isinstance(values, dict):
-        raise ParamsError(f"{path}: expected the keys {', '.join(Params.model_fields)}")
+        raise ParamsError(f"{path} must hold keys and their values, as `key: value`")
     return values
 
 

@@ -24,13 +24,26 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: the file is missing or holds something else.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path} is not there; `dvc repro` makes it") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {one_line(error)}") from None
+    return parse_json(text, str(path))
+
+
+def parse_json(text: str, name: str) -> dict[str, Any]:
+    """Parse a JSON object; `name` is what the message calls it.
+
+    Raises:
+        UserError: it is something else.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{name} is not valid JSON: {one_line(error)}") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path} must hold a JSON object, not {type(values).__name__}")
+        raise UserError(f"{name} must hold a JSON object, not {type(values).__name__}")
     return values
 
 

@@ -16,6 +16,7 @@ from striate.devices import REFERENCE, pick_precision
 from striate.errors import UserError
 from striate.evaluation import accuracy, mean_loss, predict
 from striate.images import Split, augment, draw_mirrored
+from striate.limits import check_validation
 from striate.optimizers import build_optimizers
 
 if TYPE_CHECKING:
@@ -61,11 +62,7 @@ def fit(
         UserError: the loss is no longer a number, or there are no images to choose the best epoch
             by.
     """
-    if val is None and (settings.keep == "best" or settings.patience):
-        raise UserError(
-            "training.keep best and training.patience need validation images;"
-            " data.val_size leaves none"
-        )
+    check_validation(settings, 0 if val is None else len(val.labels))
     device = train.labels.device
     generator = torch.Generator(device).manual_seed(seed)
     precision = pick_precision(settings.precision, device)
