@@ -225,3 +225,37 @@ def test_a_checkpoint_from_before_there_were_checksums_or_two_networks_is_read(s
 
 def test_the_description_comes_back_as_it_was_given(saved, description):
     assert checkpoint.load(saved[1], CPU).description == description
+
+
+def test_the_description_is_written_for_people_too(saved, description):
+    text = (saved[1] / "model.json").read_text()
+    values = json.loads(text)
+    assert text == json.dumps(values, indent=2) + "\n"
+    assert list(values) == [*description, "sha256"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("normalization", {"peak": 16}, "normalization must have the keys peak, mean, std"),
+        ("architecture", [], "architecture must be the section model of params.yaml"),
+        ("architecture", {"layers": 0}, "architecture: model.layers is 0; it must be a whole"),
+    ],
+)
+def test_a_faulty_description_without_a_checksum_is_explained(saved, key, value, said):
+    _, folder = saved
+    change(folder, lambda values: values.pop("sha256"))
+    change(folder, lambda values: values.update({key: value}))
+    with pytest.raises(checkpoint.CheckpointError, match=rf"model\.json cannot be used: {said}"):
+        checkpoint.load(folder, CPU)
+
+
+def test_a_change_is_said_with_what_mends_it(saved):
+    _, folder = saved
+    change(folder, lambda values: values.update(data="other"))
+    with pytest.raises(checkpoint.CheckpointError) as caught:
+        checkpoint.load(folder, CPU)
+    assert str(caught.value) == (
+        f"{folder}/cnn_trained.ckpt or {folder}/model.json was changed after training: their"
+        " SHA-256 is not the one that is written there; `dvc repro` makes both anew"
+    )

@@ -140,8 +140,9 @@ def test_a_long_value_is_cut():
     [
         ("seed: [", "is not valid YAML"),
         ("seed: 0\n\tdata", "line 2, column 1 is not valid YAML: found character"),
-        ("seed: 0\nseed: 1", "the key 'seed' stands twice"),
-        ("seed: !!python/object/apply:os.system ['true']", "is not valid YAML"),
+        ("seed: 0\nseed: 1", ", line 2, column 1 is not valid YAML: the key 'seed' stands twice"),
+        ("{[]: 1, a: 1, a: 2}", "the key 'a' stands twice"),
+        ("seed: !!python/object/apply:os.system ['true']", ", line 1, column 7 is not valid YAML"),
         ("- seed", "must hold keys and their values"),
         ("", "must hold keys and their values"),
         ("{[]: 1}", "is not valid YAML"),
@@ -186,6 +187,42 @@ def test_of_many_faults_the_first_are_listed(tmp_path):
     *faults, last = str(caught.value).splitlines()
     assert len(faults) == 20
     assert last.endswith("params.yaml: and 80 more faults")
+    assert {line[:7] for line in [*faults[1:], last]} == {
+        " " * 7
+    }  # under the first, after "error: "
+    path.write_text((ROOT / "params.yaml").read_text() + "".join(f"\nk{n}: 0" for n in range(20)))
+    with pytest.raises(params.ParamsError) as caught:
+        params.load(path)
+    assert len(str(caught.value).splitlines()) == 20
+
+
+def test_a_file_may_have_as_many_bytes_as_the_message_says(tmp_path):
+    path = tmp_path / "params.yaml"
+    text = (ROOT / "params.yaml").read_text() + "#"
+    path.write_bytes(text.encode() + b"#" * (100_000 - len(text.encode())))
+    assert params.load(path).model_dump() == COMMITTED
+
+
+def test_the_file_that_is_read_is_the_one_that_is_named(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text((ROOT / "params.yaml").read_text().replace("seed: 0", "seed: -1"))
+    with pytest.raises(params.ParamsError, match=re.escape(f"{path}: seed is -1; it must be")):
+        params.load(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [("x" * 59, "'" + "x" * 59 + "'"), ("x" * 60, "'" + "x" * 59 + "…")],
+)
+def test_a_value_is_cut_after_sixty_characters(value, shown):
+    with pytest.raises(params.ParamsError, match=rf"data\.name is {shown}; it must"):
+        params.check(changed("data.name", value))
+
+
+@pytest.mark.parametrize(("length", "shown"), [(60, "k" * 60), (61, "'" + "k" * 59 + "…")])
+def test_a_key_is_cut_after_sixty_characters(length, shown):
+    with pytest.raises(params.ParamsError, match=rf": {shown} is not a known key"):
+        params.check(COMMITTED | {"k" * length: 1})
 
 
 def test_the_ranges_in_the_comments_are_those_of_the_schema():
@@ -218,3 +255,18 @@ def test_a_missing_or_binary_file_is_explained(tmp_path):
 
 def test_flatten_joins_keys_with_dots():
     assert params.flatten({"seed": 1, "model": {"layers": 2}}) == {"seed": 1, "model.layers": 2}
+
+
+def test_flatten_makes_equal_numbers_equal():
+    flat = params.flatten({"a": 1.0, "b": 0.5, "c": True, "d": [1.0], "e": -2.0})
+    assert flat == {"a": 1, "b": 0.5, "c": True, "d": [1.0], "e": -2}
+    assert [type(value) for value in flat.values()] == [int, float, bool, list, int]
+
+
+def test_a_missing_file_is_explained_in_the_words_of_the_system(tmp_path):
+    with pytest.raises(params.ParamsError) as caught:
+        params.load(tmp_path / "params.yaml")
+    assert str(caught.value) == (
+        f"{tmp_path}/params.yaml cannot be read: No such file or directory;"
+        " commands run at the root of the repository"
+    )

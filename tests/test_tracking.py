@@ -6,6 +6,9 @@ import os
 import shutil
 import socket
 import sqlite3
+import subprocess
+import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -72,7 +75,12 @@ def curve(store, run, name):
 
 
 def artifacts(store, run):
-    return sorted(item.path for item in store.client.list_artifacts(run.info.run_id))
+    """The files that a run keeps, which are those of the working folder."""
+    place = Path(run.info.artifact_uri.removeprefix("file://"))
+    return sorted(str(path.relative_to(place)) for path in place.rglob("*") if path.is_file())
+
+
+CHECKPOINT, PICTURE = "checkpoint/cnn_trained.ckpt", "figures/samples.png"
 
 
 def test_a_training_becomes_a_run_with_its_params_curves_files_and_hashes(store, folder):
@@ -86,7 +94,7 @@ def test_a_training_becomes_a_run_with_its_params_curves_files_and_hashes(store,
     assert curve(store, run, "best/train_loss") == [(0, 1.0)]
     assert curve(store, run, "best/train_accuracy") == [(0, 0.75)]
     assert (run.data.metrics["parameters"], run.data.metrics["kept_epoch"]) == (99, 2)
-    assert artifacts(store, run) == ["checkpoint"]
+    assert artifacts(store, run) == [CHECKPOINT]
     identity = records.training_identity(PARAMS, folder)
     assert identity.items() <= run.data.tags.items()
     assert run.data.tags["torch.threads"] == "2"
@@ -99,13 +107,18 @@ def test_a_run_is_named_after_its_dvc_experiment_and_says_where_it_comes_from(
 ):
     monkeypatch.setenv("DVC_EXP_NAME", "podgy-acts")
     monkeypatch.setenv("DVC_EXP_BASELINE_REV", "abc")
-    monkeypatch.setattr(tracking, "git", lambda *arguments: "0123\n")
+    identity = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
+    subprocess.run(["git", "init", "-q"], check=True)
+    subprocess.run(["git", *identity, "commit", "-q", "--allow-empty", "-m", "Start."], check=True)
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True
+    ).stdout.strip()
     train(store, folder)
     (run,) = store.runs()
     assert run.info.run_name == "podgy-acts"
     assert run.data.tags["dvc.experiment"] == "podgy-acts"
     assert run.data.tags["dvc.baseline"] == "abc"
-    assert run.data.tags["mlflow.source.git.commit"] == "0123"
+    assert run.data.tags["mlflow.source.git.commit"] == commit
 
 
 def test_outside_git_and_dvc_a_run_has_no_such_tags(store, folder, monkeypatch):
@@ -172,7 +185,7 @@ def test_other_scores_of_a_checkpoint_get_a_run_of_their_own(store, folder):
     assert curve(store, second, "train_loss") == [(1, 2.0), (2, 1.0)]
     assert curve(store, second, "step_loss") == [(10, 1.5), (20, 0.5)]
     assert second.data.metrics["epochs"] == 2
-    assert artifacts(store, second) == ["checkpoint"]
+    assert artifacts(store, second) == [CHECKPOINT]
     assert second.info.run_name == "digits-2x4-seed3"
     assert records.training_identity(PARAMS, folder).items() <= second.data.tags.items()
 
@@ -195,8 +208,8 @@ def test_pictures_are_added_to_the_run_of_their_scores(store, folder, monkeypatc
     tracking.Session(store).evaluated(PARAMS, str(folder))
     tracking.Session(store).visualized(PARAMS, str(folder))
     first, second = store.runs()
-    assert artifacts(store, first) == ["checkpoint"]
-    assert artifacts(store, second) == ["checkpoint", "figures"]
+    assert artifacts(store, first) == [CHECKPOINT]
+    assert artifacts(store, second) == [CHECKPOINT, PICTURE]
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -209,10 +222,40 @@ def test_a_repro_ends_with_a_sync_and_an_experiment_does_not(store, folder, monk
     assert synced == ([] if named else [(folder, store)])
 
 
-def test_more_metrics_than_fit_into_a_call_are_all_logged(store, folder):
+def test_scores_go_to_the_run_of_their_own_checkpoint(store, folder):
+    train(store, folder, seed=4)
+    train(store, folder)
+    tracking.Session(store).evaluated(PARAMS, str(folder))
+    tracking.Session(store).evaluated(PARAMS | {"seed": 4}, str(folder))
+    assert ["test_accuracy" in run.data.metrics for run in store.runs()] == [True, True]
+    assert len(store.runs()) == 2
+
+
+def test_pictures_go_to_the_run_of_their_own_checkpoint(store, folder, monkeypatch):
+    monkeypatch.setenv("DVC_EXP_NAME", "podgy-acts")
+    for seed in (4, 3):
+        train(store, folder, seed=seed)
+        tracking.Session(store).evaluated(PARAMS | {"seed": seed}, str(folder))
+    tracking.Session(store).visualized(PARAMS, str(folder))
+    other, own = store.runs()
+    assert artifacts(store, other) == [CHECKPOINT]
+    assert artifacts(store, own) == [CHECKPOINT, PICTURE]
+
+
+def test_more_metrics_than_fit_into_a_call_are_all_logged(store, folder, monkeypatch):
     run_id = store.create("many", {}, {})
+    calls = []
+    log_batch = store.client.log_batch
+    monkeypatch.setattr(
+        store.client, "log_batch",
+        lambda run_id, metrics: (calls.append(len(metrics)), log_batch(run_id, metrics=metrics)),
+    )  # fmt: skip
+    begin = int(time.time() * 1000)
     store.log(run_id, [("loss", float(step), step) for step in range(2001)])
-    assert len(store.client.get_metric_history(run_id, "loss")) == 2001
+    logged = store.client.get_metric_history(run_id, "loss")
+    assert calls == [1000, 1000, 1]
+    assert sorted(point.step for point in logged) == list(range(2001))
+    assert all(begin <= point.timestamp <= time.time() * 1000 for point in logged)
 
 
 def test_more_runs_than_fit_into_a_page_are_all_found_oldest_first(store, folder, monkeypatch):
@@ -234,7 +277,7 @@ def test_a_moved_store_finds_its_artifacts(store, folder, tmp_path_factory, monk
     moved = tracking.open_store()
     (run,) = moved.runs()
     assert run.info.artifact_uri.startswith((new / "mlartifacts").as_uri())
-    assert artifacts(moved, run) == ["checkpoint"]
+    assert artifacts(moved, run) == [CHECKPOINT]
     experiment = moved.client.get_experiment_by_name(tracking.EXPERIMENT)
     assert experiment.artifact_location == (new / "mlartifacts").as_uri()
 
@@ -292,6 +335,8 @@ def test_a_process_is_told_from_all_others():
     own = tracking.process_tag(os.getpid())
     host, pid, start = own.rsplit(" ", 2)
     assert (host, pid) == (socket.gethostname(), str(os.getpid()))
+    parent = tracking.process_tag(os.getppid())
+    assert parent.endswith(f" {psutil.Process(os.getppid()).create_time():.0f}")
     assert not tracking.is_gone(own)
     assert tracking.is_gone(f"{host} {pid} {int(start) - 5}")  # a later one has its number
     free = next(number for number in range(10**5, 10**6) if not psutil.pid_exists(number))

@@ -321,8 +321,6 @@ def _section(loc: tuple[Any, ...]) -> type[BaseModel]:
 
 def _allowed(loc: tuple[Any, ...]) -> str:
     """What the schema allows at a key, in words."""
-    if loc[0] not in Params.model_fields:
-        return "text"
     schema = _section(loc[:-1]).model_json_schema()["properties"][loc[-1]]
     if "$ref" in schema:
         return f"a section with the keys {_known_keys(loc)}"
@@ -338,6 +336,4 @@ def _allowed(loc: tuple[Any, ...]) -> str:
     low = f"from {least:.15g}" if above is None else f"above {above:.15g}"
     if below is not None:
         return f"{kind} {low} to below {below:.15g}"
-    if most is not None:
-        return f"{kind} {low} to {most:.15g}"
-    return f"{kind} {low} up" if above is None else f"{kind} {low}"
+    return f"{kind} {low} to {most:.15g}"
