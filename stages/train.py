@@ -1,6 +1,5 @@
 """Train the network that params.yaml describes; write its weights and its history."""
 
-import os
 from pathlib import Path
 
 from striate import limits, params
@@ -30,15 +29,8 @@ def train(settings: params.Params, log: Logbook) -> None:
     parameters = models.count_parameters(model)
     print(f"{parameters:,} parameters, {len(learnt.labels):,} images, on {device}", flush=True)
 
-    states = Path(os.environ.get("DVC_ROOT", "."), resume.PLACE)
-    read = settings.model_dump(exclude={"evaluate"})
-    name = resume.fingerprint(read, manifest, device, Path(__file__))
-    # No other training may write these outputs, nor this state, which temporary copies share.
-    with resume.alone(resume.PLACE / "train.lock"), resume.alone(states / f"{name}.lock"):
-        keeper = resume.Keeper(states, name, settings.training.checkpoint_minutes)
-        if keeper.saved:
-            print(f"goes on after {keeper.saved}", flush=True)
-        flat = params.flatten(settings.model_dump())
+    flat = params.flatten(settings.model_dump())
+    with resume.kept(settings, manifest, device, Path(__file__)) as keeper:
         log.start(flat, devices.describe(device))
         rows = []
         with keeper.stoppable():
@@ -53,7 +45,6 @@ def train(settings: params.Params, log: Logbook) -> None:
         checkpoint.save(model, description, Path("models"))
         results.write_training(rows, kept, parameters, Path("metrics"))
         log.trained(flat, keeper.seconds())
-        keeper.remove()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -25,6 +25,9 @@ from filelock import FileLock, Timeout
 from striate import files
 from striate.devices import describe
 from striate.errors import UserError
+
+if TYPE_CHECKING:
+    from striate.params import Params
 
 PLACE = Path(".dvc/tmp/striate")  # in the main repository
 GRACE_SECONDS = 1.0  # between the wish to stop and an interrupt wherever the training is
@@ -116,7 +119,7 @@ class Keeper:
         return time.monotonic() - self._start
 
     def remove(self) -> None:
-        """Forget the state: the training is complete, or came to nothing."""
+        """Forget the state: the training is complete."""
         self._path.unlink(missing_ok=True)
 
     @contextmanager
@@ -149,6 +152,32 @@ class Keeper:
             signal.setitimer(signal.ITIMER_REAL, 0)
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+@contextmanager
+def kept(
+    settings: Params, manifest: dict[str, Any], device: torch.device, script: Path
+) -> Iterator[Keeper]:
+    """The keeper of a training, whose state is removed when all of its outputs are written.
+
+    Args:
+        settings: all of params.yaml.
+        manifest: of the data, with the hashes of its files.
+        device: that trains.
+        script: which calls this.
+
+    Raises:
+        UserError: another process does this training, or trains in this folder.
+    """
+    states = Path(os.environ.get("DVC_ROOT", "."), PLACE)
+    name = fingerprint(settings.model_dump(exclude={"evaluate"}), manifest, device, script)
+    # Temporary copies of a repository share their states, and each has outputs of its own.
+    with alone(PLACE / "train.lock"), alone(states / f"{name}.lock"):
+        keeper = Keeper(states, name, settings.training.checkpoint_minutes)
+        if keeper.saved:
+            print(f"goes on after {keeper.saved}", flush=True)
+        yield keeper
+        keeper.remove()
 
 
 @contextmanager
