@@ -70,6 +70,19 @@ def test_ui_on_a_taken_port_or_outside_a_repository_is_one_line(tmp_path, capsys
     assert list(tmp_path.iterdir()) == [tmp_path / ".dvc"]
 
 
+def test_ui_on_a_database_that_is_none_is_one_line(tmp_path, capsys, monkeypatch):
+    make_dvc_root(tmp_path)
+    (tmp_path / "mlflow.db").write_text("rubbish")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["striate", "ui", "--port", "0"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: MLflow at sqlite:")
+    assert (tmp_path / "mlflow.db").read_text() == "rubbish"
+
+
 @pytest.mark.slow
 def test_ui_serves_the_addresses_that_it_prints_on_loopback_only(tmp_path):
     make_dvc_root(tmp_path)

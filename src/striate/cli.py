@@ -218,7 +218,8 @@ def run_ui(arguments: argparse.Namespace) -> None:
             raise UserError(
                 f"port {arguments.port} cannot be used: {error.strerror}; name another: --port 5001"
             ) from None
-    store = tracking.open_store()
+    with tracking.reachable():
+        store = tracking.open_store()
     home = f"http://127.0.0.1:{arguments.port}/#/experiments/{store.experiment}/runs"
     # Without both settings the page opens for language models and hides what matters here.
     for title, mode in (("Runs:      ", "TABLE"), ("Comparison:", "CHART")):
