@@ -282,6 +282,37 @@ def test_a_moved_store_finds_its_artifacts(store, folder, tmp_path_factory, monk
     assert experiment.artifact_location == (new / "mlartifacts").as_uri()
 
 
+def test_a_new_store_keeps_its_artifacts_beside_its_database(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for variable in tracking.REQUEST_LIMITS:
+        monkeypatch.delenv(variable, raising=False)
+    made = tracking.open_store()
+    experiment = made.client.get_experiment_by_name(tracking.EXPERIMENT)
+    assert made.experiment == experiment.experiment_id
+    assert experiment.artifact_location == (tmp_path / "mlartifacts").as_uri()
+    assert {name: os.environ[name] for name in tracking.REQUEST_LIMITS} == tracking.REQUEST_LIMITS
+    before = (tmp_path / "mlflow.db").read_bytes()
+    assert tracking.open_store().experiment == made.experiment
+    assert (tmp_path / "mlflow.db").read_bytes() == before
+    for variable in tracking.REQUEST_LIMITS:
+        monkeypatch.delenv(variable)
+
+
+def test_a_store_that_is_named_is_used_and_keeps_its_own_addresses(
+    store, folder, tmp_path_factory, monkeypatch
+):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    shutil.copy(folder / "mlflow.db", elsewhere / "other.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{elsewhere}/other.db")
+    monkeypatch.chdir(elsewhere)
+    other = tracking.open_store()
+    other.create("there", {}, {})
+    experiment = other.client.get_experiment_by_name(tracking.EXPERIMENT)
+    assert experiment.artifact_location == (folder / "mlartifacts").as_uri()
+    assert [run.info.run_name for run in other.runs()] == ["there"]
+    assert store.runs() == []
+
+
 def test_a_moved_store_keeps_addresses_that_are_not_its_own(store, folder, tmp_path_factory):
     run_id = store.create("foreign", {}, {})
     elsewhere = "s3://bucket/artifacts"
