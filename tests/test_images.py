@@ -302,7 +302,7 @@ def test_a_manifest_that_is_missing_or_no_json_object_is_named(stored):
     path = Path("data/manifest.json")
     for content in (b"{", b"\xff", b"[]", b"[" * 100_000, b"9" * 10_000):
         path.write_bytes(content)
-        with pytest.raises(UserError, match=r"^data/manifest.json (cannot be read|must hold)"):
+        with pytest.raises(UserError, match=r"^data/manifest.json (cannot|is not valid|must hold)"):
             images.load_manifest(Path("data"))
     path.unlink()
     with pytest.raises(UserError, match=r"^data/manifest.json is not there; `dvc repro` makes it"):
