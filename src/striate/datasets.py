@@ -253,7 +253,7 @@ def prepare(name: str, folder: Path, mirror: str | None) -> None:
     try:
         _store(name, dataset, folder, train, test)
     except OSError as error:
-        raise DataError(f"{folder} cannot be written: {error}") from None
+        raise DataError(f"{folder} cannot be written: {error.strerror or error}") from None
 
 
 def _fetch_any_form(name: str, dataset: Dataset, folder: Path, mirror: str | None) -> None:
