@@ -25,6 +25,8 @@ class Clone:
             "DVC_NO_ANALYTICS": "true",
             "GIT_AUTHOR_NAME": "test", "GIT_AUTHOR_EMAIL": "test@localhost",
             "GIT_COMMITTER_NAME": "test", "GIT_COMMITTER_EMAIL": "test@localhost",
+            # DVC runs stages with it; unlike bash, it stays where a command does not replace it.
+            "SHELL": "/bin/sh",
             # Experiments that run side by side would fight over the cores.
             "OMP_NUM_THREADS": "1",
         }  # fmt: skip

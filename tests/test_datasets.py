@@ -9,6 +9,7 @@ import io
 import json
 import os
 import pickle
+import resource
 import runpy
 import shutil
 import socket
@@ -932,22 +933,17 @@ def test_a_failure_leaves_existing_data_as_they_were(toy, digits, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "test", "train"]
 
 
-def test_a_full_disk_leaves_existing_data_as_they_were(
-    toy, folder_mirror, digits, tmp_path, monkeypatch
-):
+def test_a_file_that_cannot_be_written_in_full_leaves_existing_data_as_they_were(digits, tmp_path):
     folder = tmp_path / "data"
     shutil.copytree(digits, folder)
     before = contents(folder)
-    save = np.save
-
-    def fill_up(path, values):
-        if Path(path).parts[-2:] == ("test", "labels.npy"):
-            raise OSError(28, "No space left on device")
-        save(path, values)
-
-    monkeypatch.setattr(np, "save", fill_up)
-    with pytest.raises(DataError, match=r"data cannot be written: .*No space left"):
-        prepare("toy", folder, str(folder_mirror))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+    try:
+        with pytest.raises(DataError, match=r"data cannot be written: File too large$"):
+            prepare("digits", folder, None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert contents(folder) == before
     assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "test", "train"]
 

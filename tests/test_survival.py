@@ -1,5 +1,6 @@
 """Under DVC, whatever ends a run early, nothing is lost and the same command goes on."""
 
+import errno
 import os
 import re
 import shutil
@@ -264,12 +265,18 @@ def small_disk(origin, tmp_path):
 
 
 def fill(clone, room):
-    """Leave so many bytes free on the disk of a clone."""
+    """Leave so many bytes free on the disk of a clone, while others may write to it too."""
     filler = clone.folder.parent / "filler"
-    filler.unlink(missing_ok=True)
-    free = shutil.disk_usage(clone.folder).free
-    with filler.open("wb") as stream:
-        os.posix_fallocate(stream.fileno(), 0, free - room)
+    while True:
+        filler.unlink(missing_ok=True)
+        free = shutil.disk_usage(clone.folder).free
+        try:
+            with filler.open("wb") as stream:
+                os.posix_fallocate(stream.fileno(), 0, max(1, free - room))
+            return
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
 
 
 STAGES = {

@@ -410,8 +410,8 @@ def _store(name: str, dataset: Dataset, folder: Path, train: Part, test: Part) -
         for label, part in (("train", train), ("test", test)):
             new = Path(scratch, label)
             new.mkdir()
-            np.save(new / "images.npy", part.images)
-            np.save(new / "labels.npy", part.labels.astype(np.int64))
+            _save(new / "images.npy", part.images)
+            _save(new / "labels.npy", part.labels.astype(np.int64))
             manifest[label] = {
                 "count": len(part.labels),
                 "per_class": np.bincount(part.labels, minlength=len(dataset.classes)).tolist(),
@@ -423,6 +423,12 @@ def _store(name: str, dataset: Dataset, folder: Path, train: Part, test: Part) -
                 shutil.rmtree(folder / label)
         for path in Path(scratch).iterdir():
             path.rename(folder / path.name)
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    # Into a file that it may also read, NumPy writes by Python's means, whose errors say why.
+    with path.open("w+b") as stream:
+        np.save(stream, array)
 
 
 def _sha256(path: Path) -> str:
