@@ -1,4 +1,4 @@
-"""Draw the data, the curves, the filters and the predictions."""
+"""Draw the data, the curves, the filters and the predictions; write the page that shows them."""
 
 from pathlib import Path
 
@@ -8,42 +8,68 @@ from striate.stage import stage
 
 
 def visualize(settings: params.Params, log: Logbook) -> None:
-    """Read what the other stages wrote; write one PNG a picture."""
+    """Read what the other stages wrote; write one PNG a picture, and reports/index.html."""
     # Imported while the tracking process loads MLflow beside this one.
     import torch
 
-    from striate import checkpoint, evaluation, figures, images, models, results
+    from striate import (
+        checkpoint,
+        evaluation,
+        figures,
+        files,
+        images,
+        models,
+        records,
+        report,
+        results,
+    )  # fmt: skip
 
     trained = checkpoint.load(Path("models"), torch.device("cpu"))
     classes = trained.classes
     train, test = (
         images.load_split(Path("data"), part, torch.device("cpu")) for part in ("train", "test")
     )
-    checkpoint.check_fits(trained, images.load_manifest(Path("data")))
+    manifest = images.load_manifest(Path("data"))
+    checkpoint.check_fits(trained, manifest)
     logits = results.read_logits(Path("predictions"), (len(test.labels), len(classes)))
     confusion = evaluation.confusion_matrix(torch.from_numpy(logits), test.labels)
+    calibration = evaluation.calibration(torch.from_numpy(logits), test.labels)
+    history = results.read_history(Path("metrics/history.csv"))
+    learnt = images.displayed(train.images[:36], trained.normalization), train.labels[:36].numpy()
     shown, labels = images.displayed(test.images, trained.normalization), test.labels.numpy()
     maps = models.feature_maps(trained.model, trained.normalization(test.images[:1]))
     drawn = {
-        "samples": figures.samples(
-            images.displayed(train.images[:36], trained.normalization), train.labels[:36], classes
-        ),
-        "curves": figures.learning_curves(results.read_history(Path("metrics/history.csv"))),
+        "samples": figures.samples(*learnt, classes),
+        "curves": figures.learning_curves(history),
         "predictions": figures.predictions(shown, labels, logits, classes),
         "mistakes": figures.confident_mistakes(shown, labels, logits, classes),
         "confusion": figures.confusion_matrix(confusion, classes),
+        "calibration": figures.calibration(calibration),
         "feature_maps": figures.feature_maps(
             shown[0], {name: value[0].numpy() for name, value in maps.items()}, classes[labels[0]]
         ),
     }
     for name, weight in models.filters(trained.model).items():
         drawn[f"filters_{name}"] = figures.filters(weight.numpy(), name)
-    folder = Path("reports/figures")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in drawn.items():
-        figures.save(figure, folder / f"{name}.png")
-    print(f"{len(drawn)} pictures in reports/figures/")
-    log.visualized(params.flatten(settings.model_dump()))
+    pictures = {name: figures.png(figure) for name, figure in drawn.items()}
+    for name, content in pictures.items():
+        files.write(Path("reports/figures", f"{name}.png"), content)
+    pictures["curves_stacked"] = figures.png(figures.learning_curves(history, stacked=True))
+    flat = params.flatten(settings.model_dump())
+    page = report.page(
+        settings, manifest,
+        {name: results.read_json(Path(f"metrics/{name}.json")) for name in ("train", "test")},
+        records.training_identity(flat, Path()) | records.evaluation_identity(flat, Path()),
+        pictures, confusion, calibration,
+        {
+            "samples": report.samples(*learnt, classes),
+            "predictions": report.predictions(shown, labels, logits, classes),
+            "mistakes": report.mistakes(shown, labels, logits, classes),
+        },
+    )  # fmt: skip
+    files.write(Path("reports/index.html"), page.encode())
+    print(f"reports/index.html, and {len(drawn)} pictures in reports/figures/")
+    log.visualized(flat)
 
 
 if __name__ == "__main__":

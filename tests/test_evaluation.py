@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from sklearn import metrics
 
 from striate import evaluation
@@ -100,3 +101,34 @@ def test_test_time_augmentation_is_the_mean_of_the_logits():
         evaluation.predict(model, some, **arguments) for some in (images, images.flip(3))
     )
     torch.testing.assert_close(both, (plain + mirrored) / 2)
+
+
+@pytest.mark.parametrize(("hits", "total"), [(0, 10), (10, 10), (1, 3), (350, 360), (9971, 10000)])
+def test_wilsons_interval_is_that_of_scipy(hits, total):
+    expected = stats.binomtest(hits, total).proportion_ci(method="wilson")
+    assert evaluation.wilson(hits, total) == pytest.approx(tuple(expected), abs=1e-6)
+
+
+def test_of_no_images_nothing_is_known():
+    assert evaluation.wilson(0, 0) == (0, 1)
+
+
+def test_the_calibration_error_follows_from_the_bins(predictions):
+    logits, labels = predictions
+    rows = evaluation.calibration(logits, labels)
+    assert sum(row["count"] for row in rows) == 500
+    gap = sum(row["count"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / 500
+    assert gap == pytest.approx(evaluation.expected_calibration_error(logits, labels))
+    sureness = [row["confidence"] for row in rows]
+    assert sureness == sorted(sureness)
+
+
+def test_surest_mistakes_come_first_with_their_probability(predictions):
+    logits, labels = (values.numpy() for values in predictions)
+    where, probability = evaluation.surest_mistakes(logits, labels)
+    assert set(where) == set(np.flatnonzero(logits.argmax(1) != labels))
+    softmax = predictions[0].double().softmax(1).max(1).values.numpy()
+    assert probability == pytest.approx(softmax[where])
+    assert (np.diff(probability) <= 0).all()
+    none, empty = evaluation.surest_mistakes(logits, logits.argmax(1))
+    assert len(none) == len(empty) == 0

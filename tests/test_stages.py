@@ -88,10 +88,11 @@ def test_outputs_are_exactly_these(finished):
         "metrics/per_class.csv",
         "predictions/logits.npy",
         "predictions/classes.csv",
+        "reports/index.html",
         *(
             f"reports/figures/{name}.png"
             for name in ("samples", "curves", "predictions", "mistakes", "confusion",
-                         "feature_maps", "filters_layer1", "filters_layer2")
+                         "calibration", "feature_maps", "filters_layer1", "filters_layer2")
         ),
     }  # fmt: skip
 
@@ -145,6 +146,8 @@ def test_one_run_holds_the_params_the_curves_the_scores_and_the_files(finished, 
     for source, target in (("models", "checkpoint"), ("reports/figures", "figures")):
         for path in (finished / source).iterdir():
             assert (artifacts / target / path.name).read_bytes() == path.read_bytes()
+    page = (finished / "reports/index.html").read_bytes()
+    assert (artifacts / "report/index.html").read_bytes() == page
     hashes = {records.CHECKPOINT, records.DATA, records.PARAMS, records.EVALUATION}
     tagged = {key for key in run.data.tags if key.startswith("striate.")}
     assert tagged - {tracking.PROCESS} == hashes

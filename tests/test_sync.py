@@ -88,7 +88,7 @@ def test_a_replayed_run_is_the_logged_run_in_all_that_is_compared(clone):
     }
     store.client.delete_run(logged.info.run_id)
     rows = {row.experiment: row.done for row in sync.sync(clone.folder, store)}
-    assert rows["main"] == "replayed, added checkpoint, added figures, named"
+    assert rows["main"] == "replayed, added checkpoint, added figures, added report, named"
     (replayed,) = [r for r in store.runs() if r.info.run_name == "digits-2x4-seed0"]
     after = {
         name: [

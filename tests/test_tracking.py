@@ -47,8 +47,9 @@ def folder(template, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     results.write_training(ROWS, 2, 99, tmp_path / "metrics")
     results.write_json(tmp_path / "metrics/test.json", SCORES)
-    for name in ("models/cnn_trained.ckpt", "data/manifest.json", "reports/figures/samples.png"):
-        (tmp_path / name).parent.mkdir(parents=True)
+    for name in ("models/cnn_trained.ckpt", "data/manifest.json", "reports/figures/samples.png",
+                 "reports/index.html"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     return tmp_path
 
@@ -80,7 +81,8 @@ def artifacts(store, run):
     return sorted(str(path.relative_to(place)) for path in place.rglob("*") if path.is_file())
 
 
-CHECKPOINT, PICTURE = "checkpoint/cnn_trained.ckpt", "figures/samples.png"
+CHECKPOINT = "checkpoint/cnn_trained.ckpt"
+PAGES = ["figures/samples.png", "report/index.html"]
 
 
 def test_a_training_becomes_a_run_with_its_params_curves_files_and_hashes(store, folder):
@@ -209,7 +211,7 @@ def test_pictures_are_added_to_the_run_of_their_scores(store, folder, monkeypatc
     tracking.Session(store).visualized(PARAMS, str(folder))
     first, second = store.runs()
     assert artifacts(store, first) == [CHECKPOINT]
-    assert artifacts(store, second) == [CHECKPOINT, PICTURE]
+    assert artifacts(store, second) == [CHECKPOINT, *PAGES]
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -239,7 +241,7 @@ def test_pictures_go_to_the_run_of_their_own_checkpoint(store, folder, monkeypat
     tracking.Session(store).visualized(PARAMS, str(folder))
     other, own = store.runs()
     assert artifacts(store, other) == [CHECKPOINT]
-    assert artifacts(store, own) == [CHECKPOINT, PICTURE]
+    assert artifacts(store, own) == [CHECKPOINT, *PAGES]
 
 
 def test_more_metrics_than_fit_into_a_call_are_all_logged(store, folder, monkeypatch):

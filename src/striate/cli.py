@@ -112,7 +112,7 @@ def run_summary(arguments: argparse.Namespace) -> None:
     for name, value in rows.items():
         print(f"  {name:<20} {value}")
     print(
-        "\nNext: look at the pictures in reports/figures/"
+        "\nNext: look at          reports/index.html"
         "\n      try an idea:       dvc exp run -S model.layers=3"
         "\n      compare:           make compare"
         "\n      open MLflow:       make ui"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 ECE_BINS = 15
+Z = 1.959964  # standard deviations within which 95 % of a normal distribution lie
 
 
 @torch.no_grad()
@@ -115,11 +117,73 @@ def expected_calibration_error(logits: Tensor, labels: Tensor) -> float:
 
     C. Guo et al., "On Calibration of Modern Neural Networks", arXiv:1706.04599, equation 3.
     """
+    confidence, right, bins = _by_confidence(logits, labels)
+    gaps = torch.zeros(ECE_BINS, dtype=torch.float64)
+    gaps.index_add_(0, bins, right.double() - confidence)
+    return float(gaps.abs().sum()) / len(labels)
+
+
+def calibration(logits: Tensor, labels: Tensor) -> list[dict[str, float]]:
+    """A row for each of the 15 bins of confidence that holds images, from unsure to sure.
+
+    Each has the `count` of its images, their mean `confidence` (the largest softmax probability),
+    and their `accuracy`: what `expected_calibration_error` is computed from.
+    """
+    confidence, right, bins = _by_confidence(logits, labels)
+    rows = []
+    for number in bins.unique().tolist():
+        inside = bins == number
+        count = int(inside.sum())
+        rows.append(
+            {
+                "count": count,
+                "confidence": float(confidence[inside].sum()) / count,
+                "accuracy": int(right[inside].sum()) / count,
+            }
+        )
+    return rows
+
+
+def _by_confidence(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The largest probability of each image, whether it is right, and its bin of equal width."""
     confidence, predicted = logits.double().softmax(1).max(1)
     bins = (confidence * ECE_BINS).ceil().long().clamp(1, ECE_BINS) - 1
-    gaps = torch.zeros(ECE_BINS, dtype=torch.float64)
-    gaps.index_add_(0, bins, (predicted == labels).double() - confidence)
-    return float(gaps.abs().sum()) / len(labels)
+    return confidence, predicted == labels, bins
+
+
+def surest_mistakes(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The images whose predicted class is wrong, surest first.
+
+    Args:
+        logits: (N, K).
+        labels: (N,).
+
+    Returns:
+        Their indices, and the probability of each one's predicted class.
+    """
+    guesses = logits.argmax(axis=1)
+    wrong = np.flatnonzero(guesses != labels)
+    # The largest logit's probability: its own exponential is exp(0).
+    rivals = logits[wrong].astype(np.float64)
+    rivals -= rivals.max(axis=1, keepdims=True, initial=-np.inf)
+    probability = 1 / np.exp(rivals).sum(axis=1)
+    order = np.argsort(-probability, kind="stable")
+    return wrong[order], probability[order]
+
+
+def wilson(hits: int, total: int) -> tuple[float, float]:
+    """The 95 % confidence interval of a proportion, from 0 to 1.
+
+    E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22
+    (1927). It stays within 0 and 1, also where all images or none are hits.
+    """
+    if total == 0:
+        return 0.0, 1.0
+    share, weight = hits / total, Z**2 / total
+    centre = share + weight / 2
+    reach = Z * math.sqrt(share * (1 - share) / total + weight / (4 * total))
+    low, high = (centre - reach) / (1 + weight), (centre + reach) / (1 + weight)
+    return max(low, 0.0), min(high, 1.0)
 
 
 def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:

@@ -26,6 +26,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from striate import files
+from striate.evaluation import surest_mistakes
 
 _Array: TypeAlias = NDArray[Any]
 _Box: TypeAlias = tuple[int, int, int, int]  # left, top, width, height in pixels of a page
@@ -179,10 +180,11 @@ def predictions(
     return figure
 
 
-def learning_curves(history: Mapping[str, Sequence[float]]) -> Figure:
+def learning_curves(history: Mapping[str, Sequence[float]], stacked: bool = False) -> Figure:
     """Draws loss and accuracy against the epoch, training and validation in the same panel.
 
     Args:
+        stacked: one panel below the other, for narrow screens.
         history: columns of equal length: "epoch", and any of "train_loss", "val_loss",
             "train_accuracy" and "val_accuracy". Accuracies are fractions in 0..1, drawn in
             percent. Other columns are left out.
@@ -196,9 +198,10 @@ def learning_curves(history: Mapping[str, Sequence[float]]) -> Figure:
     epochs = np.asarray(history.get("epoch", ()), dtype=float)
     if epochs.ndim != 1 or len(epochs) == 0:
         raise ValueError("history must have an 'epoch' column with at least one epoch")
-    figure = _chart(10, 4)
+    figure = _chart(*((4.6, 6.6) if stacked else (10, 4)))
+    places = figure.subplots(*((2, 1) if stacked else (1, 2)))
     panels = [("loss", "", 1, "upper right"), ("accuracy", " (%)", 100, "lower right")]
-    for axes, (quantity, unit, scale, corner) in zip(figure.subplots(1, 2), panels, strict=True):
+    for axes, (quantity, unit, scale, corner) in zip(places, panels, strict=True):
         for prefix, name, color in [
             ("train", "training", TRAIN),
             ("val", "validation", VALIDATION),
@@ -303,6 +306,42 @@ def confusion_matrix(counts: ArrayLike, class_names: Sequence[str]) -> Figure:
     return figure
 
 
+def calibration(rows: Sequence[Mapping[str, float]]) -> Figure:
+    """Draws accuracy against confidence, and below it how many images are how sure.
+
+    Args:
+        rows: what `striate.evaluation.calibration` gives: `count`, `confidence` and `accuracy`
+            (fractions) of each bin.
+
+    Returns:
+        Two axes: the accuracy of each bin, then the counts.
+    """
+    figure = _chart(5, 5.6)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    confidence, accuracy = (
+        [100 * row[name] for row in rows] for name in ("confidence", "accuracy")
+    )
+    counts = [row["count"] for row in rows]
+    upper.plot([0, 100], [0, 100], color=FAINT, linestyle="--", label="as sure as right")
+    upper.plot(confidence, accuracy, color=TRAIN, marker="o", markersize=4, label="this network")
+    upper.set_ylim(-2, 102)
+    upper.set_ylabel("accuracy (%)", **_text())
+    font = FontProperties(family=FONT, size=TEXT_SIZE)
+    upper.legend(loc="upper left", prop=font, labelcolor=INK, edgecolor=PAGE, framealpha=0.8)
+    lower.bar(confidence, counts, width=2.5, color=TRAIN)
+    lower.set_yscale("log")
+    lower.set_ylim(0.5, 2 * max(counts))
+    lower.set_ylabel("images", **_text())
+    lower.set_xlabel("confidence (%): the probability of the predicted class", **_text())
+    lower.set_xlim(-2, 102)
+    for axes in (upper, lower):
+        _style(axes)
+        axes.grid(axis="y", color=FAINT, linewidth=0.6)
+        axes.set_axisbelow(True)
+    upper.set_title("calibration", loc="left", **_text(TITLE_SIZE))
+    return figure
+
+
 def confident_mistakes(
     images: ArrayLike,
     labels: ArrayLike,
@@ -331,19 +370,14 @@ def confident_mistakes(
     scores = _checked_logits(logits, truth, class_names)
     if count < 1:
         raise ValueError(f"count must be at least 1, not {count}")
-    predicted = scores.argmax(axis=1)
-    wrong = np.flatnonzero(predicted != truth)
+    wrong, probability = surest_mistakes(scores, truth)
     if len(wrong) == 0:
         return _page(f"There are no mistakes in {_number(len(truth), 'image')}.", 0, 0)[0]
 
-    # The largest logit's probability: its own exponential is exp(0).
-    rivals = scores[wrong] - scores[wrong].max(axis=1, keepdims=True)
-    probability = 1 / np.exp(rivals).sum(axis=1)
-    order = np.argsort(-probability, kind="stable")[:count]
-    chosen = wrong[order]
-    pairs = _pairs(predicted[chosen], truth[chosen], class_names)
+    chosen = wrong[:count]
+    pairs = _pairs(scores[chosen].argmax(axis=1), truth[chosen], class_names)
     captions = [
-        f"{pair}\n{surety:.1%}" for pair, surety in zip(pairs, probability[order], strict=True)
+        f"{pair}\n{surety:.1%}" for pair, surety in zip(pairs, probability[:count], strict=True)
     ]
     mistakes = f"{_number(len(wrong), 'mistake')} in {_number(len(truth), 'image')}"
     title = mistakes if len(chosen) == len(wrong) else f"{len(chosen)} surest of {mistakes}"
@@ -418,6 +452,11 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: it cannot be written.
     """
+    files.write(Path(path), png(figure))
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as the content of a PNG file."""
     layout = figure.get_layout_engine()
     if layout is not None:
         # Matplotlib would draw the whole figure an extra time for it.
@@ -426,7 +465,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     buffer = io.BytesIO()
     # Matplotlib would write its version into the file.
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    files.write(Path(path), buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _checked(

@@ -28,7 +28,8 @@ PARAMS, DATA, CHECKPOINT = "striate.params", "striate.data", "striate.checkpoint
 EVALUATION = "striate.evaluation"
 
 TRAINED_BY = ("seed", "data", "augment", "model", "training")  # the sections that train reads
-MANIFEST, MODELS, FIGURES = "data/manifest.json", "models", "reports/figures"
+MANIFEST, MODELS = "data/manifest.json", "models"
+PAGES = {"reports/figures": "figures", "reports/index.html": "report"}  # their names in a run
 TRAIN, TEST = "metrics/train.json", "metrics/test.json"
 COUNTS = ("parameters", "epochs", "kept_epoch")  # in TRAIN; the last came later than the others
 TABLES = ("metrics/history.csv", "metrics/steps.csv")
@@ -57,6 +58,7 @@ class Record:
         train: what metrics/train.json holds.
         test: what metrics/test.json holds.
         revision: the commit to read its files from; None for the working tree.
+        pages: those of PAGES that it has; the report came later than the figures.
     """
 
     names: list[Name]
@@ -65,6 +67,7 @@ class Record:
     train: dict[str, float]
     test: dict[str, float]
     revision: str | None
+    pages: list[str]
 
 
 def trained_by(params: dict[str, Any]) -> dict[str, Any]:
@@ -214,13 +217,15 @@ def _record(name: Name, read: Callable[[str], str | None], revision: str | None)
         )
         hashes = {entry["path"]: entry["md5"] for entry in train["deps"] + train["outs"]}
         hashes |= {entry["path"]: entry["md5"] for entry in evaluate["outs"]}
+        drawn = lock.get("visualize", {}).get("outs", [])
+        pages = [entry["path"] for entry in drawn if entry["path"] in PAGES]
         params = trained | evaluated
         identity = _training_identity(params, hashes.__getitem__)
         identity |= _evaluation_identity(params, hashes.__getitem__)
         train_metrics, test_metrics = (json.loads(texts[path] or "") for path in (TRAIN, TEST))
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"dvc.lock or metrics/ of {name.name} cannot be used: {error}") from None
-    return Record([name], identity, params, train_metrics, test_metrics, revision)
+    return Record([name], identity, params, train_metrics, test_metrics, revision, pages)
 
 
 def _working_tree(root: Path) -> Callable[[str], str | None]:

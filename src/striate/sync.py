@@ -242,7 +242,8 @@ def _complete(root: Path, store: Store, record: Record, run: Run) -> tuple[list[
     done = []
     lacking = False
     present = {artifact.path for artifact in store.client.list_artifacts(run.info.run_id)}
-    for path, name in ((records.MODELS, "checkpoint"), (records.FIGURES, "figures")):
+    pages = {path: records.PAGES[path] for path in record.pages}
+    for path, name in ({records.MODELS: "checkpoint"} | pages).items():
         if name in present:
             continue
         with tempfile.TemporaryDirectory() as scratch:

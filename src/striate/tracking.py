@@ -94,9 +94,12 @@ class Store:
             if not token:
                 return found
 
-    def upload(self, run_id: str, folder: Path, name: str) -> None:
-        """Add the files of a folder to a run's artifacts."""
-        self.client.log_artifacts(run_id, str(folder), name)
+    def upload(self, run_id: str, path: Path, name: str) -> None:
+        """Add a file, or the files of a folder, to a folder of a run's artifacts."""
+        if path.is_dir():
+            self.client.log_artifacts(run_id, str(path), name)
+        else:
+            self.client.log_artifact(run_id, str(path), name)
 
 
 def root() -> Path:
@@ -279,7 +282,8 @@ class Session:
         identity = records.training_identity(params, place)
         identity |= records.evaluation_identity(params, place)
         for run in self.store.runs(identity)[:1]:
-            self.store.upload(run.info.run_id, place / records.FIGURES, "figures")
+            for path, name in records.PAGES.items():
+                self.store.upload(run.info.run_id, place / path, name)
         if "DVC_EXP_NAME" not in os.environ:
             # MLflow is loaded by now, so the sync that follows a `dvc repro` costs next to nothing.
             from striate.sync import sync
