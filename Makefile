@@ -61,8 +61,8 @@ format: setup ## mend style and format
 	ruff check --fix
 	ruff format
 
-gate: setup ## compare metrics/ with the last commit
-	@striate gate --against HEAD
+gate: setup ## compare metrics/ with main, or with AGAINST=REV
+	@striate gate $(if $(AGAINST),--against $(AGAINST))
 
 # It reports and never fails: many a finding has no mended version yet. Without the network there is
 # nothing to look up, which it says too.

@@ -4,7 +4,9 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from striate import gate
 from striate.errors import UserError
@@ -69,17 +71,23 @@ def test_the_table_is_markdown_with_a_row_for_each_metric():
         {"metrics/test.json": BEFORE}, {"metrics/test.json": BEFORE | {"accuracy": 0.8}}, RULES
     )
     assert gate.table(verdicts[:2]) == (
-        "| file | metric | before | now | difference | |\n"
-        "|---|---|--:|--:|--:|---|\n"
-        "| metrics/test.json | accuracy | 0.9 | 0.8 | -0.1 | worse |\n"
-        "| metrics/test.json | loss | 0.5 | 0.5 | +0 | equal |"
+        "| file | metric | before | now | difference | allowed | |\n"
+        "|---|---|--:|--:|--:|--:|---|\n"
+        "| metrics/test.json | accuracy | 0.9 | 0.8 | -0.1 | 0.01 | worse |\n"
+        "| metrics/test.json | loss | 0.5 | 0.5 | +0 | 0.1 | equal |"
     )
 
 
 def test_what_is_missing_in_the_table_is_a_dash():
-    rows = [("a.json", "m", None, 1.0, "new"), ("a.json", "m", 1.0, None, "missing")]
+    rows = [
+        ("a.json", "m", None, 1.0, 0.5, "new"),
+        ("a.json", "m", 1.0, None, None, "missing"),
+    ]
     lines = gate.table([gate.Verdict(*row) for row in rows]).splitlines()
-    assert lines[2:] == ["| a.json | m | – | 1 | – | new |", "| a.json | m | 1 | – | – | missing |"]
+    assert lines[2:] == [
+        "| a.json | m | – | 1 | – | 0.5 | new |",
+        "| a.json | m | 1 | – | – | – | missing |",
+    ]
 
 
 def test_rules_are_read_by_file_and_metric(tmp_path):
@@ -108,6 +116,7 @@ def test_rules_are_read_by_file_and_metric(tmp_path):
         ("a.json: {m: {better: lower}}", ": a.json.m.tolerance: Field required"),
         ("a.json: {m: {better: lower, tolerance: -1}}", "greater than or equal to 0"),
         ("a.json: {m: {better: lower, tolerance: .nan}}", "a.json.m.tolerance: Input should be"),
+        ("a.json: {m: {better: lower, tolerance: loud}}", "a.json.m.tolerance: Input should be"),
         ("a.json: {m: {better: lower, tolerance: 0, x: 1}}", "a.json.m.x: Extra inputs"),
     ],
 )
@@ -138,9 +147,9 @@ def repository(tmp_path):
     (tmp_path / "metrics").mkdir()
     (tmp_path / "metrics/test.json").write_text(json.dumps(BEFORE))
     (tmp_path / "gate.yaml").write_text(
-        "metrics/test.json: {accuracy: {better: higher, tolerance: 0.01}}"
+        "metrics/test.json: {accuracy: {better: higher, tolerance: noise}}"
     )
-    git("init", "-q")
+    git("init", "-q", "-b", "main")
     git("add", "-A")
     git("commit", "-qm", "Start.")
     return tmp_path
@@ -156,14 +165,74 @@ def striate_gate(folder, *arguments):
     )
 
 
+NOISY = {"metrics/test.json": {"accuracy": gate.Rule(better="higher", tolerance="noise")}}
+
+
+def noisy(before, now, n=360):
+    (verdict, *_) = gate.compare(
+        {"metrics/test.json": {"accuracy": before, "n": 360}},
+        {"metrics/test.json": {"accuracy": now, "n": n}},
+        NOISY,
+    )
+    return verdict
+
+
+@pytest.mark.parametrize(
+    ("errors", "status"),
+    [
+        (10, "equal"),
+        (9, "better"),
+        (16, "within noise"),
+        (17, "within noise"),
+        (19, "worse"),
+        (300, "worse"),
+    ],
+)
+def test_a_drop_is_judged_by_the_number_of_images(errors, status):  # fmt: skip
+    assert noisy(350 / 360, (360 - errors) / 360).status == status
+
+
+def test_the_noise_is_that_of_the_pooled_z_test():
+    first, second = np.array([350, 343]), np.array([360, 360])
+    share = first.sum() / second.sum()
+    error = np.sqrt(share * (1 - share) * (1 / second).sum())
+    assert noisy(350 / 360, 343 / 360).allowed == pytest.approx(stats.norm.ppf(0.95) * error, 1e-3)
+
+
+@pytest.mark.parametrize("n", [0, -1, None, "360"])
+def test_a_share_of_nobody_knows_how_many_may_not_fall(n):
+    assert noisy(0.9, 0.899, n).status == "worse"
+    assert noisy(0.9, 0.901, n).status == "better"
+
+
+def test_what_has_no_rule_is_listed_and_does_not_fail():
+    verdicts = gate.compare(
+        {"metrics/test.json": BEFORE | {"other": 1}}, {"b.json": {"x": 1, "said": "text"}}, {}
+    )
+    found = {(verdict.file, verdict.metric): verdict for verdict in verdicts}
+    assert found["metrics/test.json", "other"].now is None
+    assert found["b.json", "x"].before is None
+    assert ("b.json", "said") not in found
+    assert all(v.status == "not judged" and not v.failed for v in verdicts)
+
+
+def test_what_noise_is_stands_below_the_table_where_a_rule_has_it():
+    said = gate.noise_said([noisy(0.9, 0.89)], NOISY)
+    assert said.startswith("accuracy may fall by 1.645 standard errors")
+    assert said.count(".") == 2  # one sentence, and a decimal point
+    assert gate.noise_said(gate.compare({}, {}, RULES), RULES) == ""
+
+
 @pytest.mark.parametrize(
     ("content", "status", "said"),
     [
-        ('{"accuracy": 0.95}', 0, "better"),
-        ('{"accuracy": 0.895}', 0, "within tolerance"),
-        ('{"accuracy": 0.5}', 1, "FAILED: accuracy"),
-        ("{}", 1, "missing"),
-        (None, 1, "missing"),
+        ('{"accuracy": 0.95, "n": 100}', 0, "| better |"),
+        ('{"accuracy": 0.9, "n": 100}', 0, "| equal |"),
+        ('{"accuracy": 0.87, "n": 100}', 0, "| within noise |"),
+        ('{"accuracy": 0.8, "n": 100}', 1, "| worse |"),
+        ('{"accuracy": 0.1, "n": 100}', 1, "FAILED: accuracy"),
+        ('{"n": 100}', 1, "| missing |"),
+        (None, 1, "| missing |"),
         ('{"accuracy": ', 2, "is not valid JSON"),
         ("[1]", 2, "must hold a JSON object"),
     ],
@@ -173,10 +242,24 @@ def test_the_command_ends_with_the_status_of_the_verdict(repository, content, st
     metrics.unlink()
     if content is not None:
         metrics.write_text(content)
-    answer = striate_gate(repository, "--against", "HEAD")
+    answer = striate_gate(repository)
+    print(f"{content}: exit status {answer.returncode}")
     assert answer.returncode == status
     assert said in answer.stdout + answer.stderr
+    assert ("against HEAD" in answer.stdout) == (status < 2)
     assert "Traceback" not in answer.stderr
+
+
+def test_main_of_the_origin_is_what_a_change_is_compared_with(repository, tmp_path_factory):
+    clone = tmp_path_factory.mktemp("clone") / "striate"
+    subprocess.run(["git", "clone", "-q", "-b", "main", repository, clone], check=True)
+    (clone / "metrics/test.json").write_text('{"accuracy": 0.5, "n": 100}')
+    identity = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
+    subprocess.run(["git", *identity, "commit", "-qam", "Worse."], cwd=clone, check=True)
+    answer = striate_gate(clone)
+    assert answer.returncode == 1
+    assert "against origin/main: FAILED: accuracy" in answer.stdout
+    assert striate_gate(clone, "--against", "HEAD").returncode == 0
 
 
 def test_metrics_are_read_from_the_tree_and_from_a_commit(repository):

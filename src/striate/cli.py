@@ -22,7 +22,9 @@ def main() -> None:
         " missing, 2 when the comparison cannot be made.",
     )
     gate_parser.add_argument(
-        "--against", metavar="REV", default="HEAD", help="commit, branch or tag (default: HEAD)"
+        "--against",
+        metavar="REV",
+        help="commit, branch or tag (default: origin/main where there is one, else HEAD)",
     )
     gate_parser.set_defaults(run=run_gate)
 
@@ -75,15 +77,15 @@ def run_gate(arguments: argparse.Namespace) -> None:
     from striate import gate
 
     rules = gate.load_rules(Path("gate.yaml"))
-    files = list(rules)
-    before = gate.metrics_at(files, arguments.against, Path())
-    verdicts = gate.compare(before, gate.metrics_now(files, Path()), rules)
+    revision = arguments.against if arguments.against is not None else gate.default_revision(Path())
+    before = gate.metrics_at(rules, revision, Path())
+    verdicts = gate.compare(before, gate.metrics_now(rules, Path()), rules)
     print(gate.table(verdicts))
+    said = gate.noise_said(verdicts, rules)
+    if said:
+        print(f"\n{said}")
     failed = [verdict.metric for verdict in verdicts if verdict.failed]
-    print(
-        f"\nagainst {arguments.against}: "
-        + (f"FAILED: {', '.join(failed)}" if failed else "passed")
-    )
+    print(f"\nagainst {revision}: " + (f"FAILED: {', '.join(failed)}" if failed else "passed"))
     sys.exit(1 if failed else 0)
 
 
