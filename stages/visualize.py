@@ -35,8 +35,8 @@ def visualize(settings: params.Params, log: Logbook) -> None:
     confusion = evaluation.confusion_matrix(torch.from_numpy(logits), test.labels)
     calibration = evaluation.calibration(torch.from_numpy(logits), test.labels)
     history = results.read_history(Path("metrics/history.csv"))
-    learnt = images.displayed(train.images[:36], trained.normalization), train.labels[:36].numpy()
-    shown, labels = images.displayed(test.images, trained.normalization), test.labels.numpy()
+    learnt = images.displayed(train.images[:36], manifest["peak"]), train.labels[:36].numpy()
+    shown, labels = images.displayed(test.images, manifest["peak"]), test.labels.numpy()
     maps = models.feature_maps(trained.model, trained.normalization(test.images[:1]))
     drawn = {
         "samples": figures.samples(*learnt, classes),

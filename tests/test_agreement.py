@@ -221,7 +221,7 @@ def test_the_champion_is_served_and_answers_as_evaluate_did(tmp_path, monkeypatc
     clone.run("dvc", "exp", "run", "--temp", "-n", "better", "-S", "training.epochs=4")
     assert "version 1: better" in clone.striate("promote", "better")
     assert "refused" in clone.striate("promote", "main", status=1)
-    assert "there is no experiment 'x'" in clone.striate("promote", "x", status=2)
+    assert "there is no experiment, branch or commit 'x'" in clone.striate("promote", "x", status=2)
     clone.striate("verify")
     port = free_port()
     clone.run("dvc", "exp", "apply", "better")

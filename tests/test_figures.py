@@ -332,6 +332,44 @@ class TestLearningCurves:
             figures.learning_curves(history)
 
 
+class TestOverlaidCurves:
+    def test_a_colour_for_each_training_and_a_line_style_for_each_part(self):
+        short = {"epoch": [1], "train_loss": [2.0]}
+        loss, accuracy = figures.overlaid_curves({"<a>": HISTORY, "$b$": short}).axes
+        lines = [line for line in loss.lines if len(line.get_xdata())]
+        drawn = [(line.get_color(), line.get_linestyle()) for line in lines]
+        first, second = figures.SEVERAL[:2]
+        assert drawn == [(first, "-"), (first, "--"), (second, "--")]
+        assert [text.get_text() for text in loss.get_legend().texts] == ["<a>", "$b$"]
+        assert not any(text.get_parse_math() for text in loss.get_legend().texts)
+        expected = 100 * np.array(HISTORY["val_accuracy"])
+        assert accuracy.lines[0].get_ydata() == pytest.approx(expected)
+
+    def test_stacked_is_higher_than_wide(self):
+        drawn = [
+            figures.learning_curves(HISTORY, stacked=True),
+            figures.overlaid_curves({"a": HISTORY}, stacked=True),
+        ]
+        for figure in drawn:
+            width, height = figure.get_size_inches()
+            assert height > width
+
+
+class TestCalibration:
+    ROWS = (
+        {"count": 3, "confidence": 0.4, "accuracy": 1 / 3},
+        {"count": 90, "confidence": 0.9, "accuracy": 0.95},
+    )
+
+    def test_accuracy_against_confidence_in_percent(self):
+        upper, lower = figures.calibration(self.ROWS).axes
+        diagonal, line = upper.lines
+        assert list(diagonal.get_xdata()) == list(diagonal.get_ydata())
+        assert list(line.get_xdata()) == pytest.approx([40, 90])
+        assert list(line.get_ydata()) == pytest.approx([100 / 3, 95])
+        assert [bar.get_height() for bar in lower.patches] == [3, 90]
+
+
 class TestConfusionMatrix:
     def test_counts_in_cells(self):
         counts = np.array([[90, 10, 0], [0, 50, 0], [1, 0, 3]])

@@ -225,7 +225,10 @@ def test_a_live_run_is_left_alone_and_a_dead_one_is_closed(clone):
 @pytest.mark.filterwarnings("default")  # of torch.export and MLflow, about themselves
 def test_promote_registers_a_model_and_refuses_a_worse_one(clone, capsys):
     assert striate("promote", "nothing") == 2
-    assert "there is no experiment 'nothing'; known here: main, other" in capsys.readouterr().err
+    assert (
+        "there is no experiment, branch or commit 'nothing'; known here: main, other"
+        in capsys.readouterr().err
+    )
     assert striate("promote", "main") == 0
     assert "models:/striate@champion is now version 1: main" in capsys.readouterr().out
     assert striate("promote", "other") == 0  # equal is not below

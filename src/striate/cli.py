@@ -28,6 +28,19 @@ def main() -> None:
     )
     gate_parser.set_defaults(run=run_gate)
 
+    compare_parser = commands.add_parser(
+        "compare",
+        help="what differs between experiments, and whether by chance",
+        description="Params, metrics, learning curves and predictions of two or more experiments,"
+        " branches, tags or commits, or of `workspace`, against the first; also as a page.",
+    )
+    compare_parser.add_argument("names", metavar="NAME", nargs="+")
+    compare_parser.add_argument(
+        "--page", metavar="FILE", type=Path, default=Path("reports/compare.html"),
+        help="where the page is written (default: reports/compare.html)",
+    )  # fmt: skip
+    compare_parser.set_defaults(run=run_compare)
+
     summary_parser = commands.add_parser("summary", help="the results as a table")
     summary_parser.set_defaults(run=run_summary)
 
@@ -87,6 +100,28 @@ def run_gate(arguments: argparse.Namespace) -> None:
     failed = [verdict.metric for verdict in verdicts if verdict.failed]
     print(f"\nagainst {revision}: " + (f"FAILED: {', '.join(failed)}" if failed else "passed"))
     sys.exit(1 if failed else 0)
+
+
+def run_compare(arguments: argparse.Namespace) -> None:
+    """Print the comparison and write its page."""
+    import tempfile
+
+    if len(set(arguments.names)) < max(2, len(arguments.names)):
+        raise UserError("name at least two experiments, each once; `dvc exp list` shows them")
+    root = _repository()
+    from striate import compare, files
+
+    with tempfile.TemporaryDirectory() as scratch:
+        read = [
+            compare.read(root, name, Path(scratch, str(number)))
+            for number, name in enumerate(arguments.names)
+        ]
+    sides = [side for side, _ in read]
+    scored = read[0][1] if compare.same_images(sides) else None
+    sentences = compare.sentences(sides, scored)
+    print(compare.text(sides, sentences))
+    files.write(arguments.page, compare.page(sides, sentences, scored).encode())
+    print(f"\nwith curves and images: {arguments.page}")
 
 
 def run_summary(arguments: argparse.Namespace) -> None:

@@ -40,6 +40,7 @@ PAGE = "white"
 MISTAKE = "#c8102e"
 TRAIN = "#0072b2"
 VALIDATION = "#d55e00"
+SEVERAL = (TRAIN, VALIDATION, "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#5c6066")
 ABSOLUTE: dict[str, Any] = {"cmap": colormaps["gray"], "vmin": 0, "vmax": 1}
 GREY = LinearSegmentedColormap.from_list("grey", ["black", "#e4e4e4"])  # the page is no value
 
@@ -303,6 +304,45 @@ def confusion_matrix(counts: ArrayLike, class_names: Sequence[str]) -> Figure:
     axes.set_title(
         f"{right} of {_number(total, 'image')} right{accuracy}", loc="left", **_text(TITLE_SIZE)
     )
+    return figure
+
+
+def overlaid_curves(
+    histories: Mapping[str, Mapping[str, Sequence[float]]], stacked: bool = False
+) -> Figure:
+    """Draws loss and accuracy of several trainings in the same panels, a colour each.
+
+    Args:
+        histories: name of the training → columns, as `learning_curves` takes them.
+        stacked: one panel below the other, for narrow screens.
+
+    Returns:
+        Two axes: loss, then accuracy. Validation is a full line, training a dashed one.
+    """
+    figure = _chart(*((4.6, 7.2) if stacked else (10, 4.4)))
+    places = figure.subplots(*((2, 1) if stacked else (1, 2)))
+    panels = (("loss", "", 1), ("accuracy", " (%)", 100))
+    for axes, (quantity, unit, scale) in zip(places, panels, strict=True):
+        for number, (name, history) in enumerate(histories.items()):
+            colour = SEVERAL[number % len(SEVERAL)]
+            for part, style in (("val", "-"), ("train", "--")):
+                values = scale * np.asarray(history.get(f"{part}_{quantity}", ()), dtype=float)
+                if len(values):
+                    axes.plot(history["epoch"], values, style, color=colour, marker="o",
+                              markersize=3, linewidth=1.2)  # fmt: skip
+            axes.plot([], [], color=colour, label=name, marker="o", markersize=3)
+        _style(axes)
+        axes.set_title(f"{quantity}{unit}", loc="left", **_text(TITLE_SIZE))
+        axes.set_xlabel("epoch; full: validation, dashed: training", **_text())
+        axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
+        axes.grid(axis="y", color=FAINT, linewidth=0.6)
+        axes.set_axisbelow(True)
+    font = FontProperties(family=FONT, size=TEXT_SIZE)
+    legend = places[0].legend(
+        loc="upper right", prop=font, labelcolor=INK, edgecolor=PAGE, framealpha=0.8
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     return figure
 
 

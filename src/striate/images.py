@@ -72,9 +72,9 @@ def normalization(manifest: dict[str, Any], mode: str) -> Normalization:
     return Normalization(manifest["peak"], manifest["mean"], manifest["std"])
 
 
-def displayed(images: Tensor, normalization: Normalization) -> np.ndarray:
-    """uint8 (N, C, H, W) → float32 from 0 to 1, for pictures."""
-    values: np.ndarray = images.cpu().numpy().astype(np.float32) / normalization.peak
+def displayed(images: Tensor, peak: int) -> np.ndarray:
+    """uint8 (N, C, H, W), at most `peak` → float32 from 0 to 1, for pictures."""
+    values: np.ndarray = images.cpu().numpy().astype(np.float32) / peak
     return values
 
 

@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ TRAIN, TEST = "metrics/train.json", "metrics/test.json"
 COUNTS = ("parameters", "epochs", "kept_epoch")  # in TRAIN; the last came later than the others
 TABLES = ("metrics/history.csv", "metrics/steps.csv")
 EXPERIMENT_REF = re.compile(r"(?P<commit>\S+) refs/exps/(?P<a>\w{2})/(?P<b>\w{38})/(?P<name>\S+)")
+
+WORKSPACE = "workspace"  # how the working tree is called
 
 Point = tuple[str, float, int]  # metric, value, step
 
@@ -145,7 +147,7 @@ def find(root: Path) -> list[Record]:
     for match in EXPERIMENT_REF.finditer(refs):
         listed.append(Name(match["name"], match["commit"], match["a"] + match["b"]))
     found = [_record(name, _reader(root, name.commit), name.commit) for name in listed]
-    found.append(_record(Name("workspace"), _working_tree(root), None))
+    found.append(_record(Name(WORKSPACE), _working_tree(root), None))
 
     records: dict[str, Record] = {}
     for record in found:
@@ -158,6 +160,50 @@ def find(root: Path) -> list[Record]:
         elif record.revision is not None:
             records[key].names += record.names
     return list(records.values())
+
+
+def named(root: Path, name: str) -> Record:
+    """The experiment of this name: DVC's, `workspace`, or what a branch, tag or commit holds.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = find(root)
+    for record in found:
+        if name in {own.name for own in record.names}:
+            return record
+    if name == WORKSPACE:
+        there = _record(Name(name), _working_tree(root), None)
+    else:
+        asked = ("rev-parse", "--verify", "--quiet", "--end-of-options", name + "^{commit}")
+        commit = (git(root, *asked) or "").strip()
+        if not commit:
+            known = ", ".join(own.name for record in found for own in record.names)
+            raise UserError(
+                f"there is no experiment, branch or commit {name!r}; known here: {known}"
+            )
+        there = _record(Name(name, commit), _reader(root, commit), commit)
+    if there is None:
+        raise UserError(f"{name} holds no experiment that was evaluated")
+    return there
+
+
+def fetch(root: Path, record: Record, paths: Sequence[str], scratch: Path) -> Path | None:
+    """A folder with files or folders of a record, or None where DVC does not have all of them."""
+    if record.revision is None:
+        return root if all((root / path).exists() for path in paths) else None
+    from dvc.api import DVCFileSystem
+    from dvc.exceptions import DvcException
+    from dvc_data.index import DataIndexDirError
+
+    files = DVCFileSystem(str(root), rev=record.revision)
+    try:
+        for path in paths:
+            (scratch / path).parent.mkdir(parents=True, exist_ok=True)
+            files.get(f"/{path}", str(scratch / path), recursive=True)
+    except (OSError, DvcException, DataIndexDirError):
+        return None
+    return scratch
 
 
 def curves(table: str, text: str) -> list[Point]:

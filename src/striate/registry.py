@@ -39,7 +39,7 @@ def promote(root: Path, experiment: str, force: bool) -> tuple[bool, str]:
 
     Args:
         root: the repository.
-        experiment: a name that `striate sync` shows.
+        experiment: a name that `striate sync` shows, a branch or a commit.
         force: also when its test accuracy is below the present champion's.
 
     Returns:
@@ -48,11 +48,7 @@ def promote(root: Path, experiment: str, force: bool) -> tuple[bool, str]:
     Raises:
         UserError: there is no such experiment, it has no run, or DVC does not have its checkpoint.
     """
-    found = records.find(root)
-    record = next((r for r in found if experiment in {n.name for n in r.names}), None)
-    if record is None:
-        known = ", ".join(name.name for r in found for name in r.names)
-        raise UserError(f"there is no experiment {experiment!r}; known here: {known}")
+    record = records.named(root, experiment)
     store = tracking.open_store()
     run = sync.run_of(store, record)
     if run is None:
@@ -67,7 +63,7 @@ def promote(root: Path, experiment: str, force: bool) -> tuple[bool, str]:
         if ours < theirs:
             return False, f"refused: {ours:.4%} is below the champion's {theirs:.4%}"
     with tempfile.TemporaryDirectory() as scratch:
-        place = sync.fetch(root, record, (records.MODELS,), Path(scratch))
+        place = records.fetch(root, record, (records.MODELS,), Path(scratch))
         if place is None:
             raise UserError(f"DVC does not have the checkpoint of {experiment} here; `dvc pull`")
         trained = checkpoint.load(place / records.MODELS, torch.device("cpu"))

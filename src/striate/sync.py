@@ -183,7 +183,7 @@ def _create(root: Path, store: Store, record: Record) -> tuple[Run, str]:
     if not whole:
         tags[CURVES] = MISSING
     name = record.names[0].name
-    if name == "workspace" or not record.names[0].baseline:
+    if name == records.WORKSPACE or not record.names[0].baseline:
         name = tracking.run_name(record.params)
     run_id = tracking.replay(store, name, record.params, tags, points, None)
     made = "replayed" if whole else "replayed without curves: DVC does not have them (`dvc pull`)"
@@ -211,26 +211,8 @@ def _points(root: Path, record: Record) -> tuple[list[Point], bool]:
 def _files(root: Path, record: Record, paths: tuple[str, ...]) -> dict[str, str] | None:
     """The text of files of a record, or None where DVC does not have all of them."""
     with tempfile.TemporaryDirectory() as scratch:
-        place = fetch(root, record, paths, Path(scratch))
+        place = records.fetch(root, record, paths, Path(scratch))
         return {path: (place / path).read_text() for path in paths} if place else None
-
-
-def fetch(root: Path, record: Record, paths: tuple[str, ...], scratch: Path) -> Path | None:
-    """A folder with files or folders of a record, or None where DVC does not have all of them."""
-    if record.revision is None:
-        return root if all((root / path).exists() for path in paths) else None
-    from dvc.api import DVCFileSystem
-    from dvc.exceptions import DvcException
-    from dvc_data.index import DataIndexDirError
-
-    files = DVCFileSystem(str(root), rev=record.revision)
-    try:
-        for path in paths:
-            (scratch / path).parent.mkdir(parents=True, exist_ok=True)
-            files.get(f"/{path}", str(scratch / path), recursive=True)
-    except (OSError, DvcException, DataIndexDirError):
-        return None
-    return scratch
 
 
 def _complete(root: Path, store: Store, record: Record, run: Run) -> tuple[list[str], bool]:
@@ -247,7 +229,7 @@ def _complete(root: Path, store: Store, record: Record, run: Run) -> tuple[list[
         if name in present:
             continue
         with tempfile.TemporaryDirectory() as scratch:
-            place = fetch(root, record, (path,), Path(scratch))
+            place = records.fetch(root, record, (path,), Path(scratch))
             if place is None:
                 lacking = True
             else:

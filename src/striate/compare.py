@@ -1,0 +1,247 @@
+"""What differs between experiments, and whether the difference is more than chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from striate import figures, records, report, results
+from striate.errors import UserError
+from striate.evaluation import surest_mistakes
+from striate.images import displayed, load_manifest, load_split
+from striate.records import Record
+
+FILES = ("predictions", "metrics/history.csv", "data/manifest.json", "data/test")
+SIGNIFICANT = 0.05
+GALLERY = 36  # images on each side
+
+
+class Side(NamedTuple):
+    """One of the experiments that are compared.
+
+    Attributes:
+        name: as it was asked for.
+        record: what DVC's files say of it.
+        history: the columns of metrics/history.csv.
+        logits: (N, classes).
+    """
+
+    name: str
+    record: Record
+    history: dict[str, list[float]]
+    logits: NDArray[np.float32]
+
+
+class Scored(NamedTuple):
+    """What the experiments were scored on: images (N, C, H, W) in 0..1, labels (N,)."""
+
+    images: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    classes: list[str]
+
+
+class Verdict(NamedTuple):
+    """Two sets of predictions of the same images.
+
+    Attributes:
+        first, second: how many images only the first, and only the second, has right.
+        p: the probability of so uneven a split, or a more uneven one, by chance.
+    """
+
+    first: int
+    second: int
+    p: float
+
+
+def read(root: Path, name: str, scratch: Path) -> tuple[Side, Scored]:
+    """An experiment and its test images.
+
+    Args:
+        root: the repository.
+        name: a DVC experiment, `workspace`, a branch, tag or commit.
+        scratch: an empty folder for its files.
+
+    Raises:
+        UserError: there is none, or DVC does not have its files.
+    """
+    import torch
+
+    record = records.named(root, name)
+    place = records.fetch(root, record, FILES, scratch)
+    if place is None:
+        raise UserError(f"DVC does not have the predictions and test images of {name}; `dvc pull`")
+    data = place / "data"
+    manifest = load_manifest(data)
+    split = load_split(data, "test", torch.device("cpu"))
+    shape = (len(split.labels), len(manifest["classes"]))
+    side = Side(
+        name,
+        record,
+        results.read_history(place / "metrics/history.csv"),
+        results.read_logits(place / "predictions", shape),
+    )
+    images = displayed(split.images, manifest["peak"])
+    return side, Scored(images, split.labels.numpy(), manifest["classes"])
+
+
+def same_images(sides: Sequence[Side]) -> bool:
+    """Whether all were scored on the same test images."""
+    return len({side.record.identity[records.DATA] for side in sides}) == 1
+
+
+def params(sides: Sequence[Side]) -> list[list[str]]:
+    """The params that differ: a row for each with its values, `–` where there is none."""
+    keys = dict.fromkeys(key for side in sides for key in side.record.params)
+    rows = [[key, *(str(side.record.params.get(key, "–")) for side in sides)] for key in keys]
+    return [row for row in rows if len(set(row[1:])) > 1]
+
+
+def metrics(sides: Sequence[Side]) -> list[list[str]]:
+    """A row for each metric: its values, each after the first with the difference to it."""
+    rows = []
+    for part in ("test", "train"):
+        values: list[dict[str, float]] = [getattr(side.record, part) for side in sides]
+        for key in dict.fromkeys(key for found in values for key in found):
+            first, *others = (found.get(key) for found in values)
+            name = f"test {key}" if part == "test" else key
+            cells = [_with_change(value, first) for value in others]
+            rows.append([name.replace("_", " "), _value(first), *cells])
+    return rows
+
+
+def _value(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+
+def _with_change(value: float | None, first: float | None) -> str:
+    if value is None or first is None or value == first:
+        return _value(value)
+    change = value - first
+    return f"{_value(value)} ({'+' if change > 0 else '−'}{_value(abs(change))})"
+
+
+def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Verdict:
+    """Whether two networks that saw the same images differ by more than chance.
+
+    Q. McNemar, "Note on the sampling error of the difference between correlated proportions",
+    Psychometrika 12 (1947), in its exact form: of the images that only one of them has right, each
+    half should be one's, as with a fair coin.
+
+    Args:
+        first: whether each image is right, shape (N,).
+        second: likewise.
+    """
+    from scipy.stats import binomtest
+
+    ours, theirs = int((first & ~second).sum()), int((second & ~first).sum())
+    p = float(binomtest(ours, ours + theirs).pvalue) if ours + theirs else 1.0
+    return Verdict(ours, theirs, p)
+
+
+def right(side: Side, scored: Scored) -> NDArray[np.bool_]:
+    """Whether each test image is right."""
+    found: NDArray[np.bool_] = side.logits.argmax(axis=1) == scored.labels
+    return found
+
+
+def said(first: str, second: str, verdict: Verdict) -> str:
+    """A verdict in words."""
+    p = f"{verdict.p:.2g}"
+    counts = (
+        f"Only {second} has {verdict.second:,} image{'s' if verdict.second != 1 else ''} right,"
+        f" only {first} {verdict.first:,} (McNemar's test, p = {p}):"
+    )
+    if verdict.p >= SIGNIFICANT:
+        return f"{counts} chance may explain the difference."
+    better, worse = (second, first) if verdict.second > verdict.first else (first, second)
+    return f"{counts} {better} is better than {worse}, and not by chance."
+
+
+def sentences(sides: Sequence[Side], scored: Scored | None) -> list[str]:
+    """What is said of each experiment after the first.
+
+    Args:
+        sides: the first is what the others are compared with.
+        scored: the images that all were scored on; None where they were scored on different ones.
+    """
+    if scored is None:
+        return ["They were scored on different test images, so no difference can be tested."]
+    first = right(sides[0], scored)
+    return [
+        said(sides[0].name, other.name, mcnemar(first, right(other, scored))) for other in sides[1:]
+    ]
+
+
+def text(sides: Sequence[Side], said: Sequence[str]) -> str:
+    """The comparison for a terminal."""
+    names = [side.name for side in sides]
+    differ = params(sides)
+    parts = [
+        columns([["param", *names], *differ]) if differ else "no param differs",
+        columns([["metric", *names], *metrics(sides)]),
+        *said,
+    ]
+    return "\n\n".join(parts)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, the first row a heading, as aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def only(winner: Side, loser: Side, scored: Scored) -> list[report.Tile]:
+    """Images that one has right and the other wrong, the other's surest mistakes first."""
+    chosen = np.flatnonzero(right(winner, scored))
+    where, sure = surest_mistakes(loser.logits[chosen], scored.labels[chosen])
+    guesses = loser.logits.argmax(axis=1)
+    tiles = []
+    for index, p in zip(chosen[where][:GALLERY], sure, strict=False):
+        true, guess = scored.classes[scored.labels[index]], scored.classes[guesses[index]]
+        tiles.append(report.tile(scored.images[index], f"{true}, not {guess} ({p:.0%})"))
+    return tiles
+
+
+def page(sides: Sequence[Side], said: Sequence[str], scored: Scored | None) -> str:
+    """The comparison as an HTML page.
+
+    Args:
+        sides: the first is what the others are compared with.
+        said: what `sentences` gives.
+        scored: the images that all were scored on; None where they were scored on different ones.
+    """
+    names = [side.name for side in sides]
+    counts = [(int(side.record.test["n"]), int(side.record.test["errors"])) for side in sides]
+    histories = {side.name: side.history for side in sides}
+    galleries: list[dict[str, Any]] = []
+    if scored is not None:
+        for other in sides[1:]:
+            for winner, loser in ((other, sides[0]), (sides[0], other)):
+                title = f"Right in {winner.name}, wrong in {loser.name}"
+                count = int((right(winner, scored) & ~right(loser, scored)).sum())
+                tiles = only(winner, loser, scored)
+                galleries.append({"title": title, "tiles": tiles, "count": count})
+    return report.render(
+        "compare.html.j2",
+        title=" against ".join([" and ".join(names[1:]), names[0]]),
+        names=names,
+        sentences=said,
+        params=params(sides),
+        metrics=metrics(sides),
+        intervals=[report.interval(n - errors, n) for n, errors in counts],
+        **{
+            name: report.embedded(figures.png(figures.overlaid_curves(histories, stacked)))
+            for name, stacked in (("curves", False), ("curves_stacked", True))
+        },
+        galleries=galleries,
+    )

@@ -1,0 +1,144 @@
+"""What differs between experiments."""
+
+import shutil
+
+import numpy as np
+import pytest
+from clones import Clone
+from test_report import Page
+
+from striate import compare, records
+from striate.compare import Scored, Side, Verdict
+
+CLASSES = ["a", "b", "c"]
+LABELS = np.array([0, 1, 2, 0, 1, 2])
+
+
+def side(name, guesses, params=None, test=None, train=None, data="d"):
+    """An experiment that predicts these classes, ever surer."""
+    logits = np.zeros((len(guesses), 3), np.float32)
+    logits[np.arange(len(guesses)), guesses] = 1 + np.arange(len(guesses))
+    scores = {"accuracy": 0.5, "errors": int((np.array(guesses) != LABELS).sum()), "n": 6}
+    record = records.Record(
+        [records.Name(name)], {records.DATA: data}, params or {"seed": 0, "model.layers": 2},
+        train or {"parameters": 10}, scores | (test or {}), None, [],
+    )  # fmt: skip
+    return Side(name, record, {"epoch": [1, 2], "val_loss": [2.0, 1.0]}, logits)
+
+
+@pytest.fixture
+def scored():
+    images = np.random.RandomState(0).rand(6, 1, 4, 4).astype(np.float32)
+    return Scored(images, LABELS, CLASSES)
+
+
+FIRST = side("first", [0, 1, 2, 0, 0, 0])  # the last two are wrong
+SECOND = side("second", [0, 1, 2, 1, 1, 0], {"seed": 0, "model.layers": 3, "new": True})
+
+
+def test_only_params_that_differ_are_shown():
+    assert compare.params([FIRST, SECOND]) == [["model.layers", "2", "3"], ["new", "–", "True"]]
+    assert compare.params([FIRST, FIRST]) == []
+
+
+def test_metrics_stand_beside_their_difference_to_the_first():
+    other = side("o", LABELS, test={"accuracy": 0.75, "ece": 0.1}, train={"parameters": 1234})
+    rows = {name: cells for name, *cells in compare.metrics([FIRST, other, FIRST])}
+    assert rows["test accuracy"] == ["0.5000", "0.7500 (+0.2500)", "0.5000"]
+    assert rows["test errors"] == ["2", "0 (−2)", "2"]
+    assert rows["test ece"] == ["–", "0.1000", "–"]
+    assert rows["parameters"] == ["10", "1,234 (+1,224)", "10"]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "p"),
+    [(0, 0, 1), (3, 3, 1), (0, 5, 2 / 2**5), (1, 9, 2 * 11 / 2**10), (9, 1, 2 * 11 / 2**10)],
+)
+def test_mcnemars_test_is_that_of_a_fair_coin(ours, theirs, p):
+    first = np.array([True] * (ours + 4) + [False] * (theirs + 2))
+    second = np.array([False] * ours + [True] * (4 + theirs) + [False] * 2)
+    verdict = compare.mcnemar(first, second)
+    assert verdict == pytest.approx((ours, theirs, p))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [
+        (Verdict(4, 6, 0.75), "Only B has 6 images right, only A 4 (McNemar's test, p = 0.75): "
+                              "chance may explain the difference."),
+        (Verdict(1, 30, 1e-7), "B is better than A, and not by chance."),
+        (Verdict(30, 1, 1e-7), "A is better than B, and not by chance."),
+        (Verdict(0, 1, 1.0), "Only B has 1 image right, only A 0 "),
+    ],
+)  # fmt: skip
+def test_a_verdict_is_a_sentence(verdict, words):
+    assert words in compare.said("A", "B", verdict)
+
+
+def test_images_that_only_one_has_right_come_with_the_others_guess(scored):
+    (tile,) = compare.only(SECOND, FIRST, scored)
+    assert tile.caption.startswith("b, not a (")
+    (tile,) = compare.only(FIRST, SECOND, scored)
+    assert tile.caption.startswith("a, not b (")
+    assert compare.only(FIRST, FIRST, scored) == []
+
+
+def test_the_page_shows_what_the_text_says(scored):
+    sides = [FIRST, SECOND]
+    said = compare.sentences(sides, scored)
+    page = Page(compare.page(sides, said, scored))
+    words = " ".join(" ".join(page.words).split())
+    assert said[0] in words
+    assert "model.layers 2 3" in words
+    assert "Right in second, wrong in first" in words
+    assert sum(address.startswith("data:image/png") for address in page.addresses) == 2 + 2
+    assert all(address.startswith("data:") for address in page.addresses)
+    text = compare.text(sides, said)
+    assert said[0] in text
+    assert "model.layers  2      3" in text
+
+
+def test_other_test_images_are_compared_in_numbers_only():
+    sides = [FIRST, side("elsewhere", LABELS, data="other")]
+    assert not compare.same_images(sides)
+    said = compare.sentences(sides, None)
+    assert said == ["They were scored on different test images, so no difference can be tested."]
+    assert "Right in" not in compare.page(sides, said, None)
+
+
+def test_names_are_text_and_no_markup(scored):
+    page = compare.page([FIRST, side("<i>x", LABELS)], [], scored)
+    assert "<i>x" not in page
+    assert "&lt;i&gt;x" in page
+
+
+@pytest.mark.slow
+def test_experiments_branches_and_commits_are_compared(tmp_path):
+    clone = Clone.of_this_tree(tmp_path / "striate", training__epochs=1, model__width=4)
+    clone.env["STRIATE_TRACKING"] = "off"
+    clone.run("dvc", "exp", "run", "--temp", "-n", "deeper", "-S", "model.layers=3")
+    commit = clone.run("git", "rev-parse", "--short", "HEAD").strip()
+    said = clone.striate("compare", commit, "deeper", "workspace")
+    assert "model.layers  2" in said
+    errors = clone.json("metrics/test.json")["errors"]
+    assert f"test errors     {errors} " in said
+    assert "Only deeper has" in said
+    assert "Only workspace has 0 images right" in said
+    page = (clone.folder / "reports/compare.html").read_text()
+    assert f"deeper and workspace against {commit}" in page
+    assert clone.run("git", "status", "--porcelain") == ""
+
+    clone.striate("compare", "main", "deeper", "--page", "elsewhere/page.html")
+    assert (clone.folder / "elsewhere/page.html").exists()
+    refused = {
+        ("main",): "name at least two experiments",
+        ("main", "main"): "name at least two experiments",
+        ("main", "none"): "there is no experiment, branch or commit 'none'; known here: main",
+        ("main", "HEAD~1"): "HEAD~1 holds no experiment that was evaluated",
+    }
+    for names, words in refused.items():
+        (line,) = clone.striate("compare", *names, status=2).splitlines()
+        assert words in line
+    shutil.rmtree(clone.folder / ".dvc/cache")
+    (line,) = clone.striate("compare", "workspace", "deeper", status=2).splitlines()
+    assert "DVC does not have the predictions and test images of deeper; `dvc pull`" in line
