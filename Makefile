@@ -11,7 +11,7 @@ PYTHON ?= python3
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro compare sync verify test test-fast lint format gate audit ui lock clean
+.PHONY: help setup repro compare sweep sync verify test test-fast lint format gate audit ui lock clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,16 @@ UNREADABLE := src|stages|data/|models|predictions|metrics|Created|macro|ece|trai
 
 compare: setup ## show the experiments as a table
 	@dvc exp show --md --only-changed --drop '$(UNREADABLE)'
+
+# Every combination is an experiment. Two trainings that share cores slow each other down many times.
+SWEEP ?= -S model.layers=1,2,3 -S model.width=8,16 -S training.learning_rate=0.001,0.003
+WORKERS ?= 2
+
+sweep: setup ## train 12 networks on two workers; draw accuracy against size and time
+	dvc exp run --queue $(SWEEP)
+	OMP_NUM_THREADS=1 dvc exp run --run-all --jobs $(WORKERS)
+	@striate sync
+	@striate pareto
 
 sync: setup ## give every DVC experiment its run in MLflow
 	@striate sync

@@ -41,6 +41,18 @@ def main() -> None:
     )  # fmt: skip
     compare_parser.set_defaults(run=run_compare)
 
+    pareto_parser = commands.add_parser(
+        "pareto",
+        help="accuracy of all experiments against size and time",
+        description="A table, and a picture with the Pareto front, of every experiment on the"
+        " data of HEAD. Networks are chosen by validation accuracy where all have one.",
+    )
+    pareto_parser.add_argument(
+        "--picture", metavar="FILE", type=Path, default=Path("reports/pareto.png"),
+        help="where the picture is written (default: reports/pareto.png)",
+    )  # fmt: skip
+    pareto_parser.set_defaults(run=run_pareto)
+
     summary_parser = commands.add_parser("summary", help="the results as a table")
     summary_parser.set_defaults(run=run_summary)
 
@@ -124,6 +136,30 @@ def run_compare(arguments: argparse.Namespace) -> None:
     print(f"\nwith curves and images: {arguments.page}")
 
 
+def run_pareto(arguments: argparse.Namespace) -> None:
+    """Print the table and draw the picture."""
+    from striate import figures, logbook, pareto, records, sync, tracking
+    from striate.tables import columns
+
+    root = _repository()
+    everything = records.find(root)
+    found = pareto.on_the_same_data(everything)
+    if not found:
+        raise UserError("there is no finished experiment yet; `dvc repro` makes one")
+    seconds: list[float | None] = [None] * len(found)
+    if logbook.enabled():
+        with tracking.reachable():
+            seconds = sync.training_seconds(tracking.open_store(), found)
+    accuracy = pareto.accuracy_of(found)
+    candidates = pareto.candidates(found, accuracy, seconds)
+    print(columns(pareto.table(candidates, accuracy)))
+    left_out = len(everything) - len(found)
+    if left_out:
+        print(f"\n{left_out} on other data left out")
+    figures.save(figures.trade_off(pareto.panels(candidates), accuracy), arguments.picture)
+    print(f"\nas a picture: {arguments.picture}")
+
+
 def run_summary(arguments: argparse.Namespace) -> None:
     """Print what was trained, how well it does, and where to look next."""
     from striate import params, results
@@ -159,6 +195,7 @@ def run_summary(arguments: argparse.Namespace) -> None:
 def run_sync(arguments: argparse.Namespace) -> None:
     """Print a row for each experiment and what was done about its run."""
     from striate import logbook, sync, tracking
+    from striate.tables import columns
 
     if not logbook.enabled():
         print("tracking is off: nothing was synchronised")
@@ -169,10 +206,9 @@ def run_sync(arguments: argparse.Namespace) -> None:
         return
     with tracking.reachable():
         rows = sync.sync(root, tracking.open_store())
-    width = [max(len(row[column]) for row in [*rows, sync.HEADER]) for column in (0, 1)]
     if any(row.done for row in rows):
-        for row in [sync.HEADER, *rows]:
-            print(f"{row.experiment:<{width[0]}}  {row.run:<{width[1]}}  {row.done or 'agrees'}")
+        said = [row if row.done else row._replace(done="agrees") for row in rows]
+        print(columns([sync.HEADER, *said]))
     else:
         print(f"MLflow agrees with DVC on {len(rows)} experiments: nothing to do")
 

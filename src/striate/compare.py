@@ -14,6 +14,7 @@ from striate.errors import UserError
 from striate.evaluation import surest_mistakes
 from striate.images import displayed, load_manifest, load_split
 from striate.records import Record
+from striate.tables import columns
 
 FILES = ("predictions", "metrics/history.csv", "data/manifest.json", "data/test")
 SIGNIFICANT = 0.05
@@ -188,16 +189,6 @@ def text(sides: Sequence[Side], said: Sequence[str]) -> str:
         *said,
     ]
     return "\n\n".join(parts)
-
-
-def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells, the first row a heading, as aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
 def only(winner: Side, loser: Side, scored: Scored) -> list[report.Tile]:

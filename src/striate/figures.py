@@ -346,6 +346,48 @@ def overlaid_curves(
     return figure
 
 
+def trade_off(
+    panels: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[str], Sequence[int]]],
+    accuracy: str,
+) -> Figure:
+    """Draws accuracy against a cost, one panel a cost, and the front that no point beats.
+
+    Args:
+        panels: what the cost is → the costs (above 0), the accuracies (fractions), the labels, and
+            the indices of the points of the front, cheapest first.
+        accuracy: what the accuracy is called.
+
+    Returns:
+        One axes a panel.
+    """
+    figure = _chart(6 * len(panels), 5)
+    places = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, (name, (costs, accuracies, labels, front)) in zip(
+        places, panels.items(), strict=True
+    ):
+        percent = 100 * np.asarray(accuracies, dtype=float)
+        axes.scatter(costs, percent, s=22, color="#9aa4ae", label="beaten by another")
+        best = ([costs[n] for n in front], [percent[n] for n in front])
+        axes.plot(*best, drawstyle="steps-post", color=FAINT, linewidth=1.2, zorder=0)
+        axes.scatter(*best, s=34, color=TRAIN, label="Pareto front")
+        for x, y, n in zip(*best, front, strict=True):
+            axes.annotate(
+                labels[n], (x, y), xytext=(6, -11), textcoords="offset points", parse_math=False,
+                **_text(7),
+            )  # fmt: skip
+        _style(axes)
+        axes.set_xscale("log")
+        low, high = min(costs), max(costs)
+        axes.set_xlim(low / 1.3, high * max(2.5, (high / low) ** 0.45))  # room for the labels
+        axes.set_xlabel(name, **_text())
+        axes.grid(axis="y", color=FAINT, linewidth=0.6)
+        axes.set_axisbelow(True)
+    places[0].set_ylabel(f"{accuracy} (%)", **_text())
+    font = FontProperties(family=FONT, size=TEXT_SIZE)
+    places[0].legend(loc="lower right", prop=font, labelcolor=INK, edgecolor=PAGE, framealpha=0.8)
+    return figure
+
+
 def calibration(rows: Sequence[Mapping[str, float]]) -> Figure:
     """Draws accuracy against confidence, and below it how many images are how sure.
 

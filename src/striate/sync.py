@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -162,6 +163,16 @@ def run_of(store: Store, record: Record) -> Run | None:
     """The finished run of a record, if there is one."""
     runs = [run for run in store.runs(record.identity) if run.info.status == "FINISHED"]
     return runs[0] if runs else None
+
+
+def training_seconds(store: Store, found: Sequence[Record]) -> list[float | None]:
+    """How long each experiment was trained for; None where no run says so."""
+    finished = [run for run in store.runs() if run.info.status == "FINISHED"]
+    seconds = []
+    for record in found:
+        runs = [run for run in finished if _belongs(run, record)]
+        seconds.append(runs[0].data.metrics.get("training_seconds") if runs else None)
+    return seconds
 
 
 def _belongs(run: Run, record: Record) -> bool:
