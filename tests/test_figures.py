@@ -355,6 +355,20 @@ class TestOverlaidCurves:
             assert height > width
 
 
+class TestTradeOff:
+    def test_the_front_is_numbered_and_named_below(self):
+        panel = ([3.0, 1.0, 2.0, 3.0], [0.9, 0.5, 0.4, 0.9], ["a", "$b$", "c", "d"], [1, 0, 3])
+        figure = figures.trade_off({"seconds": panel, "size": panel}, "test accuracy")
+        assert [axes.get_xlabel() for axes in figure.axes] == ["seconds", "size"]
+        all_points, front = figure.axes[0].collections
+        assert all_points.get_offsets().tolist() == [[3, 90], [1, 50], [2, 40], [3, 90]]
+        assert front.get_offsets().tolist() == [[1, 50], [3, 90], [3, 90]]
+        *numbers, key = (text.get_text() for text in figure.axes[0].texts)
+        assert numbers == ["1", "2, 3"]
+        assert key == "1  $b$\n2  a\n3  d"
+        assert not figure.axes[0].texts[-1].get_parse_math()
+
+
 class TestCalibration:
     ROWS = (
         {"count": 3, "confidence": 0.4, "accuracy": 1 / 3},

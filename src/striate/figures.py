@@ -22,7 +22,7 @@ from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from matplotlib.textpath import text_to_path
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
 from striate import files
@@ -360,7 +360,7 @@ def trade_off(
     Returns:
         One axes a panel.
     """
-    figure = _chart(6 * len(panels), 5)
+    figure = _chart(5.5 * len(panels), 5.5)
     places = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, (name, (costs, accuracies, labels, front)) in zip(
         places, panels.items(), strict=True
@@ -370,15 +370,24 @@ def trade_off(
         best = ([costs[n] for n in front], [percent[n] for n in front])
         axes.plot(*best, drawstyle="steps-post", color=FAINT, linewidth=1.2, zorder=0)
         axes.scatter(*best, s=34, color=TRAIN, label="Pareto front")
-        for x, y, n in zip(*best, front, strict=True):
+        # Labels beside the points would cover each other: numbers do not, also where points agree.
+        numbers: dict[tuple[float, float], list[str]] = {}
+        for number, point in enumerate(zip(*best, strict=True), start=1):
+            numbers.setdefault(point, []).append(str(number))
+        for point, held in numbers.items():
             axes.annotate(
-                labels[n], (x, y), xytext=(6, -11), textcoords="offset points", parse_math=False,
-                **_text(7),
-            )  # fmt: skip
+                ", ".join(held), point, xytext=(5, -10), textcoords="offset points", **_text()
+            )
+        key = [f"{number}  {labels[n]}" for number, n in enumerate(front, start=1)]
+        axes.text(
+            0, -0.14, "\n".join(key), va="top", transform=axes.transAxes, parse_math=False,
+            linespacing=1.5, **_text(7),
+        )  # fmt: skip
         _style(axes)
         axes.set_xscale("log")
-        low, high = min(costs), max(costs)
-        axes.set_xlim(low / 1.3, high * max(2.5, (high / low) ** 0.45))  # room for the labels
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:,g}")
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(name, **_text())
         axes.grid(axis="y", color=FAINT, linewidth=0.6)
         axes.set_axisbelow(True)

@@ -102,7 +102,7 @@ def table(found: Sequence[Candidate], accuracy: str) -> list[list[str]]:
         rows.append(
             [
                 name, f"{value:.2%}", f"{parameters:,}",
-                "–" if seconds is None else f"{seconds:.1f}",
+                "–" if seconds is None else f"{seconds:.3g}",
                 ", ".join(what for what, indices in fronts.items() if n in indices),
                 label,
             ]
