@@ -11,7 +11,7 @@ PYTHON ?= python3
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro compare sweep sync verify test test-fast lint format gate audit ui lock clean
+.PHONY: help setup repro compare sweep sync verify test test-fast lint format fresh nightly gate audit ui lock clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,14 +62,28 @@ test: setup ## run all tests
 test-fast: setup ## run the tests that take seconds
 	pytest -m "not slow"
 
-lint: setup ## check style, format and types
+lint: setup ## check style, format, types and the workflow
 	ruff check
 	ruff format --check
 	mypy
+	check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	zizmor --quiet --offline --no-progress .github/workflows
 
 format: setup ## mend style and format
 	ruff check --fix
 	ruff format
+
+# DVC ends with status 0 also where it would run something.
+fresh: setup ## check that dvc.lock and metrics/ are of this code and these params
+	@planned=$$(dvc repro --dry --allow-missing) || { echo "$$planned"; exit 1; }; \
+	if grep "^Running stage" <<< "$$planned"; then \
+	  echo "error: dvc.lock is older than code or params: run make repro and commit its results"; exit 1; \
+	fi
+
+nightly: setup ## train on MNIST; fail where fewer than 99 % are right
+	dvc exp run $$(striate recipe mnist-99)
+	@python -c 'import json, sys; right = json.load(open("metrics/test.json"))["accuracy"]; \
+	  sys.exit(0 if right >= 0.99 else f"error: {right:.2%} is below 99 %")'
 
 gate: setup ## compare metrics/ with main, or with AGAINST=REV
 	@striate gate $(if $(AGAINST),--against $(AGAINST))
