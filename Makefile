@@ -11,7 +11,7 @@ PYTHON ?= python3
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro compare sweep sync verify test test-fast lint format fresh nightly gate audit ui lock clean
+.PHONY: help setup repro compare sweep sync verify test test-fast lint format fresh nightly gate audit ui docs screenshots lock clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -96,6 +96,12 @@ audit: setup ## look up known vulnerabilities of the locked dependencies
 
 ui: setup ## open MLflow's pages on this machine
 	@striate ui
+
+docs: setup ## write docs/params.md from params.yaml
+	@python docs/make_params.py
+
+screenshots: setup ## keep the pictures in docs/images that the browser tests see
+	STRIATE_SCREENSHOTS=docs/images pytest tests/test_browser.py
 
 lock: setup ## resolve the dependencies anew
 	uv pip compile --quiet pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -o requirements.lock

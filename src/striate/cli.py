@@ -293,10 +293,12 @@ def run_ui(arguments: argparse.Namespace) -> None:
             ) from None
     with tracking.reachable():
         store = tracking.open_store()
+        view = store.share_view()
     home = f"http://127.0.0.1:{arguments.port}/#/experiments/{store.experiment}/runs"
-    # Without both settings the page opens for language models and hides what matters here.
+    # Without the last the page opens for language models and hides what matters here.
     for title, mode in (("Runs:      ", "TABLE"), ("Comparison:", "CHART")):
-        print(f"{title} {home}?compareRunsMode={mode}&workflowType=machine_learning", flush=True)
+        choice = f"viewStateShareKey={view}&compareRunsMode={mode}&workflowType=machine_learning"
+        print(f"{title} {home}?{choice}", flush=True)
     print("The server answers in about half a minute; Ctrl-C ends it.", flush=True)
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1",

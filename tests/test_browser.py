@@ -1,0 +1,250 @@
+"""The report and MLflow's pages in a real browser."""
+
+import base64
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+from clones import Clone
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+
+pytestmark = [
+    pytest.mark.slow,
+    # Of selenium, whose connections Python closes for it.
+    pytest.mark.filterwarnings("default::ResourceWarning"),
+]
+
+# With a folder here, `make screenshots` keeps what the tests see.
+PICTURES = os.environ.get("STRIATE_SCREENSHOTS")
+# MLflow's pages ask for what a server without users does not have; a part of them is outdated; and
+# they draw by WebGL, without a graphics card.
+OWN_TO_MLFLOW = ("users/current", "AG Grid: ", "WebGL")
+
+
+class Browser(webdriver.Chrome):
+    """Headless Chromium that reaches nothing but this machine."""
+
+    def __init__(self, program, driver, width):
+        options = webdriver.ChromeOptions()
+        options.binary_location = program
+        for argument in (
+            "headless=new", "no-sandbox", "disable-gpu", "hide-scrollbars",
+            f"window-size={width},1000", "host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        ):  # fmt: skip
+            options.add_argument(f"--{argument}")
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        super().__init__(options, webdriver.ChromeService(driver))
+
+    def emulate(self, width, *, dark):
+        self.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia",
+            {"features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]},
+        )
+        self.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500},
+        )
+
+    def keep(self, name, height=None):
+        """Save the page as a picture, as far as `height` pixels, where pictures are kept."""
+        if PICTURES is None:
+            return
+        size = self.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
+        area = {"x": 0, "y": 0, "width": size["width"], "height": height or size["height"]}
+        shot = self.execute_cdp_cmd(
+            "Page.captureScreenshot",
+            {"captureBeyondViewport": True, "clip": area | {"scale": 1}},
+        )
+        Path(PICTURES).mkdir(parents=True, exist_ok=True)
+        Path(PICTURES, f"{name}.png").write_bytes(base64.b64decode(shot["data"]))
+
+    def wait_for(self, condition, seconds=60):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if found := condition():
+                return found
+            time.sleep(0.2)
+        raise AssertionError(self.find_element(By.TAG_NAME, "body").text)
+
+    def close_assistant(self):
+        for button in self.find_elements(By.CSS_SELECTOR, "[data-component-id$='panel.close']"):
+            button.click()
+            time.sleep(0.5)
+
+    def complaints(self):
+        """What the page wrote to the console, but for what is MLflow's own."""
+        messages = [entry["message"] for entry in self.get_log("browser")]
+        return [m for m in messages if not any(known in m for known in OWN_TO_MLFLOW)]
+
+
+@pytest.fixture
+def browser():
+    programs = ("chromium", "google-chrome", "chromium-browser")
+    program = next(filter(None, map(shutil.which, programs)), None)
+    driver = shutil.which("chromedriver")
+    if program is None or driver is None:
+        pytest.skip("no browser: neither Chromium and its chromedriver nor Chrome is installed")
+    opened = Browser(program, driver, 1600)
+    yield opened
+    opened.quit()
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    made = Clone.of_this_tree(tmp_path_factory.mktemp("pages") / "striate")
+    for layers in (1, 3):
+        made.run("dvc", "exp", "run", "--temp", "-n", f"layers-{layers}",
+                 "-S", f"model.layers={layers}")  # fmt: skip
+    made.striate("sync")
+    return made
+
+
+def of(browser, script):
+    return browser.execute_script(f"return {script}")
+
+
+def test_the_report_is_whole_and_fits_every_screen(browser, clone):
+    test = clone.json("metrics/test.json")
+    browser.get((clone.folder / "reports/index.html").as_uri())
+    assert browser.title == f"digits: convnet of 2 layers, {test['accuracy']:.2%} right".replace(
+        "%", " %"
+    )
+    tiles = [tile.text.splitlines() for tile in browser.find_elements(By.CLASS_NAME, "tile")]
+    assert ["test errors", str(test["errors"]), "of 360 images"] in tiles
+    galleries = browser.find_elements(By.CLASS_NAME, "gallery")
+    counts = [len(gallery.find_elements(By.TAG_NAME, "img")) for gallery in galleries]
+    assert counts == [36, 100, min(36, test["errors"])]
+    assert len(galleries[2].find_elements(By.CLASS_NAME, "wrong")) == test["errors"]
+    assert of(browser, "[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    assert of(browser, "performance.getEntriesByType('resource')"
+                       ".every(e => e.name.startsWith('data:'))")  # fmt: skip
+    for link in browser.find_elements(By.CSS_SELECTOR, "nav a"):
+        assert browser.find_element(By.ID, link.get_attribute("href").split("#")[1])
+
+    curves = "document.querySelector('#curves + .picture img').currentSrc"
+    wide = of(browser, curves)
+    for name, width, dark in (
+        ("desktop", 1100, False),
+        ("dark", 1100, True),
+        ("phone", 390, False),
+    ):
+        browser.emulate(width, dark=dark)
+        time.sleep(0.5)
+        assert of(browser, "document.documentElement.scrollWidth") == width
+        background = of(browser, "getComputedStyle(document.body).backgroundColor")
+        assert (background != "rgb(255, 255, 255)") == dark
+        browser.keep(f"report_{name}")
+        browser.keep(f"report_{name}_top", 900)
+    assert of(browser, curves) != wide  # one panel below the other
+    browser.emulate(1100, dark=False)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert of(browser, "getComputedStyle(document.querySelector('nav')).display") == "none"
+    assert browser.complaints() == []
+
+
+def test_the_comparison_is_whole(browser, clone):
+    clone.striate("compare", "layers-1", "layers-3")
+    browser.get((clone.folder / "reports/compare.html").as_uri())
+    assert browser.title == "layers-3 against layers-1"
+    tables = browser.find_elements(By.TAG_NAME, "table")
+    assert "model.layers 1 3" in tables[0].text
+    assert len(browser.find_elements(By.CSS_SELECTOR, ".gallery img")) > 3
+    assert of(browser, "[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    browser.emulate(390, dark=True)
+    assert of(browser, "document.documentElement.scrollWidth") == 390
+    browser.emulate(1100, dark=False)
+    browser.keep("compare")
+    assert browser.complaints() == []
+
+
+@pytest.fixture(scope="module")
+def server(clone):
+    """The address of MLflow's pages of the clone."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "striate.cli", "ui", "--port", str(port)],
+        cwd=clone.folder, env=clone.env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        text=True,
+    )  # fmt: skip
+    addresses = [running.stdout.readline().split()[1] for _ in range(2)]
+    for _ in range(240):
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+            break
+        except (ConnectionError, urllib.error.URLError):
+            time.sleep(0.5)
+    yield addresses
+    family = [running, *psutil.Process(running.pid).children(recursive=True)]
+    for process in family:
+        process.terminate()
+    running.communicate(timeout=30)
+
+
+def test_mlflow_shows_and_compares_the_runs(browser, clone, server):
+    browser.set_window_size(1700, 900)
+    table, chart = server
+    base, experiment = table.split("/#/")[0], table.split("/experiments/")[1].split("/")[0]
+    asked = urllib.request.Request(
+        f"{base}/api/2.0/mlflow/runs/search",
+        json.dumps({"experiment_ids": [experiment]}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(asked) as answer:
+        runs = {run["info"]["run_name"]: run for run in json.load(answer)["runs"]}
+    names = {"layers-1", "layers-3", "digits-2x16-seed0"}
+    assert set(runs) == names
+
+    def text():
+        return browser.find_element(By.TAG_NAME, "body").text
+
+    browser.get(table)
+    browser.wait_for(lambda: all(name in text() for name in names))
+    assert "3 matching runs" in text()
+    browser.close_assistant()
+    browser.wait_for(lambda: "test_accuracy" in text())
+    metrics = {m["key"]: m["value"] for m in runs["layers-3"]["data"]["metrics"]}
+    assert str(metrics["test_accuracy"]) in text()
+    browser.keep("mlflow_table")
+
+    browser.get("about:blank")
+    browser.get(chart)
+    browser.wait_for(lambda: "best/val_accuracy" in text())
+    browser.close_assistant()
+    browser.wait_for(lambda: browser.find_elements(By.CSS_SELECTOR, ".bars .point path"))
+    time.sleep(2)  # for the bars to grow
+    browser.keep("mlflow_chart")
+
+    identities = [run["info"]["run_id"] for run in runs.values()]
+    browser.get("about:blank")
+    browser.get(
+        f"{base}/#/compare-runs?runs={json.dumps(identities)}&experiments=[%22{experiment}%22]"
+    )
+    browser.wait_for(lambda: "Comparing 3 Runs" in text() and "Parallel Coordinates" in text())
+    browser.wait_for(lambda: browser.find_elements(By.CSS_SELECTOR, ".parcoords"))
+    assert "model.layers" in text()
+    browser.close_assistant()
+    browser.keep("mlflow_parallel", 700)
+
+    run = runs["layers-3"]["info"]["run_id"]
+    browser.get("about:blank")
+    browser.get(f"{base}/#/experiments/{experiment}/runs/{run}/artifacts/report/index.html")
+    frame = browser.wait_for(lambda: browser.find_elements(By.TAG_NAME, "iframe"))[0]
+    browser.close_assistant()
+    browser.keep("mlflow_report", 1000)
+    browser.switch_to.frame(frame)
+    browser.wait_for(lambda: "convnet of 3 layers" in text())
+    assert of(browser, "[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    browser.switch_to.default_content()
+    assert browser.complaints() == []

@@ -1,0 +1,53 @@
+"""What the pages in docs/ say is so."""
+
+import re
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from striate import datasets, images
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+
+def test_the_page_of_params_is_that_of_params_yaml():
+    page = runpy.run_path(str(ROOT / "docs/make_params.py"))["page"]
+    text = (ROOT / "params.yaml").read_text()
+    assert (ROOT / "docs/params.md").read_text() == page(text)
+    assert page(text.replace("seed: 0", "seed: 1")) != page(text)
+    keys = re.findall(r"^  (\w+):", text, re.M)
+    assert all(f".{key}` |" in page(text) for key in keys)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_what_a_page_links_to_exists(path):
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text()):
+        assert (path.parent / target).exists(), target
+    for name in re.findall(r"`((?:src|stages|metrics|tests)/[\w/.]+)`", path.read_text()):
+        assert (ROOT / name).exists(), name
+
+
+def test_the_data_set_of_the_example_can_be_stored_and_read(tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extending.md").read_text(), re.S)
+    monkeypatch.setattr(datasets, "CATALOGUE", dict(datasets.CATALOGUE))
+    exec(code, vars(datasets) | {"CATALOGUE": datasets.CATALOGUE})
+    datasets.prepare("stripes", tmp_path, None)
+    train = images.load_split(tmp_path, "train", "cpu")
+    assert train.images.shape == (500, 1, 8, 8)
+    entry = datasets.CATALOGUE["stripes"]
+    pixels = train.images.numpy() / entry.peak
+    assert np.mean(pixels) == pytest.approx(entry.mean[0], abs=5e-4)
+    assert np.std(pixels) == pytest.approx(entry.std[0], abs=5e-4)
+
+
+def test_messages_in_the_troubleshooting_are_those_of_the_code():
+    code = "".join(path.read_text() for path in (ROOT / "src/striate").glob("*.py"))
+    for said in (
+        "could not be fetched", "the loss became", "does this training already",
+        "failed; this is not recorded there", "there is too little memory for this",
+    ):  # fmt: skip
+        assert said in (ROOT / "docs/troubleshooting.md").read_text()
+        assert said in code
