@@ -68,6 +68,7 @@ def test_repro_again_does_nothing_and_leaves_git_clean(clone):
     assert "up to date" in clone.run("dvc", "repro")
     assert clone.run("git", "status", "--porcelain") == ""
     assert clone.run("dvc", "status") == "Data and pipelines are up to date.\n"
+    assert not list((clone.folder / ".dvc/tmp/striate").glob("*.state"))
 
 
 @pytest.mark.slow

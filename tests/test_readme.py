@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from clones import Clone
 
 from striate import cli, params
 
@@ -31,7 +32,7 @@ def test_every_striate_command_exists(capsys, monkeypatch):
 
 def test_every_key_that_is_set_exists_and_takes_that_value():
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
-    settings = re.findall(r"-S '?([a-z_.]+)=([^\s'`]+)", README)
+    settings = re.findall(r"-S '?([a-z_.]+)=([^\s'\"`]+)", README)
     assert len(settings) > 5
     for key, text in settings:
         for value in [text] if text.startswith("[") else text.split(","):
@@ -50,3 +51,43 @@ def test_every_linked_file_exists():
 
 def test_the_results_stand_within_the_first_25_lines():
     assert any("test accuracy" in line for line in README.splitlines()[:25])
+
+
+# What takes minutes, or serves until it is stopped, and where it is tested instead.
+ELSEWHERE = {
+    "git clone ": "the clone of this test",
+    "make ui": "tests/test_browser.py",
+    "MLFLOW_TRACKING_URI=sqlite:///mlflow.db mlflow models serve": "tests/test_agreement.py",
+    "dvc exp run $(striate recipe cifar10-94)": "tests/test_recipes.py; it takes ten minutes",
+    "STRIATE_MIRROR=/path/to/mirror python benchmarks/": "it takes ten minutes",
+}
+
+
+@pytest.mark.slow
+def test_every_command_runs_in_order(tmp_path, mirror):
+    clone = Clone.of_this_tree(tmp_path / "striate")
+    clone.env["STRIATE_MIRROR"] = str(mirror)
+    blocks = re.findall(r"```console\n(.*?)```", README, re.S)
+    commands = [line[2:] for block in blocks for line in block.splitlines() if line[:2] == "$ "]
+    ran = []
+    for command in commands:
+        if command.startswith(tuple(ELSEWHERE)):
+            continue
+        # The environment of this test is the one that make would make.
+        shell = command.replace("make ", "make --old-file=setup ")
+        shell = shell.replace("source .venv/bin/activate", "true")
+        shell = shell.replace("STRIATE_MIRROR=/path/to/mirror ", "")
+        if "mnist" in shell or "cifar10" in shell:
+            shell += " -S training.epochs=1 -S evaluate.tta=none"
+        if "sweep" in shell:
+            shell += ' SWEEP="-S model.layers=1,2 -S training.epochs=1"'
+        clone.run("bash", "-c", shell)
+        ran.append(command)
+    assert len(ran) > 12
+    assert len(commands) - len(ran) == len(ELSEWHERE)
+    experiments = clone.run("dvc", "exp", "list", "--name-only").split()
+    assert {"deeper", "mnist"} <= set(experiments)
+    assert len(experiments) >= 6
+    assert (clone.folder / "reports/compare.html").exists()
+    assert (clone.folder / "reports/pareto.png").exists()
+    assert "MLflow agrees with DVC on" in clone.striate("verify")

@@ -1,5 +1,6 @@
 """A training that was stopped goes on, to the same bytes; no other one takes its state up."""
 
+import hashlib
 import json
 import os
 import signal
@@ -101,7 +102,11 @@ def test_patience_that_has_run_out_is_remembered(monkeypatch):
     assert len(fit(StoppingKeeper(keeper.state), patience=1)[1]) == 2
 
 
-def test_what_is_saved_can_be_read_and_is_gone_once_removed(tmp_path):
+@pytest.mark.parametrize("under_dvc", [False, True])
+def test_what_is_saved_can_be_read_and_lasts_until_it_is_safe(tmp_path, monkeypatch, under_dvc):
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    if under_dvc:
+        monkeypatch.setenv("DVC_STAGE", "train")
     keeper = resume.Keeper(tmp_path / "states", "name", minutes=10)
     assert keeper.state is None
     keeper.save({"tensors": {"a": torch.arange(3)}, "rows": [{"pair": (1, 0.1)}]}, "step 1")
@@ -109,9 +114,13 @@ def test_what_is_saved_can_be_read_and_is_gone_once_removed(tmp_path):
     assert torch.equal(again.state["tensors"]["a"], torch.arange(3))
     assert again.state["rows"] == [{"pair": (1, 0.1)}]
     assert resume.Keeper(tmp_path / "states", "other", minutes=10).state is None
-    again.remove()
-    assert not list((tmp_path / "states").iterdir())
-    again.remove()  # nothing more to remove
+    (tmp_path / "models").write_text("weights")
+    again.complete(tmp_path / "models")
+    left = {path.name: path for path in (tmp_path / "states").iterdir()}
+    assert set(left) == ({"name.state", "name.done"} if under_dvc else set())
+    if under_dvc:
+        assert left["name.done"].read_text() == hashlib.md5(b"weights").hexdigest()
+    again.complete(tmp_path / "models")  # also a second time
 
 
 def test_seconds_of_a_training_add_up_over_its_parts(tmp_path, monkeypatch):

@@ -150,3 +150,46 @@ def test_a_termination_is_an_interrupt(removed):
 def terminate():
     with stage.stage():
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture
+def states(tmp_path, monkeypatch):
+    """Three trainings whose outputs were written, one of which DVC has recorded."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    (tmp_path / "dvc.lock").write_text("stages: {train: {outs: [{path: models, md5: a.dir}]}}")
+    folder = tmp_path / stage.STATES
+    folder.mkdir(parents=True)
+    for name, models in (("one", "a.dir"), ("two", "b.dir"), ("three", None)):
+        (folder / f"{name}.state").write_text("state")
+        if models:
+            (folder / f"{name}.done").write_text(models)
+    return folder
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_state_of_a_recorded_training_is_removed_when_a_stage_starts(states):
+    with stage.stage():
+        assert names(states) == ["three.state", "two.done", "two.state"]
+
+
+@pytest.mark.parametrize("lock", [None, "", "[", "stages: {}", "stages: {train: {outs: 3}}"])
+def test_without_a_record_states_stay(states, lock):
+    Path("dvc.lock").unlink()
+    if lock is not None:
+        Path("dvc.lock").write_text(lock)
+    before = names(states)
+    with stage.stage():
+        assert names(states) == before
+
+
+def test_a_stage_whose_parent_is_no_dvc_ends(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_STAGE", "train")
+    monkeypatch.setattr(os, "getppid", lambda: 0)  # has no program
+    with pytest.raises(SystemExit) as caught, stage.stage():
+        raise AssertionError("it began")
+    assert caught.value.code == 130

@@ -105,8 +105,47 @@ def test_after_a_kill_the_same_command_goes_on_to_the_same_bytes(clone, victims)
     assert len(list((clone.folder / STATES).glob("*.state"))) == 1
     said = clone.run(*command)
     assert re.search(r"goes on after (step \d+ of 65 of )?epoch \d+", said)
-    assert not list((clone.folder / STATES).glob("*.state"))
     assert is_as_if_undisturbed(clone)
+    clone.run("dvc", "repro")  # whose next stage sees that the training is recorded
+    assert not list((clone.folder / STATES).glob("*.*"))
+
+
+@pytest.mark.parametrize("end", ["interrupt", "kill"])
+def test_what_ends_a_training_before_dvc_has_recorded_it_costs_no_epoch(clone, end):
+    del clone.env["STRIATE_TRACKING"]  # for which a complete training waits
+    command = ("dvc", "exp", "run", "train", "-S", "training.epochs=9")
+    running = Running(clone, *command)
+    running.wait_for_state(1)
+    trainer = running.trainer()
+    while not list((clone.folder / STATES).glob("*.done")):
+        assert running.process.poll() is None, running.log.read_text()
+        time.sleep(0.001)
+    if end == "kill":
+        running.process.kill()
+        trainer.kill()
+    else:
+        os.killpg(running.process.pid, signal.SIGINT)
+    assert running.wait()[0] != 0
+    psutil.wait_procs([trainer], timeout=30)
+    clone.env["STRIATE_TRACKING"] = "off"
+    said = clone.run(*command)
+    assert re.search(r"goes on after (step (\d+) of \2 of )?epoch 9", said)
+    assert is_as_if_undisturbed(clone)
+
+
+def test_a_stage_whose_dvc_is_gone_before_it_began_ends_and_puts_outputs_back(clone):
+    before = outputs(clone.folder)
+    running = Running(clone, "dvc", "repro", "--force", "--single-item", "train")
+    while "exec env" not in running.log.read_text():
+        time.sleep(0.001)
+    running.process.kill()
+    running.process.wait()
+    end = time.monotonic() + 60
+    while outputs(clone.folder) != before:
+        assert time.monotonic() < end, running.log.read_text()
+        time.sleep(0.1)
+    assert "epoch 1/" not in running.log.read_text()
+    assert "up to date" in clone.run("dvc", "status")
 
 
 def test_an_interrupt_ends_it_in_time_and_the_same_command_goes_on(clone, monkeypatch):

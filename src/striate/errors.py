@@ -40,6 +40,6 @@ def reported() -> Iterator[None]:
         )
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
-        said = str(interrupt) or "the same command begins anew"
+        said = str(interrupt) or "give the same command again"
         print(f"interrupted: {said}", file=sys.stderr)
         sys.exit(130)

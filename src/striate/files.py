@@ -1,5 +1,7 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and their hashes."""
 
+import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -26,3 +28,13 @@ def write(path: Path, content: bytes) -> None:
         if isinstance(error, OSError):
             error.filename = str(path)  # a full disk by itself does not say of what
         raise
+
+
+def md5(path: Path) -> str:
+    """The hash that DVC gives to a file, or to a folder of files."""
+    if path.is_dir():
+        inside = sorted(file for file in path.rglob("*") if file.is_file())
+        entries = [{"md5": md5(f), "relpath": f.relative_to(path).as_posix()} for f in inside]
+        text = json.dumps(entries, sort_keys=True).encode()
+        return hashlib.md5(text, usedforsecurity=False).hexdigest() + ".dir"
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()

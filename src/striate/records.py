@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from striate.errors import UserError
+from striate.files import md5
 from striate.git import git
 from striate.params import flatten
 
@@ -105,16 +106,6 @@ def hash_values(values: dict[str, Any]) -> str:
     return hashlib.md5(
         json.dumps(values, sort_keys=True).encode(), usedforsecurity=False
     ).hexdigest()
-
-
-def md5(path: Path) -> str:
-    """The hash that DVC gives to a file, or to a folder of files."""
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        entries = [{"md5": md5(f), "relpath": f.relative_to(path).as_posix()} for f in files]
-        text = json.dumps(entries, sort_keys=True).encode()
-        return hashlib.md5(text, usedforsecurity=False).hexdigest() + ".dir"
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def head(root: Path) -> str:

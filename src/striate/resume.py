@@ -25,11 +25,11 @@ from filelock import FileLock, Timeout
 from striate import files
 from striate.devices import describe
 from striate.errors import UserError
+from striate.stage import DONE, STATES
 
 if TYPE_CHECKING:
     from striate.params import Params
 
-PLACE = Path(".dvc/tmp/striate")  # in the main repository
 GRACE_SECONDS = 1.0  # between the wish to stop and an interrupt wherever the training is
 
 
@@ -118,9 +118,19 @@ class Keeper:
         """How long the training has taken, with what came before it was stopped."""
         return time.monotonic() - self._start
 
-    def remove(self) -> None:
-        """Forget the state: the training is complete."""
-        self._path.unlink(missing_ok=True)
+    def complete(self, models: Path) -> None:
+        """The outputs of the training are written.
+
+        Under DVC the state stays until DVC has recorded them, which `striate.stage` looks after:
+        whatever ends the stage before that costs no training.
+
+        Args:
+            models: the folder with the weights.
+        """
+        if "DVC_STAGE" in os.environ:
+            files.write(self._path.with_suffix(DONE), files.md5(models).encode())
+        else:
+            self._path.unlink(missing_ok=True)
 
     @contextmanager
     def stoppable(self) -> Iterator[None]:
@@ -158,7 +168,7 @@ class Keeper:
 def kept(
     settings: Params, manifest: dict[str, Any], device: torch.device, script: Path
 ) -> Iterator[Keeper]:
-    """The keeper of a training, whose state is removed when all of its outputs are written.
+    """The keeper of a training, whose state lasts until all of its outputs are safe.
 
     Args:
         settings: all of params.yaml.
@@ -169,15 +179,15 @@ def kept(
     Raises:
         UserError: another process does this training, or trains in this folder.
     """
-    states = Path(os.environ.get("DVC_ROOT", "."), PLACE)
+    states = Path(os.environ.get("DVC_ROOT", "."), STATES)
     name = fingerprint(settings.model_dump(exclude={"evaluate"}), manifest, device, script)
     # Temporary copies of a repository share their states, and each has outputs of its own.
-    with alone(PLACE / "train.lock"), alone(states / f"{name}.lock"):
+    with alone(STATES / "train.lock"), alone(states / f"{name}.lock"):
         keeper = Keeper(states, name, settings.training.checkpoint_minutes)
         if keeper.saved:
             print(f"goes on after {keeper.saved}", flush=True)
         yield keeper
-        keeper.remove()
+        keeper.complete(Path("models"))
 
 
 @contextmanager

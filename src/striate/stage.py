@@ -10,11 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+import yaml
+
 from striate import files
 from striate.errors import reported
 from striate.git import git
 
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
+STATES = Path(".dvc/tmp/striate")  # of trainings that can go on, in the main repository
+DONE = ".done"  # beside the state of a training whose outputs are written: the hash of its models
 
 
 @contextmanager
@@ -24,10 +28,11 @@ def stage() -> Iterator[None]:
     Whatever ends it early, the outputs that DVC removed for it are put back, as long as the
     process itself is not killed.
     """
-    _end_with_parent()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with reported():
+            _end_with_parent()
+            _forget_recorded()
             yield
     except BaseException:
         _bring_back()
@@ -44,6 +49,36 @@ def _end_with_parent() -> None:
         library = ctypes.CDLL(None)
         if hasattr(library, "prctl"):
             library.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            # It may have gone before this was asked for. Who takes orphans up is not Python.
+            if not any(name in _program(os.getppid()) for name in ("python", "dvc")):
+                raise KeyboardInterrupt
+
+
+def _program(pid: int) -> str:
+    """The name of the program that a process runs, or nothing where that is not to be known."""
+    try:
+        return Path(f"/proc/{pid}/exe").readlink().name
+    except OSError:
+        return ""
+
+
+def _forget_recorded() -> None:
+    """Remove the states of trainings that DVC has recorded: from now on it keeps the outputs.
+
+    Where one of them is trained once more, it was forced, and begins anew.
+    """
+    finished = list(Path(os.environ.get("DVC_ROOT", "."), STATES).glob(f"*{DONE}"))
+    if not finished:
+        return
+    try:
+        outs = yaml.safe_load(Path("dvc.lock").read_text())["stages"]["train"]["outs"]
+        recorded = {out["md5"] for out in outs}
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return  # nothing is recorded, or DVC will say what is wrong
+    for note in finished:
+        if note.read_text() in recorded:
+            note.with_suffix(".state").unlink(missing_ok=True)
+            note.unlink(missing_ok=True)
 
 
 def _bring_back() -> None:
