@@ -58,7 +58,7 @@ def visualize(settings: params.Params, log: Logbook) -> None:
     flat = params.flatten(settings.model_dump())
     page = report.page(
         settings, manifest,
-        {name: results.read_json(Path(f"metrics/{name}.json")) for name in ("train", "test")},
+        {name: results.read_metrics(Path(f"metrics/{name}.json")) for name in ("train", "test")},
         records.training_identity(flat, Path()) | records.evaluation_identity(flat, Path()),
         pictures, confusion, calibration,
         {

@@ -1,15 +1,19 @@
 """The command `striate`, beyond the gate."""
 
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 
 from striate import cli
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_help_names_every_command(capsys, monkeypatch):
@@ -27,6 +31,29 @@ def test_summary_without_a_run_is_one_line_and_status_2(tmp_path, capsys, monkey
         cli.main()
     assert caught.value.code == 2
     assert capsys.readouterr().err.startswith("error: params.yaml cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"accuracy": "x"}', "metrics/test.json: accuracy is 'x'; it must be a number"),
+        ('{"accuracy": true}', "metrics/test.json: accuracy is True; it must be a number"),
+        ('{"accuracy": 1}', "metrics/test.json: loss is missing; it must be a number"),
+        ("[1]", "metrics/test.json must hold a JSON object"),
+        ("{", "metrics/test.json is not valid JSON"),
+    ],
+)
+def test_summary_names_what_is_wrong_with_metrics(tmp_path, capsys, monkeypatch, content, said):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copytree(ROOT / "metrics", tmp_path / "metrics")
+    (tmp_path / "metrics/test.json").write_text(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["striate", "summary"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {said}")
 
 
 def make_dvc_root(folder):

@@ -166,8 +166,7 @@ def run_summary(arguments: argparse.Namespace) -> None:
 
     settings = params.load()
     model, training = settings.model, settings.training
-    train = results.read_json(Path("metrics/train.json"))
-    test = results.read_json(Path("metrics/test.json"))
+    train, test = (results.read_metrics(Path(f"metrics/{name}.json")) for name in ("train", "test"))
     rows = {
         "data": f"{settings.data.name}, seed {settings.seed}",
         "network": f"{model.arch}, {model.layers} layer{'s' if model.layers > 1 else ''},"
@@ -210,7 +209,7 @@ def run_sync(arguments: argparse.Namespace) -> None:
         said = [row if row.done else row._replace(done="agrees") for row in rows]
         print(columns([sync.HEADER, *said]))
     else:
-        print(f"MLflow agrees with DVC on {len(rows)} experiments: nothing to do")
+        print(f"MLflow agrees with DVC on {_experiments(len(rows))}: nothing to do")
 
 
 def run_verify(arguments: argparse.Namespace) -> None:
@@ -223,8 +222,12 @@ def run_verify(arguments: argparse.Namespace) -> None:
     for fault in faults:
         print(fault)
     if not faults:
-        print(f"MLflow agrees with DVC on {count} experiment{'s' if count != 1 else ''}")
+        print(f"MLflow agrees with DVC on {_experiments(count)}")
     sys.exit(1 if faults else 0)
+
+
+def _experiments(count: int) -> str:
+    return f"{count} experiment{'s' if count != 1 else ''}"
 
 
 def _dvc_root() -> Path:

@@ -23,6 +23,7 @@ from striate.errors import UserError
 from striate.files import md5
 from striate.git import git
 from striate.params import flatten
+from striate.results import check_metrics, one_line, parse_json
 
 # What identifies an experiment, and the tags by which its run is found.
 PARAMS, DATA, CHECKPOINT = "striate.params", "striate.data", "striate.checkpoint"
@@ -259,10 +260,14 @@ def _record(name: Name, read: Callable[[str], str | None], revision: str | None)
         params = trained | evaluated
         identity = _training_identity(params, hashes.__getitem__)
         identity |= _evaluation_identity(params, hashes.__getitem__)
-        train_metrics, test_metrics = (json.loads(texts[path] or "") for path in (TRAIN, TEST))
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"dvc.lock or metrics/ of {name.name} cannot be used: {error}") from None
-    return Record([name], identity, params, train_metrics, test_metrics, revision, pages)
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"dvc.lock of {name.name} cannot be used: {one_line(error)}") from None
+    scores = {}
+    for path in (TRAIN, TEST):
+        called = path if name.name == WORKSPACE else f"{path} of {name.name}"
+        values = parse_json(texts[path] or "", called)
+        scores[path] = check_metrics(values, called, Path(path).name)
+    return Record([name], identity, params, scores[TRAIN], scores[TEST], revision, pages)
 
 
 def _working_tree(root: Path) -> Callable[[str], str | None]:

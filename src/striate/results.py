@@ -11,6 +11,11 @@ import numpy as np
 from striate import files
 from striate.errors import UserError
 
+NEEDED = {
+    "train.json": ("train_loss", "train_accuracy", "epochs", "parameters"),
+    "test.json": ("accuracy", "loss", "macro_f1", "ece", "errors", "n"),
+}
+
 
 def write_json(path: Path, values: dict[str, float]) -> None:
     """Write one flat JSON object, a key a line; floats keep every digit."""
@@ -44,6 +49,36 @@ def parse_json(text: str, name: str) -> dict[str, Any]:
         raise UserError(f"{name} is not valid JSON: {one_line(error)}") from None
     if not isinstance(values, dict):
         raise UserError(f"{name} must hold a JSON object, not {type(values).__name__}")
+    return values
+
+
+def read_metrics(path: Path) -> dict[str, float]:
+    """Read metrics/train.json or metrics/test.json.
+
+    Raises:
+        UserError: the file is missing, or does not hold the numbers that it should.
+    """
+    return check_metrics(read_json(path), str(path), path.name)
+
+
+def check_metrics(values: dict[str, Any], name: str, file: str) -> dict[str, float]:
+    """Check what metrics/train.json or metrics/test.json holds.
+
+    Args:
+        values: its content.
+        name: what the message calls it.
+        file: `train.json` or `test.json`.
+
+    Raises:
+        UserError: a number is missing, or is none.
+    """
+    for key in dict.fromkeys([*NEEDED[file], *values]):
+        value = values.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            shown = "missing" if key not in values else f"{value!r:.60}"
+            raise UserError(
+                f"{name}: {key} is {shown}; it must be a number, and `dvc repro` makes it anew"
+            )
     return values
 
 
@@ -145,5 +180,6 @@ def read_history(path: Path) -> dict[str, list[float]]:
 
 def one_line(error: Exception) -> str:
     """What an error of a library says, cut where it is long; its kind where it says nothing."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    said = getattr(error, "strerror", None) or str(error)  # the path is named already
+    text = " ".join(said.split()) or type(error).__name__
     return text[:200] + "…" if len(text) > 201 else text
