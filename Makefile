@@ -56,8 +56,11 @@ sync: setup ## give every DVC experiment its run in MLflow
 verify: setup ## check that DVC and MLflow hold the same numbers
 	@striate verify
 
+# Side by side, each on one core; the longest file, which comes first, is not left for the end.
+TESTERS ?= 2
+
 test: setup ## run all tests
-	pytest --cov --cov-report=term-missing:skip-covered --durations=10
+	OMP_NUM_THREADS=1 pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered --durations=10
 
 test-fast: setup ## run the tests that take seconds
 	pytest -m "not slow"

@@ -68,6 +68,7 @@ def test_mcnemars_test_is_that_of_a_fair_coin(ours, theirs, p):
                               "chance may explain the difference."),
         (Verdict(1, 30, 1e-7), "B is better than A, and not by chance."),
         (Verdict(30, 1, 1e-7), "A is better than B, and not by chance."),
+        (Verdict(0, 0, 1.0), "A and B have the same images right."),
         (Verdict(0, 1, 1.0), "Only B has 1 image right, only A 0 "),
     ],
 )  # fmt: skip
@@ -123,7 +124,7 @@ def test_experiments_branches_and_commits_are_compared(tmp_path):
     errors = clone.json("metrics/test.json")["errors"]
     assert f"test errors     {errors} " in said
     assert "Only deeper has" in said
-    assert "Only workspace has 0 images right" in said
+    assert f"{commit} and workspace have the same images right." in said
     page = (clone.folder / "reports/compare.html").read_text()
     assert f"deeper and workspace against {commit}" in page
     assert clone.run("git", "status", "--porcelain") == ""

@@ -153,6 +153,8 @@ def right(side: Side, scored: Scored) -> NDArray[np.bool_]:
 
 def said(first: str, second: str, verdict: Verdict) -> str:
     """A verdict in words."""
+    if not verdict.first and not verdict.second:
+        return f"{first} and {second} have the same images right."
     p = f"{verdict.p:.2g}"
     counts = (
         f"Only {second} has {verdict.second:,} image{'s' if verdict.second != 1 else ''} right,"

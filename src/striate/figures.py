@@ -418,7 +418,7 @@ def calibration(rows: Sequence[Mapping[str, float]]) -> Figure:
     upper.set_ylim(-2, 102)
     upper.set_ylabel("accuracy (%)", **_text())
     font = FontProperties(family=FONT, size=TEXT_SIZE)
-    upper.legend(loc="upper left", prop=font, labelcolor=INK, edgecolor=PAGE, framealpha=0.8)
+    upper.legend(loc="best", prop=font, labelcolor=INK, edgecolor=PAGE, framealpha=0.8)
     lower.bar(confidence, counts, width=2.5, color=TRAIN)
     lower.set_yscale("log")
     lower.set_ylim(0.5, 2 * max(counts))

@@ -60,6 +60,11 @@ def percent(share: float, digits: int = 2) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
+def epochs(count: float) -> str:
+    """A number of epochs in words."""
+    return f"{count:,} epoch{'s' if count != 1 else ''}"
+
+
 def interval(hits: int, total: int) -> str:
     """Wilson's 95 % interval of a proportion, in percent."""
     low, high = wilson(hits, total)
@@ -160,7 +165,7 @@ def headline(
         {
             "name": "training accuracy",
             "value": percent(train["train_accuracy"]),
-            "note": f"after {train['kept_epoch']} epochs",
+            "note": f"after {epochs(train['kept_epoch'])}",
         },
         {"name": "test loss", "value": f"{test['loss']:.4f}", "note": "cross-entropy in nats"},
         {"name": "macro F1", "value": f"{test['macro_f1']:.4f}", "note": "mean over the classes"},
@@ -239,7 +244,7 @@ def page(
         sentence=(
             f"A network ({model.arch}, {layers}, width {model.width}, {train['parameters']:,}"
             f" parameters) learnt from {total - validated:,} images of {settings.data.name} in"
-            f" {train['epochs']} epochs of {training.optimizer} with batches of"
+            f" {epochs(train['epochs'])} of {training.optimizer} with batches of"
             f" {training.batch_size}, and was scored once on {test['n']:,} test images."
         ),
         headline=headline(train, test, validated),
