@@ -171,8 +171,8 @@ def run_summary(arguments: argparse.Namespace) -> None:
         "data": f"{settings.data.name}, seed {settings.seed}",
         "network": f"{model.arch}, {model.layers} layer{'s' if model.layers > 1 else ''},"
         f" width {model.width}, {train['parameters']:,} parameters",
-        "training": f"{train['epochs']} epoch{'s' if train['epochs'] != 1 else ''} of {training.optimizer},"
-        f" batches of {training.batch_size}",
+        "training": f"{train['epochs']:,} epoch{'s' if train['epochs'] != 1 else ''}"
+        f" of {training.optimizer}, batches of {training.batch_size}",
         "training accuracy": f"{train['train_accuracy']:.2%}",
     }
     if "val_accuracy" in train:
