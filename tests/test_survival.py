@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -112,21 +113,25 @@ def test_after_a_kill_the_same_command_goes_on_to_the_same_bytes(clone, victims)
 
 @pytest.mark.parametrize("end", ["interrupt", "kill"])
 def test_what_ends_a_training_before_dvc_has_recorded_it_costs_no_epoch(clone, end):
-    del clone.env["STRIATE_TRACKING"]  # for which a complete training waits
     command = ("dvc", "exp", "run", "train", "-S", "training.epochs=9")
-    running = Running(clone, *command)
-    running.wait_for_state(1)
-    trainer = running.trainer()
-    while not list((clone.folder / STATES).glob("*.done")):
-        assert running.process.poll() is None, running.log.read_text()
-        time.sleep(0.001)
-    if end == "kill":
-        running.process.kill()
-        trainer.kill()
-    else:
-        os.killpg(running.process.pid, signal.SIGINT)
-    assert running.wait()[0] != 0
-    psutil.wait_procs([trainer], timeout=30)
+    with socket.socket() as silent:  # a tracking server for which a complete training waits
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        del clone.env["STRIATE_TRACKING"]
+        clone.env["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        running = Running(clone, *command)
+        running.wait_for_state(1)
+        trainer = running.trainer()
+        while not list((clone.folder / STATES).glob("*.done")):
+            assert running.process.poll() is None, running.log.read_text()
+            time.sleep(0.001)
+        if end == "kill":
+            running.process.kill()
+            trainer.kill()
+        else:
+            os.killpg(running.process.pid, signal.SIGINT)
+        assert running.wait()[0] != 0
+        psutil.wait_procs([trainer], timeout=30)
     clone.env["STRIATE_TRACKING"] = "off"
     said = clone.run(*command)
     assert re.search(r"goes on after (step (\d+) of \2 of )?epoch 9", said)
