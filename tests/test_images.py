@@ -307,3 +307,13 @@ def test_a_manifest_that_is_missing_or_no_json_object_is_named(stored):
     path.unlink()
     with pytest.raises(UserError, match=r"^data/manifest.json is not there; `dvc repro` makes it"):
         images.load_manifest(Path("data"))
+
+
+@pytest.mark.parametrize("mean", [None, [0.5]])
+def test_normalising_leaves_its_input_as_it_was(mean):
+    pixels = torch.rand(2, 1, 3, 3) * 255
+    before = pixels.clone()
+    normalize = images.Normalization(255, mean, mean)
+    first = normalize(pixels)
+    assert torch.equal(pixels, before)
+    assert torch.equal(normalize(pixels), first)

@@ -41,9 +41,10 @@ class Normalization:
     std: list[float] | None
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 (N, C, H, W) → float32 of the same shape and memory format."""
-        # One division, as in torchvision's ToTensor, so that the results agree to the last bit.
-        inputs = images.float().div_(self.peak)
+        """Pixels (N, C, H, W), uint8 or float → float32 of the same shape and memory format."""
+        # One division, as in torchvision's ToTensor, so that the results agree to the last bit; of
+        # a copy, because floats, which a served model is given, would be changed for the caller.
+        inputs = images.to(torch.float32, copy=True).div_(self.peak)
         if self.mean is None or self.std is None:
             return inputs
         # Where channels are innermost, whole rows are much faster than three numbers at a time.
