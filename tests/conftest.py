@@ -28,5 +28,6 @@ def clean_environment(monkeypatch):
         "DVC_EXP_BASELINE_REV",
         "STRIATE_MIRROR",
         "MLFLOW_TRACKING_URI",
+        "MLFLOW_REGISTRY_URI",  # MLflow sets it for the whole process
     ):
         monkeypatch.delenv(variable, raising=False)
