@@ -30,7 +30,13 @@ class Clone:
             # Experiments that run side by side would fight over the cores.
             "OMP_NUM_THREADS": "1",
         }  # fmt: skip
-        for variable in ("DVC_ROOT", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_TRACKING_URI"):
+        for variable in (
+            "DVC_ROOT",
+            "DVC_EXP_NAME",
+            "DVC_EXP_BASELINE_REV",
+            "MLFLOW_TRACKING_URI",
+            "MLFLOW_REGISTRY_URI",
+        ):
             self.env.pop(variable, None)
 
     @classmethod
