@@ -22,6 +22,7 @@ ROOT = Path(__file__).parent.parent
 AUGMENTATION = SimpleNamespace(
     translate=1, flip=True, rotate=5, zoom=0.1, cutout=1, shrink=4, shrink_until=0.5
 )
+KILLS = int(os.environ.get("STRIATE_KILLS", "30"))
 STEPS = 4 * 3  # of 50 images in batches of 16, over three epochs
 
 
@@ -239,7 +240,7 @@ def test_a_second_interrupt_comes_through_at_once(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_hundred_trainings_killed_at_random_instants_end_with_the_same_bytes(tmp_path):
+def test_trainings_killed_at_random_instants_end_with_the_same_bytes(tmp_path):
     from test_stages import run_stage, write_params
 
     write_params(
@@ -254,11 +255,11 @@ def test_a_hundred_trainings_killed_at_random_instants_end_with_the_same_bytes(t
         "STRIATE_TRACKING": "off", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src"),
     }  # fmt: skip
     answer = subprocess.run(
-        [sys.executable, ROOT / "tests/kills.py", tmp_path, "100"],
+        [sys.executable, ROOT / "tests/kills.py", tmp_path, str(KILLS)],
         env=env, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert answer.returncode == 0, answer.stderr
     found = json.loads(answer.stdout)
-    assert (found["kills"], found["equal"]) == (100, 100)
-    assert found["resumed"] >= 50  # the others were killed before the first state was saved
-    assert found["within"] >= 20  # states of the middle of an epoch
+    assert (found["kills"], found["equal"]) == (KILLS, KILLS)
+    assert found["resumed"] >= KILLS / 2  # the others were killed before their first state
+    assert found["within"] >= KILLS / 5  # states of the middle of an epoch

@@ -64,14 +64,21 @@ class Running:
     def wait_for_state(self, saves=2):
         """Wait until the training has saved its state so many times."""
         seen = set()
-        for _ in range(6000):
+
+        def saved():
             for path in (self.clone.folder / STATES).glob("*.state"):
                 seen.add(path.stat().st_mtime_ns)
-            if len(seen) >= saves:
-                return
+            return len(seen) >= saves
+
+        self.wait_until(saved)
+
+    def wait_until(self, holds):
+        """Wait until something holds, which it must before the command ends."""
+        end = time.monotonic() + 120
+        while not holds():
             assert self.process.poll() is None, self.log.read_text()
-            time.sleep(0.01)
-        raise AssertionError(self.log.read_text())
+            assert time.monotonic() < end, self.log.read_text()
+            time.sleep(0.001)
 
     def trainer(self):
         """The process that holds the lock."""
@@ -119,18 +126,18 @@ def test_what_ends_a_training_before_dvc_has_recorded_it_costs_no_epoch(clone, e
         silent.listen()
         del clone.env["STRIATE_TRACKING"]
         clone.env["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        clone.env["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "600"  # else it may be given up before the end
         running = Running(clone, *command)
         running.wait_for_state(1)
         trainer = running.trainer()
-        while not list((clone.folder / STATES).glob("*.done")):
-            assert running.process.poll() is None, running.log.read_text()
-            time.sleep(0.001)
+        running.wait_until(lambda: list((clone.folder / STATES).glob("*.done")))
         if end == "kill":
             running.process.kill()
             trainer.kill()
         else:
             os.killpg(running.process.pid, signal.SIGINT)
-        assert running.wait()[0] != 0
+        status, said = running.wait()
+        assert status != 0, said
         psutil.wait_procs([trainer], timeout=30)
     clone.env["STRIATE_TRACKING"] = "off"
     said = clone.run(*command)
@@ -141,8 +148,7 @@ def test_what_ends_a_training_before_dvc_has_recorded_it_costs_no_epoch(clone, e
 def test_a_stage_whose_dvc_is_gone_before_it_began_ends_and_puts_outputs_back(clone):
     before = outputs(clone.folder)
     running = Running(clone, "dvc", "repro", "--force", "--single-item", "train")
-    while "exec env" not in running.log.read_text():
-        time.sleep(0.001)
+    running.wait_until(lambda: "exec env" in running.log.read_text())
     running.process.kill()
     running.process.wait()
     end = time.monotonic() + 60
@@ -273,8 +279,7 @@ def test_another_checkout_ends_with_its_own_bytes(origin, tmp_path, same_code):
             path = clone.folder / "src/striate/models.py"
             path.write_text(path.read_text().replace("import torch\n", "import torch\n\n", 1))
     running = Running(first, sys.executable, "-u", "stages/train.py")
-    while "epoch 3/5" not in running.log.read_text():
-        time.sleep(0.001)
+    running.wait_until(lambda: "epoch 3/5" in running.log.read_text())
     running.process.kill()
     running.wait()
     # Worse than what Git would carry over: the very states of the other checkout.
@@ -311,7 +316,7 @@ def small_disk(origin, tmp_path):
 def fill(clone, room):
     """Leave so many bytes free on the disk of a clone, while others may write to it too."""
     filler = clone.folder.parent / "filler"
-    while True:
+    for _ in range(1000):
         filler.unlink(missing_ok=True)
         free = shutil.disk_usage(clone.folder).free
         try:
@@ -321,6 +326,7 @@ def fill(clone, room):
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
+    raise AssertionError(f"{free} bytes are free, and no file of that size can be made")
 
 
 STAGES = {
@@ -346,8 +352,7 @@ def test_on_a_full_disk_outputs_are_whole(small_disk, stage):
 def test_when_the_disk_fills_up_the_old_outputs_can_be_had_back(small_disk, stage):
     before = outputs(small_disk.folder)
     running = Running(small_disk, "dvc", "repro", "--force", "--single-item", stage)
-    while (small_disk.folder / STAGES[stage]).exists():
-        time.sleep(0.001)
+    running.wait_until(lambda: not (small_disk.folder / STAGES[stage]).exists())
     fill(small_disk, 4096)
     status, printed = running.wait()
     assert status == 255
