@@ -1,24 +1,44 @@
-"""Fetch, verify and store the data set that `data.name` names."""
+"""Fetch, verify and store the data set that `data.name` names, or read a person's own pictures."""
 
 import os
 from pathlib import Path
 
-from striate import datasets, limits, params
+from striate import datasets, folders, limits, params
 from striate.stage import stage
+
+MOST_NAMED = 5  # twins that are listed
 
 
 def main() -> None:
-    """Write data/, from a mirror or from the public addresses."""
+    """Write data/: from a mirror or from the public addresses, or from `data.path`."""
     settings = params.load()
-    name, dataset = settings.data.name, datasets.CATALOGUE[settings.data.name]
-    limits.check(settings, dataset.shape, len(dataset.classes), dataset.counts[0])
-    mirror = os.environ.get(datasets.MIRROR_VARIABLE)
-    if mirror and "://" not in mirror:
-        # A relative folder means the same in the temporary copies in which DVC runs experiments.
-        mirror = str(Path(os.environ.get("DVC_ROOT", "."), mirror))
-    datasets.prepare(name, Path("data"), mirror)
-    train, test = dataset.counts
+    name = settings.data.name
+    if name == "folder":
+        found = folders.read(Path(settings.data.path), settings.data.size, settings.data.test_size)
+        shape, count = found.train.images.shape[1:], len(found.train.labels)
+        limits.check(settings, shape, len(found.classes), count)
+        print_twins(found.twins)
+    else:
+        entry = datasets.CATALOGUE[name]
+        limits.check(settings, entry.shape, len(entry.classes), entry.counts[0])
+        mirror = os.environ.get(datasets.MIRROR_VARIABLE)
+        if mirror and "://" not in mirror:
+            # A relative folder means the same in the temporary copies in which DVC experiments.
+            mirror = str(Path(os.environ.get("DVC_ROOT", "."), mirror))
+        found = datasets.fetch(name, mirror)
+    datasets.store(found, Path("data"))
+    train, test = len(found.train.labels), len(found.test.labels)
     print(f"{name}: {train:,} training and {test:,} test images in data/")
+
+
+def print_twins(twins: tuple[tuple[str, str], ...]) -> None:
+    """Say which test images were learnt from, which makes the test accuracy too good."""
+    if twins:
+        print(f"warning: {len(twins):,} test images are training images, too, to the last pixel:")
+        for learnt, test in twins[:MOST_NAMED]:
+            print(f"  {test} is {learnt}")
+        if len(twins) > MOST_NAMED:
+            print(f"  and {len(twins) - MOST_NAMED:,} more")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,16 @@ def train(settings: params.Params, log: Logbook) -> None:
     # Imported while the tracking process loads MLflow beside this one.
     import torch
 
-    from striate import checkpoint, devices, images, models, results, resume, training
+    from striate import (
+        checkpoint,
+        devices,
+        evaluation,
+        images,
+        models,
+        results,
+        resume,
+        training,
+    )
 
     devices.keep_freed_memory()
     device = devices.pick_device(settings.training.device)
@@ -26,6 +35,12 @@ def train(settings: params.Params, log: Logbook) -> None:
     stored = images.load_split(Path("data"), "train", device)
     learnt, val = images.hold_out(stored, settings.data.val_size, settings.seed)
     models.whiten_(model, normalization(learnt.images[: models.WHITENING_IMAGES]))
+    source = Path(settings.training.init_from)
+    first = checkpoint.first_weights(source)
+    if first is not None:
+        taken, others = (", ".join(parts) or "none" for parts in models.transfer_(model, first))
+        print(f"weights of {source}: {taken}; new ones: {others}")
+    models.freeze_(model, settings.training.freeze)
     parameters = models.count_parameters(model)
     print(f"{parameters:,} parameters, {len(learnt.labels):,} images, on {device}", flush=True)
 
@@ -42,6 +57,11 @@ def train(settings: params.Params, log: Logbook) -> None:
                 log.epoch(row)
                 print(training.summary_line(row, settings.training.epochs), flush=True)
         kept = training.kept_epoch(rows, settings.training.keep)
+        if val is not None:
+            logits = evaluation.predict(
+                model, val.images, normalization, batch_size=training.VALIDATION_BATCH
+            )
+            description["confidence"] = evaluation.confidence(logits, val.labels.cpu())
         checkpoint.save(model, description, Path("models"))
         results.write_training(rows, kept, parameters, Path("metrics"))
         log.trained(flat, keeper.seconds())

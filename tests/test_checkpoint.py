@@ -29,6 +29,7 @@ MANIFEST = {
     "peak": 255,
     "mean": [0.5],
     "std": [0.2],
+    "frame": {"background": "dark", "extent": 0.75},
 }
 CPU = torch.device("cpu")
 

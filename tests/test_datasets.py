@@ -92,7 +92,17 @@ def assert_stored(name, folder):
     )
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest == images.load_manifest(folder)
-    assert list(manifest) == ["name", "shape", "classes", "peak", "mean", "std", "train", "test"]
+    assert list(manifest) == [
+        "name",
+        "shape",
+        "classes",
+        "peak",
+        "mean",
+        "std",
+        "frame",
+        "train",
+        "test",
+    ]
     assert manifest["name"] == name
     assert manifest["shape"] == list(entry.shape)
     assert manifest["classes"] == list(entry.classes)
@@ -599,6 +609,8 @@ def toy(monkeypatch):
             std=(0.0181,),
             forms=((published("toy/pixels", PIXELS, *addresses),),),
             read=read_toy,
+            page="https://example.org/toy",
+            licence="none",
         )
         monkeypatch.setitem(CATALOGUE, "toy", dataclasses.replace(entry, **changes))
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from test_params import COMMITTED, changed
 from test_stages import ROOT, STAGES, fail_stage, run_stage, write_params
 
-from striate import checkpoint, evaluation, images, limits, models, params, training
+from striate import checkpoint, evaluation, folders, images, limits, models, params, training
 from striate.datasets import CATALOGUE
 from striate.errors import UserError
 
@@ -136,6 +136,8 @@ faulty_params = st.one_of(
 def is_valid(path):
     try:
         loaded = params.load(path)
+        if loaded.data.name == "folder":
+            folders.read(Path(loaded.data.path), loaded.data.size, loaded.data.test_size)
         entry = CATALOGUE[loaded.data.name]
         limits.check(loaded, entry.shape, len(entry.classes), entry.counts[0])
     except UserError:

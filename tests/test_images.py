@@ -288,7 +288,7 @@ def test_arrays_that_the_manifest_names_and_that_are_something_else(stored, name
         ({"test": {"count": 2, "per_class": [2, 0], "sha256": {}}}, "test.per_class must be"),
         ({"test": {"count": 3, "per_class": [1, 1], "sha256": {}}}, "test.count must be the sum"),
         ({"test": {"count": 2, "per_class": [1, 1], "sha256": {}}}, "test.sha256 must have"),
-        ({"more": 1}, "its keys must be classes, mean"),
+        ({"more": 1}, "its keys must be classes, frame, mean"),
     ],
 )
 def test_a_faulty_manifest_names_the_key(stored, changes, said):

@@ -163,19 +163,20 @@ def test_the_name_of_a_state_follows_from_params_data_code_and_machine(tmp_path,
     script = tmp_path / "train.py"
     script.write_text("pass\n")
     cpu = torch.device("cpu")
-    same = resume.fingerprint({"seed": 0}, {"name": "digits"}, cpu, script)
-    assert same == resume.fingerprint({"seed": 0}, {"name": "digits"}, cpu, script)
+    same = resume.fingerprint({"seed": 0}, {"name": "digits"}, "", cpu, script)
+    assert same == resume.fingerprint({"seed": 0}, {"name": "digits"}, "", cpu, script)
     found = {same}
-    found.add(resume.fingerprint({"seed": 1}, {"name": "digits"}, cpu, script))
-    found.add(resume.fingerprint({"seed": 0}, {"name": "mnist"}, cpu, script))
+    found.add(resume.fingerprint({"seed": 1}, {"name": "digits"}, "", cpu, script))
+    found.add(resume.fingerprint({"seed": 0}, {"name": "mnist"}, "", cpu, script))
+    found.add(resume.fingerprint({"seed": 0}, {"name": "digits"}, "other weights", cpu, script))
     monkeypatch.setattr(resume, "describe", lambda device: {"torch.threads": "99"})
-    found.add(resume.fingerprint({"seed": 0}, {"name": "digits"}, cpu, script))
+    found.add(resume.fingerprint({"seed": 0}, {"name": "digits"}, "", cpu, script))
     monkeypatch.undo()
     script.write_text("pass \n")
-    found.add(resume.fingerprint({"seed": 0}, {"name": "digits"}, cpu, script))
+    found.add(resume.fingerprint({"seed": 0}, {"name": "digits"}, "", cpu, script))
     monkeypatch.setattr(resume, "__file__", str(tmp_path / "resume.py"))  # another package
-    found.add(resume.fingerprint({"seed": 0}, {"name": "digits"}, cpu, script))
-    assert len(found) == 6
+    found.add(resume.fingerprint({"seed": 0}, {"name": "digits"}, "", cpu, script))
+    assert len(found) == 7
 
 
 def test_who_comes_second_is_told_who_trains(tmp_path):

@@ -8,6 +8,7 @@ Neither needs params.yaml to be read.
 import hashlib
 import io
 import json
+import math
 import warnings
 import zipfile
 from dataclasses import asdict
@@ -15,8 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from striate import files, models
+from striate import files, frames, models
 from striate.errors import UserError
 from striate.images import Normalization, check_images
 from striate.limits import check_network
@@ -25,7 +27,11 @@ from striate.results import one_line, read_json
 
 WEIGHTS = "cnn_trained.ckpt"
 DESCRIPTION = "model.json"
-KEYS = {"architecture", "data", "shape", "classes", "normalization"}
+RANDOM = Path("weights/random")  # what `training.init_from` is where no weights are taken over
+# What older descriptions lack: how a picture is to be framed, and how far a probability is to be
+# believed.
+ADDED: dict[str, Any] = {"frame": frames.WHOLE, "confidence": None}
+KEYS = {"architecture", "data", "shape", "classes", "normalization", *ADDED}
 
 
 class CheckpointError(UserError):
@@ -57,6 +63,8 @@ def describe(
         "shape": manifest["shape"],
         "classes": manifest["classes"],
         "normalization": asdict(normalization),
+        "frame": manifest["frame"],
+        "confidence": None,
     }
 
 
@@ -106,12 +114,29 @@ def load(folder: Path, device: torch.device) -> Checkpoint:
                 f"{path} or {description_path} was changed after training: their SHA-256 is not"
                 " the one that is written there; `dvc repro` makes both anew"
             )
+    description = ADDED | description
     try:
         _check(description)
         model = build(description)
     except (ValueError, UserError) as error:
         raise CheckpointError(f"{description_path} cannot be used: {one_line(error)}") from None
     normalization = Normalization(**description["normalization"])
+    weights = read_weights(path)
+    try:
+        model.load_state_dict(weights)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} does not fit {description_path}: {one_line(error)}"
+        ) from None
+    return Checkpoint(model.to(device), normalization, description["classes"], description)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file that torch.save wrote, on the CPU.
+
+    Raises:
+        CheckpointError: it cannot be read, or holds something else.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a foreign file; what matters is raised below
@@ -122,13 +147,32 @@ def load(folder: Path, device: torch.device) -> Checkpoint:
                 raise ValueError("it is not a dict of tensors")
     except Exception as error:  # a damaged file makes the reader raise almost anything
         raise CheckpointError(f"{path} cannot be read as weights: {one_line(error)}") from None
-    try:
-        model.load_state_dict(weights)
-    except (RuntimeError, TypeError, AttributeError) as error:
+    found: dict[str, Tensor] = weights
+    return found
+
+
+def first_weights(path: Path) -> dict[str, Tensor] | None:
+    """The weights that a training begins with.
+
+    Args:
+        path: `training.init_from`: a folder that `save` wrote, or a file of weights alone.
+
+    Returns:
+        A state dict on the CPU; None where the weights are to stay random.
+
+    Raises:
+        CheckpointError: there is no such network.
+    """
+    if path == RANDOM:
+        return None
+    if path.is_dir():
+        return load(path, torch.device("cpu")).model.state_dict()
+    if not path.exists():
         raise CheckpointError(
-            f"{path} does not fit {description_path}: {one_line(error)}"
-        ) from None
-    return Checkpoint(model.to(device), normalization, description["classes"], description)
+            f"training.init_from is {path}, which is not there; `striate fetch EXPERIMENT` brings"
+            " the network of an experiment and prints where it is"
+        )
+    return read_weights(path)
 
 
 def _sha256(description: dict[str, Any], weights: io.BytesIO | io.BufferedReader) -> str:
@@ -153,13 +197,27 @@ def _check(description: dict[str, Any]) -> None:
     if not isinstance(architecture, dict):
         raise ValueError("architecture must be the section model of params.yaml")
     check_images(description | normalization | {"name": description["data"]})
+    frames.check(description["frame"])
+    _check_confidence(description["confidence"])
     model = params.check_model(models.FIRST | architecture, "architecture")
     check_network(model.model_dump(), description["shape"], len(description["classes"]))
 
 
+def _check_confidence(confidence: Any) -> None:
+    if confidence is None:
+        return
+    if not (
+        isinstance(confidence, dict)
+        and set(confidence) == {"temperature", "energy"}
+        and all(type(value) is float and math.isfinite(value) for value in confidence.values())
+        and confidence["temperature"] > 0
+    ):
+        raise ValueError("confidence must be null, or a temperature above 0 and an energy")
+
+
 def _is_state(weights: Any) -> bool:
     return isinstance(weights, dict) and all(
-        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items()
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
     )
 
 

@@ -1,6 +1,7 @@
 """The catalogue of data sets: where the bytes come from, how they are verified and stored.
 
-To add a data set, write a function that reads its verified files into arrays, and one entry.
+To add a data set, add one entry, and a function that reads its verified files into arrays where
+none of those here does.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -23,6 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from striate.errors import UserError
+from striate.frames import frame
 from striate.splits import stratified_split
 
 MIRROR_VARIABLE = "STRIATE_MIRROR"
@@ -47,6 +50,19 @@ class Part(NamedTuple):
     labels: np.ndarray
 
 
+class Collection(NamedTuple):
+    """A data set that was read, with what its manifest says of it."""
+
+    name: str
+    classes: tuple[str, ...]
+    peak: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    train: Part
+    test: Part
+    twins: tuple[tuple[str, str], ...] = ()  # training and test files with the same pixels
+
+
 @dataclass(frozen=True)
 class File:
     """A published file: its place below a mirror, bytes, SHA-256, and public addresses."""
@@ -69,6 +85,8 @@ class Dataset:
     std: tuple[float, ...]
     forms: tuple[tuple[File, ...], ...]  # ways in which it is published; any one will do
     read: Callable[[Path], tuple[Part, Part]]  # verified files → training and test part
+    page: str  # where it is described
+    licence: str  # as its publisher states it
 
 
 def _read_digits(folder: Path) -> tuple[Part, Part]:
@@ -82,20 +100,23 @@ def _read_digits(folder: Path) -> tuple[Part, Part]:
     return Part(images[train], labels[train]), Part(images[test], labels[test])
 
 
-def _read_mnist(folder: Path) -> tuple[Part, Part]:
-    from torchvision.datasets import MNIST
+def _read_mnist(folder: Path, kind: str = "MNIST") -> tuple[Part, Part]:
+    """MNIST, or a data set of torchvision that was published in the same form."""
+    import torchvision.datasets
 
-    parts = (MNIST(folder, train=train, download=True) for train in (True, False))
+    reader = getattr(torchvision.datasets, kind)
+    parts = (reader(folder, train=train, download=True) for train in (True, False))
     train, test = (Part(part.data.numpy()[:, None], part.targets.numpy()) for part in parts)
     return train, test
 
 
-def _read_cifar10(folder: Path) -> tuple[Part, Part]:
+def _read_cifar(folder: Path, kind: str = "CIFAR10") -> tuple[Part, Part]:
     # The batches are pickles, and reading one runs what it says. They are safe to read because
     # their SHA-256, or that of their archive, was compared with the catalogue's before.
-    from torchvision.datasets import CIFAR10
+    import torchvision.datasets
 
-    parts = (CIFAR10(folder, train=train) for train in (True, False))
+    reader = getattr(torchvision.datasets, kind)
+    parts = (reader(folder, train=train) for train in (True, False))
     train, test = (
         Part(np.ascontiguousarray(part.data.transpose(0, 3, 1, 2)), np.array(part.targets))
         for part in parts
@@ -103,10 +124,19 @@ def _read_cifar10(folder: Path) -> tuple[Part, Part]:
     return train, test
 
 
-def _mnist_file(name: str, size: int, sha256: str) -> File:
-    hosts = ("https://ossci-datasets.s3.amazonaws.com/mnist", "http://yann.lecun.com/exdb/mnist")
-    addresses = tuple(f"{host}/{name}.gz" for host in hosts)
-    return File(f"MNIST/raw/{name}.gz", size, sha256, addresses)
+HOSTS = {
+    "MNIST": (
+        "https://ossci-datasets.s3.amazonaws.com/mnist",
+        "http://yann.lecun.com/exdb/mnist",
+    ),
+    "FashionMNIST": ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",),
+    "KMNIST": ("http://codh.rois.ac.jp/kmnist/dataset/kmnist",),
+}
+
+
+def _mnist_file(name: str, size: int, sha256: str, kind: str = "MNIST") -> File:
+    addresses = tuple(f"{host}/{name}.gz" for host in HOSTS[kind])
+    return File(f"{kind}/raw/{name}.gz", size, sha256, addresses)
 
 
 def _cifar10_file(name: str, size: int, sha256: str) -> File:
@@ -114,6 +144,17 @@ def _cifar10_file(name: str, size: int, sha256: str) -> File:
 
 
 DIGIT_NAMES = tuple("0123456789")
+CIFAR100_NAMES = (
+    "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge "
+    "bus butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud "
+    "cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish forest fox "
+    "girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man "
+    "maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree "
+    "pear pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray "
+    "road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel "
+    "streetcar sunflower sweet_pepper table tank telephone television tiger tractor train "
+    "trout tulip turtle wardrobe whale willow_tree wolf woman worm "
+)
 
 CATALOGUE: dict[str, Dataset] = {
     "digits": Dataset(
@@ -125,6 +166,8 @@ CATALOGUE: dict[str, Dataset] = {
         std=(0.3766,),
         forms=((),),
         read=_read_digits,
+        page="https://archive.ics.uci.edu/dataset/80",
+        licence="CC BY 4.0",
     ),
     "mnist": Dataset(
         classes=DIGIT_NAMES,
@@ -158,6 +201,8 @@ CATALOGUE: dict[str, Dataset] = {
             ),
         ),
         read=_read_mnist,
+        page="http://yann.lecun.com/exdb/mnist/",
+        licence="CC BY-SA 3.0",
     ),
     "cifar10": Dataset(
         classes=(
@@ -224,36 +269,146 @@ CATALOGUE: dict[str, Dataset] = {
                 ),
             ),
         ),
-        read=_read_cifar10,
+        read=_read_cifar,
+        page="https://www.cs.toronto.edu/~kriz/cifar.html",
+        licence="none stated",
+    ),
+    "fashion-mnist": Dataset(
+        classes=(
+            "T-shirt/top",
+            "Trouser",
+            "Pullover",
+            "Dress",
+            "Coat",
+            "Sandal",
+            "Shirt",
+            "Sneaker",
+            "Bag",
+            "Ankle boot",
+        ),
+        shape=(1, 28, 28),
+        counts=(60_000, 10_000),
+        peak=255,
+        mean=(0.2860,),
+        std=(0.3530,),
+        forms=(
+            (
+                _mnist_file(
+                    "train-images-idx3-ubyte",
+                    26_421_880,
+                    "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+                    "FashionMNIST",
+                ),
+                _mnist_file(
+                    "train-labels-idx1-ubyte",
+                    29_515,
+                    "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+                    "FashionMNIST",
+                ),
+                _mnist_file(
+                    "t10k-images-idx3-ubyte",
+                    4_422_102,
+                    "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+                    "FashionMNIST",
+                ),
+                _mnist_file(
+                    "t10k-labels-idx1-ubyte",
+                    5_148,
+                    "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+                    "FashionMNIST",
+                ),
+            ),
+        ),
+        read=partial(_read_mnist, kind="FashionMNIST"),
+        page="https://github.com/zalandoresearch/fashion-mnist",
+        licence="MIT",
+    ),
+    "kmnist": Dataset(
+        classes=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+        shape=(1, 28, 28),
+        counts=(60_000, 10_000),
+        peak=255,
+        mean=(0.1918,),
+        std=(0.3483,),
+        forms=(
+            (
+                _mnist_file(
+                    "train-images-idx3-ubyte",
+                    18_165_135,
+                    "51467d22d8cc72929e2a028a0428f2086b092bb31cfb79c69cc0a90ce135fde4",
+                    "KMNIST",
+                ),
+                _mnist_file(
+                    "train-labels-idx1-ubyte",
+                    29_497,
+                    "e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17",
+                    "KMNIST",
+                ),
+                _mnist_file(
+                    "t10k-images-idx3-ubyte",
+                    3_041_136,
+                    "edd7a857845ad6bb1d0ba43fe7e794d164fe2dce499a1694695a792adfac43c5",
+                    "KMNIST",
+                ),
+                _mnist_file(
+                    "t10k-labels-idx1-ubyte",
+                    5_120,
+                    "20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c",
+                    "KMNIST",
+                ),
+            ),
+        ),
+        read=partial(_read_mnist, kind="KMNIST"),
+        page="http://codh.rois.ac.jp/kmnist/",
+        licence="CC BY-SA 4.0",
+    ),
+    "cifar100": Dataset(
+        classes=tuple(CIFAR100_NAMES.split()),
+        shape=(3, 32, 32),
+        counts=(50_000, 10_000),
+        peak=255,
+        mean=(0.5071, 0.4865, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
+        forms=(
+            (
+                File(
+                    "cifar-100-python.tar.gz",
+                    169_001_437,
+                    "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+                    ("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",),
+                ),
+            ),
+        ),
+        read=partial(_read_cifar, kind="CIFAR100"),
+        page="https://www.cs.toronto.edu/~kriz/cifar.html",
+        licence="none stated",
     ),
 }
 
 
 def prepare(name: str, folder: Path, mirror: str | None) -> None:
-    """Fetch, verify and store one data set.
+    """Fetch, verify and store one data set of the catalogue, as `fetch` and `store` do."""
+    store(fetch(name, mirror), folder)
+
+
+def fetch(name: str, mirror: str | None) -> Collection:
+    """Fetch, verify and read one data set of the catalogue.
 
     Args:
         name: a key of `CATALOGUE`.
-        folder: receives `train/` and `test/`, each with `images.npy` (uint8, (N, C, H, W)) and
-            `labels.npy` (int64, (N,)), and `manifest.json`. Nothing is written before all is
-            verified.
         mirror: a folder or an http(s) base address that is tried before the public addresses.
 
     Raises:
-        DataError: no source gave the right bytes, and the message names each that was tried; or
-            `folder` cannot be written.
+        DataError: no source gave the right bytes; the message names each that was tried.
     """
-    dataset = CATALOGUE[name]
+    entry = CATALOGUE[name]
     if mirror and "://" in mirror and not mirror.startswith(WEB):
         raise DataError(f"{MIRROR_VARIABLE} is {mirror}; it must be a folder or an http(s) address")
     with tempfile.TemporaryDirectory() as downloads:
-        _fetch_any_form(name, dataset, Path(downloads), mirror)
-        train, test = dataset.read(Path(downloads))
-    _check(name, dataset, train, test)
-    try:
-        _store(name, dataset, folder, train, test)
-    except OSError as error:
-        raise DataError(f"{folder} cannot be written: {error.strerror or error}") from None
+        _fetch_any_form(name, entry, Path(downloads), mirror)
+        train, test = entry.read(Path(downloads))
+    _check(name, entry, train, test)
+    return Collection(name, entry.classes, entry.peak, entry.mean, entry.std, train, test)
 
 
 def _fetch_any_form(name: str, dataset: Dataset, folder: Path, mirror: str | None) -> None:
@@ -395,26 +550,43 @@ def _check(name: str, dataset: Dataset, train: Part, test: Part) -> None:
             )
 
 
-def _store(name: str, dataset: Dataset, folder: Path, train: Part, test: Part) -> None:
-    """Write the arrays and the manifest, complete or not at all."""
+def store(collection: Collection, folder: Path) -> None:
+    """Write the arrays and the manifest, complete or not at all.
+
+    Args:
+        collection: what is written.
+        folder: receives `train/` and `test/`, each with `images.npy` (uint8, (N, C, H, W)) and
+            `labels.npy` (int64, (N,)), and `manifest.json`.
+
+    Raises:
+        DataError: `folder` cannot be written.
+    """
+    try:
+        _store(collection, folder)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be written: {error.strerror or error}") from None
+
+
+def _store(collection: Collection, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as scratch:
         manifest: dict[str, object] = {
-            "name": name,
-            "shape": dataset.shape,
-            "classes": dataset.classes,
-            "peak": dataset.peak,
-            "mean": dataset.mean,
-            "std": dataset.std,
+            "name": collection.name,
+            "shape": collection.train.images.shape[1:],
+            "classes": collection.classes,
+            "peak": collection.peak,
+            "mean": collection.mean,
+            "std": collection.std,
+            "frame": frame(collection.train.images, collection.peak),
         }
-        for label, part in (("train", train), ("test", test)):
+        for label, part in (("train", collection.train), ("test", collection.test)):
             new = Path(scratch, label)
             new.mkdir()
             _save(new / "images.npy", part.images)
             _save(new / "labels.npy", part.labels.astype(np.int64))
             manifest[label] = {
                 "count": len(part.labels),
-                "per_class": np.bincount(part.labels, minlength=len(dataset.classes)).tolist(),
+                "per_class": np.bincount(part.labels, minlength=len(collection.classes)).tolist(),
                 "sha256": {path.name: _sha256(path) for path in sorted(new.iterdir())},
             }
         Path(scratch, "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 ECE_BINS = 15
+FALSE_ALARMS = 0.05  # of images like those that were learnt are said to be unlike them
 Z = 1.959964  # standard deviations within which 95 % of a normal distribution lie
 
 
@@ -149,6 +150,41 @@ def _by_confidence(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tens
     confidence, predicted = logits.double().softmax(1).max(1)
     bins = (confidence * ECE_BINS).ceil().long().clamp(1, ECE_BINS) - 1
     return confidence, predicted == labels, bins
+
+
+def confidence(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """How far a network's probabilities are to be believed, from images it has not learnt from.
+
+    Returns:
+        `temperature`: what logits are to be divided by. `energy`: what `FALSE_ALARMS` of these
+        images lie above; a picture above it is unlike them.
+    """
+    threshold = torch.quantile(energy(logits), 1 - FALSE_ALARMS)
+    return {"temperature": temperature(logits, labels), "energy": float(threshold)}
+
+
+def temperature(logits: Tensor, labels: Tensor) -> float:
+    """The divisor of the logits at which their mean cross-entropy is least, from 0.01 to 100.
+
+    C. Guo et al., "On Calibration of Modern Neural Networks", arXiv:1706.04599, section 4.2. The
+    loss is convex in the inverse, so that its slope is bisected.
+    """
+    logits = logits.double()
+    right = logits.gather(1, labels[:, None]).mean()
+    low, high = 0.01, 100.0
+    for _ in range(50):
+        factor = math.sqrt(low * high)
+        slope = ((factor * logits).softmax(1) * logits).sum(1).mean() - right
+        low, high = (low, factor) if slope > 0 else (factor, high)
+    return 1 / math.sqrt(low * high)
+
+
+def energy(logits: Tensor) -> Tensor:
+    """The energy of each image, (N,): the higher, the less it is like those that were learnt.
+
+    W. Liu et al., "Energy-based Out-of-distribution Detection", arXiv:2010.03759, at temperature 1.
+    """
+    return -logits.double().logsumexp(1)
 
 
 def surest_mistakes(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

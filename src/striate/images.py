@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from striate import frames
 from striate.errors import UserError
 from striate.limits import check_val_size
 from striate.results import one_line, read_json
@@ -22,7 +23,7 @@ from striate.splits import stratified_split
 if TYPE_CHECKING:
     from striate.params import Augment
 
-MANIFEST_KEYS = {"name", "shape", "classes", "peak", "mean", "std", "train", "test"}
+MANIFEST_KEYS = {"name", "shape", "classes", "peak", "mean", "std", "frame", "train", "test"}
 
 
 class Split(NamedTuple):
@@ -91,6 +92,7 @@ def load_manifest(folder: Path) -> dict[str, Any]:
         if set(manifest) != MANIFEST_KEYS:
             raise ValueError(f"its keys must be {', '.join(sorted(MANIFEST_KEYS))}")
         check_images(manifest)
+        frames.check(manifest["frame"])
         for part in ("train", "test"):
             _check_part(part, manifest[part], len(manifest["classes"]))
     except ValueError as error:

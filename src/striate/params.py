@@ -11,6 +11,8 @@ from striate.errors import UserError
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
+FREEZE = r"^(none|features|layer([1-9]|1[0-6]))$"
+FREEZE_SAID = "none, features, or the last layer that is frozen, such as layer1"
 WIDTH = "a whole number from 1 to 1024, or a list of them, one for each layer"
 MOST_BYTES = 100_000  # of a params file; the committed one has a few thousand
 MOST_FAULTS = 20  # that are listed
@@ -29,7 +31,10 @@ class Section(BaseModel):
 class Data(Section):
     """Which images, and how they are split and scaled."""
 
-    name: Literal["digits", "mnist", "cifar10"]
+    name: Literal["digits", "mnist", "cifar10", "fashion-mnist", "kmnist", "cifar100", "folder"]
+    path: Annotated[str, Field(min_length=1)]
+    size: Annotated[int, Field(ge=0, le=1024)]
+    test_size: Annotated[float, Field(gt=0, lt=1)]
     val_size: Annotated[float, Field(ge=0, le=1_000_000)]
     normalize: Literal["unit", "standard"]
 
@@ -39,6 +44,15 @@ class Data(Section):
         if value >= 1 and value != int(value):
             raise ValueError("a fraction from 0 to below 1, or a whole count of images")
         return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Data":
+        if self.size and self.name != "folder":
+            raise ValueError(
+                f"data.size is {self.size}; it must be 0 where data.name is {self.name}, whose"
+                " images have one size"
+            )
+        return self
 
 
 class Augment(Section):
@@ -116,6 +130,8 @@ class Training(Section):
     keep: Literal["last", "best"]
     patience: Annotated[int, Field(ge=0, le=1_000_000)]
     checkpoint_minutes: Annotated[float, Field(ge=0, le=10_000)]
+    init_from: Annotated[str, Field(min_length=1)]
+    freeze: Annotated[str, Field(pattern=FREEZE)]
 
 
 class Evaluate(Section):
@@ -141,6 +157,11 @@ class Params(Section):
             raise ValueError(
                 f"augment.shrink is {self.augment.shrink}; it must be 0 where model.arch is"
                 f" {self.model.arch}, which takes images of one size only"
+            )
+        freeze = self.training.freeze
+        if freeze.startswith("layer") and int(freeze[5:]) > self.model.layers:
+            raise ValueError(
+                f"training.freeze is {freeze}, but model.layers is {self.model.layers}"
             )
         return self
 
@@ -330,6 +351,8 @@ def _allowed(loc: tuple[Any, ...]) -> str:
         return WIDTH
     if schema["type"] == "boolean":
         return "true or false"
+    if schema["type"] == "string":
+        return FREEZE_SAID if "pattern" in schema else "a path"
     kind = "a whole number" if schema["type"] == "integer" else "a number"
     above, least = schema.get("exclusiveMinimum"), schema.get("minimum")
     below, most = schema.get("exclusiveMaximum"), schema.get("maximum")

@@ -34,19 +34,25 @@ GRACE_SECONDS = 1.0  # between the wish to stop and an interrupt wherever the tr
 
 
 def fingerprint(
-    params: dict[str, Any], manifest: dict[str, Any], device: torch.device, script: Path
+    params: dict[str, Any],
+    manifest: dict[str, Any],
+    first: str,
+    device: torch.device,
+    script: Path,
 ) -> str:
     """A hash of all that the outcome of a training follows from.
 
     Args:
         params: those that train reads.
         manifest: of the data, with the hashes of its files.
+        first: the hash of what the first weights come from.
         device: that trains.
         script: which calls this package.
     """
     sources = [script, *Path(__file__).parent.glob("*.py")]
     code = {file.name: _sha256(file.read_bytes()) for file in sources}
-    parts = {"params": params, "data": manifest, "code": code, "machine": describe(device)}
+    parts = {"params": params, "data": manifest, "first": first, "code": code}
+    parts["machine"] = describe(device)
     return _sha256(json.dumps(parts, sort_keys=True).encode())
 
 
@@ -180,7 +186,10 @@ def kept(
         UserError: another process does this training, or trains in this folder.
     """
     states = Path(os.environ.get("DVC_ROOT", "."), STATES)
-    name = fingerprint(settings.model_dump(exclude={"evaluate"}), manifest, device, script)
+    params = settings.model_dump(exclude={"evaluate"})
+    source = Path(settings.training.init_from)
+    first = files.md5(source) if source.exists() else ""
+    name = fingerprint(params, manifest, first, device, script)
     # Temporary copies of a repository share their states, and each has outputs of its own.
     with alone(STATES / "train.lock"), alone(states / f"{name}.lock"):
         keeper = Keeper(states, name, settings.training.checkpoint_minutes)

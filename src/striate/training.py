@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from striate.devices import REFERENCE, pick_precision
@@ -17,6 +17,7 @@ from striate.errors import UserError
 from striate.evaluation import accuracy, mean_loss, predict
 from striate.images import Split, augment, draw_mirrored
 from striate.limits import check_validation
+from striate.models import Network, train_
 from striate.optimizers import build_optimizers
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ WARM_UP = 3  # steps before a CUDA graph is recorded
 
 
 def fit(
-    model: nn.Module,
+    model: Network,
     train: Split,
     val: Split | None,
     *,
@@ -146,7 +147,7 @@ def fit(
 
     while not complete(rows, settings):
         epoch = len(rows) + 1
-        model.train()
+        train_(model)
         first = (epoch - 1) * steps
         if taken == 0:
             correct.zero_()

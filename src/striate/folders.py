@@ -1,0 +1,199 @@
+"""A person's own pictures, in folders by class, as a data set."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from striate import pictures
+from striate.datasets import Collection, DataError, Part
+from striate.splits import stratified_split
+
+GRAY = ("1", "L", "LA", "La")
+MOST_NAMED = 10  # files in a message
+MOST_BYTES = 1 << 34  # of all pixels together
+
+
+def read(path: Path, size: int, test_size: float) -> Collection:
+    """Read `path/train/CLASS/*` and `path/test/CLASS/*`.
+
+    Without a folder `test`, a part of each class is kept for the test: always the same one, so that
+    trainings with different seeds are scored on the same images. The images are gray when all files
+    are, and else have three channels. What has no name of a picture is passed over.
+
+    Args:
+        path: of the folder.
+        size: side in pixels of the square that each picture's middle is resized to; 0 keeps them.
+        test_size: the part of the images that is kept, above 0 and below 1.
+
+    Raises:
+        DataError: there are no such folders; files cannot be read, and are named; the pictures are
+            of different sizes and `size` is 0; or a class has too few images.
+    """
+    train = _listed(path, "train")
+    test = _listed(path, "test") if (path / "test").is_dir() else None
+    classes = tuple(sorted(train))
+    if len(classes) < 2:
+        raise DataError(f"{path}/train must have a folder of pictures for each of two classes")
+    if test is not None and set(test) != set(classes):
+        odd = ", ".join(sorted(set(test) ^ set(classes))[:MOST_NAMED])
+        raise DataError(
+            f"{path}/train and {path}/test must have the same classes; in one only: {odd}"
+        )
+    files, labels = _in_order(train, classes)
+    count = len(files)
+    if test is not None:
+        more, their_labels = _in_order(test, classes)
+        files, labels = files + more, np.concatenate([labels, their_labels])
+    images = _load(path, files, size)
+    if test is not None:
+        first, second = np.arange(count), np.arange(count, len(files))
+    else:
+        first, second = _divide(path, labels, classes, test_size)
+    learnt = Part(images[first], labels[first])
+    mean, std = _moments(learnt.images)
+    return Collection(
+        name="folder", classes=classes, peak=255, mean=mean, std=std,
+        train=learnt, test=Part(images[second], labels[second]),
+        twins=_twins(images, files, first, second),
+    )  # fmt: skip
+
+
+def _listed(path: Path, part: str) -> dict[str, list[Path]]:
+    """Class → its pictures by name, of those classes that have any."""
+    folder = path / part
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder} is no folder; data.path must have a folder train with a folder of pictures"
+            " for each class, and may have a folder test of the same kind"
+        )
+    known = set(Image.registered_extensions())
+    found = {}
+    for inside in sorted(folder.iterdir()):
+        if inside.is_dir() and not inside.name.startswith("."):
+            found[inside.name] = sorted(
+                file
+                for file in inside.rglob("*")
+                if file.suffix.lower() in known and not file.name.startswith(".")
+            )
+    return {name: files for name, files in found.items() if files}
+
+
+def _in_order(
+    listed: dict[str, list[Path]], classes: tuple[str, ...]
+) -> tuple[list[Path], np.ndarray]:
+    files = [file for name in classes for file in listed[name]]
+    counts = [len(listed[name]) for name in classes]
+    return files, np.repeat(np.arange(len(classes)), counts)
+
+
+def _divide(
+    path: Path, labels: np.ndarray, classes: tuple[str, ...], test_size: float
+) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        first, second = stratified_split(labels, test_size, seed=0)
+    except ValueError as error:
+        raise DataError(f"data.test_size is {test_size:g}: {error} for training") from None
+    for part, said in ((first, "training"), (second, "test")):
+        missing = np.flatnonzero(np.bincount(labels[part], minlength=len(classes)) == 0)
+        if missing.size:
+            raise DataError(
+                f"{path}/train: the class {classes[missing[0]]} has too few pictures for"
+                f" data.test_size={test_size:g}, which leaves none of it for {said}"
+            )
+    return first, second
+
+
+def _load(path: Path, files: list[Path], size: int) -> np.ndarray:
+    """All pictures, uint8 (N, C, H, W)."""
+    gray = _all_gray(files)
+    mode = "L" if gray else "RGB"
+
+    def load(file: Path) -> np.ndarray | pictures.PictureError:
+        try:
+            picture = pictures.read(file).convert(mode)
+        except pictures.PictureError as error:
+            return error
+        return np.asarray(pictures.fit(picture, (size, size)) if size else picture)
+
+    images: np.ndarray | None = None
+    faults: list[str] = []
+    other: tuple[Path, tuple[int, ...]] | None = None
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        loaded: Iterable[np.ndarray | pictures.PictureError] = pool.map(load, files)
+        bar = tqdm(loaded, total=len(files), unit=" files", desc=path.name, disable=None)
+        for number, (file, found) in enumerate(zip(files, bar, strict=True)):
+            if isinstance(found, pictures.PictureError):
+                faults.append(str(found))
+                continue
+            if images is None:
+                if len(files) * found.size > MOST_BYTES:
+                    raise DataError(
+                        f"{path} has {len(files):,} pictures of {_shown(found.shape)} pixels, more"
+                        f" than fit into {MOST_BYTES >> 30} GiB; set a smaller data.size"
+                    )
+                images = np.empty((len(files), *found.shape), np.uint8)
+            if found.shape != images.shape[1:]:
+                other = other or (file, found.shape)
+                continue
+            images[number] = found
+    if faults:
+        more = len(faults) - MOST_NAMED
+        raise DataError(
+            "\n       ".join(faults[:MOST_NAMED])
+            + (f"\n       and {more:,} more" if more > 0 else "")
+            + "\n       mend these files, or move them out of the folder"
+        )
+    if images is None:
+        raise DataError(f"{path} holds no picture")
+    if other is not None:
+        raise DataError(
+            f"{other[0]} is of {_shown(other[1])} pixels, and {files[0]} of"
+            f" {_shown(images.shape[1:])}; set data.size to the side to which all are resized"
+        )
+    return images[:, None] if gray else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+
+
+def _all_gray(files: list[Path]) -> bool:
+    for file in files:
+        try:
+            with Image.open(file) as opened:
+                if not (opened.mode in GRAY or opened.mode.startswith(("I", "F"))):
+                    return False
+        except Exception:  # noqa: S112  whatever is wrong is said when it is read whole
+            continue
+    return True
+
+
+def _shown(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]}×{shape[0]}"
+
+
+def _moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of pixels from 0 to 1."""
+    means, deviations = [], []
+    for channel in range(images.shape[1]):
+        counts = np.bincount(images[:, channel].ravel(), minlength=256).astype(np.float64)
+        values = np.arange(256) / 255
+        mean = (counts @ values) / counts.sum()
+        variance = (counts @ (values - mean) ** 2) / counts.sum()
+        means.append(round(float(mean), 4))
+        deviations.append(round(float(variance**0.5), 4) or 1.0)
+    return tuple(means), tuple(deviations)
+
+
+def _twins(
+    images: np.ndarray, files: list[Path], first: np.ndarray, second: np.ndarray
+) -> tuple[tuple[str, str], ...]:
+    """Pairs of a training and a test file whose pixels are the same."""
+    digests = [hashlib.sha256(image).digest() for image in images]
+    known = {digests[number]: str(files[number]) for number in first}
+    pairs = ((known.get(digests[number]), str(files[number])) for number in second)
+    return tuple((ours, theirs) for ours, theirs in pairs if ours is not None)

@@ -1,0 +1,152 @@
+"""Any picture → the pixels that a network was trained on: its size, background and margins.
+
+The rules follow from the training images, of which `striate.frames` takes down two things: whether
+their background is dark, light or neither, and how much of the image what is drawn takes up.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFilter, ImageOps
+
+from striate.errors import UserError
+from striate.frames import DARK, INK, MIXED, PLAIN, border
+
+WORKING_SIDE = 8  # times the network's, to which a large picture is reduced before it is measured
+NOISE = 3 * 1.4826  # times the median absolute deviation: three standard deviations
+FAINTEST = 0.05  # of the full range: below, a picture is blank
+
+
+# For the whole process, because pictures are read by several threads.
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+
+
+class PictureError(UserError):
+    """A file is not a picture that can be read."""
+
+
+def read(path: Path) -> Image.Image:
+    """A picture as a person sees it: turned as its EXIF says, on a background if transparent.
+
+    What is transparent becomes white, or black where what is not is light.
+
+    Returns:
+        An image of the mode `L` or `RGB`.
+
+    Raises:
+        PictureError: Pillow cannot read it; says why.
+    """
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+            return _flat(ImageOps.exif_transpose(opened))
+    except OSError as error:
+        reason = error.strerror or "it is no picture, or a damaged one"
+        raise PictureError(f"{path} cannot be read: {reason}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise PictureError(f"{path} cannot be read: it has too many pixels") from None
+    # Decoders raise all sorts of things at a damaged file.
+    except Exception as error:
+        raise PictureError(f"{path} cannot be read: it is damaged ({error})") from None
+
+
+def _flat(picture: Image.Image) -> Image.Image:
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
+        values = np.asarray(picture, np.float64)
+        full = 65_535 if values.max(initial=0) > 255 else 255
+        return Image.fromarray((values * (255 / full)).clip(0, 255).astype(np.uint8))
+    if picture.has_transparency_data:
+        layered = picture.convert("RGBA")
+        alpha = np.asarray(layered)[..., 3]
+        if alpha.min(initial=255) < 255:
+            shown = np.asarray(layered.convert("L"))[alpha > 127]
+            ground = "black" if shown.size and shown.mean() > 127 else "white"
+            layered = Image.alpha_composite(Image.new("RGBA", layered.size, ground), layered)
+        return layered.convert("L" if picture.mode in ("L", "LA", "La", "1") else "RGB")
+    return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+
+
+def prepare(
+    picture: Image.Image, shape: Sequence[int], peak: int, frame: dict[str, Any]
+) -> np.ndarray:
+    """Bring a picture to what a network takes.
+
+    One that already has the network's size, and its background, stays as it is. Otherwise the
+    middle square of it is resized, or, where the training images have a plain background: what
+    differs from the border's median is ink; noise of the border is taken off; the ink is scaled to
+    the training images' extent and to full strength, and its centre of mass is put into the middle,
+    as far as it stays inside (as Y. LeCun et al. made MNIST, Proc. IEEE 86, 1998, section III).
+
+    Args:
+        picture: of the mode `L` or `RGB`, as `read` gives it.
+        shape: channels (1 or 3), height and width.
+        peak: the largest pixel value.
+        frame: of the training images, as `striate.frames.frame` gives it.
+
+    Returns:
+        uint8 (C, H, W).
+    """
+    channels, height, width = shape
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    background = frame["background"]
+    ours = picture.size == (width, height)
+    if background == MIXED:
+        fitted = picture if ours else fit(picture, (width, height))
+        values = np.asarray(fitted, np.float32) / 255
+    else:
+        values = np.asarray(picture, np.float32) / 255
+        ground = float(np.median(border(values)))
+        if not (ours and (ground <= PLAIN if background == DARK else ground >= 1 - PLAIN)):
+            values = _drawn(picture, (height, width), frame["extent"])
+            values = values if background == DARK else 1 - values
+    pixels = np.rint(values * peak).astype(np.uint8)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def fit(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The middle of a picture at a size (width, height), none of it stretched."""
+    return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
+
+
+def _drawn(picture: Image.Image, size: tuple[int, int], extent: float) -> np.ndarray:
+    """What is drawn on a plain background, as ink from 0 to 1, in an image of a size."""
+    side = max(size)
+    small = picture.copy()
+    small.thumbnail((WORKING_SIDE * side,) * 2, Image.Resampling.BOX)
+    # The border's own noise and single specks must decide nothing.
+    smooth = np.asarray(small.filter(ImageFilter.GaussianBlur(0.5)), np.float32) / 255
+    edge = border(smooth)
+    ground = float(np.median(edge))
+    darker = ground - float(smooth.min()) > float(smooth.max()) - ground
+    ink = ground - smooth if darker else smooth - ground
+    noise = NOISE * float(np.median(np.abs(edge - ground)))
+    strongest = float(ink.max())
+    target = np.zeros(size, np.float32)
+    if strongest < max(FAINTEST, 1.5 * noise):
+        return target
+    ink = ((ink - noise) / (strongest - noise)).clip(0, 1)
+    rows, columns = (np.flatnonzero((ink > INK).any(axis=axis)) for axis in (1, 0))
+    left, top, right, bottom = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    cut = Image.fromarray(ink[top:bottom, left:right])
+    scale = extent * side / max(cut.size)
+    inside = (
+        min(max(1, round(cut.width * scale)), size[1]),
+        min(max(1, round(cut.height * scale)), size[0]),
+    )
+    shrunk = np.asarray(cut.resize(inside, Image.Resampling.BOX if scale < 1 else
+                                   Image.Resampling.BILINEAR)).clip(0, 1)  # fmt: skip
+    shrunk = shrunk / max(float(shrunk.max()), FAINTEST)
+    place = [_placed(shrunk.sum(axis=1 - axis), size[axis], shrunk.shape[axis]) for axis in (0, 1)]
+    target[place[0] : place[0] + inside[1], place[1] : place[1] + inside[0]] = shrunk
+    return target
+
+
+def _placed(profile: np.ndarray, room: int, length: int) -> int:
+    """Where what is drawn begins, so that its centre of mass is in the middle, or as near to it."""
+    centre = float((profile * (np.arange(length) + 0.5)).sum() / profile.sum())
+    return int(np.clip(round(room / 2 - centre), 0, room - length))
