@@ -169,6 +169,8 @@ def range_of(key, schema):
         return st.sampled_from([v for v in schema["enum"] if v not in ("cuda", "mps")])
     if schema["type"] == "boolean":
         return st.booleans()
+    if schema["type"] == "string":
+        return st.just("weights/random")
     most = {"layers": 3, "kernel_size": 9, "convs_per_layer": 3, "translate": 7, "cutout": 8,
             "shrink": 8, "whiten": 7, "val_size": 15}  # fmt: skip
     least = schema.get("minimum", schema.get("exclusiveMinimum"))
@@ -200,7 +202,9 @@ def valid_params(draw):
         values["data"]["val_size"] = float(int(values["data"]["val_size"]))
     if model["arch"] != "speedrun":
         model["whiten"] = values["augment"]["shrink"] = 0
-    values["data"]["name"] = "digits"
+    values["data"] |= {"name": "digits", "size": 0}
+    layers = [f"layer{number}" for number in range(1, model["layers"] + 1)]
+    values["training"]["freeze"] = draw(st.sampled_from(["none", "features", *layers]))
     return values
 
 
@@ -231,6 +235,7 @@ def test_valid_params_take_a_step_or_say_that_the_loss_diverged(finished, values
     some = images.Split(*(part[:count] for part in everything))
     learnt, val = images.hold_out(some, loaded.data.val_size, loaded.seed)
     models.whiten_(model, normalize(learnt.images))
+    models.freeze_(model, loaded.training.freeze)
     try:
         row = next(training.fit(
             model, learnt, val, settings=loaded.training, augmentation=loaded.augment,

@@ -15,6 +15,40 @@ def main() -> None:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
+    predict_parser = commands.add_parser(
+        "predict",
+        help="say what is on pictures",
+        description="Classes and probabilities of pictures of any kind and size; exit status 1 when"
+        " one cannot be read.",
+    )
+    predict_parser.add_argument(
+        "paths", metavar="IMAGE | FOLDER", nargs="+", type=Path,
+        help="files, and folders whose pictures are all taken",
+    )  # fmt: skip
+    predict_parser.add_argument(
+        "--checkpoint", metavar="SOURCE", default="models",
+        help="a folder, experiment, branch or commit, or models:/NAME@ALIAS (default: models)",
+    )  # fmt: skip
+    predict_parser.add_argument(
+        "--top", metavar="N", type=int, default=3, help="classes that are named (default: 3)"
+    )
+    predict_parser.add_argument("--json", action="store_true", help="a JSON object a line")
+    predict_parser.add_argument(
+        "--show", metavar="FOLDER", type=Path, help="write each picture as the network sees it"
+    )
+    predict_parser.set_defaults(run=run_predict)
+
+    fetch_parser = commands.add_parser(
+        "fetch",
+        help="bring a trained network here to begin a training with",
+        description="Copy the checkpoint of an experiment, branch or commit, of models:/NAME@ALIAS,"
+        " or of a folder to weights/NAME, and print that path:"
+        " dvc exp run -S training.init_from=$(striate fetch mnist)",
+    )
+    fetch_parser.add_argument("source", metavar="SOURCE")
+    fetch_parser.add_argument("--to", metavar="FOLDER", type=Path, help="another place for it")
+    fetch_parser.set_defaults(run=run_fetch)
+
     gate_parser = commands.add_parser(
         "gate",
         help="fail when a metric got worse",
@@ -95,6 +129,68 @@ def main() -> None:
     arguments = parser.parse_args()
     with reported():
         arguments.run(arguments)
+
+
+def run_predict(arguments: argparse.Namespace) -> None:
+    """Print a line for each picture; exit with status 1 when one could not be read."""
+    import json
+    import tempfile
+
+    if arguments.top < 1:
+        raise UserError(f"--top is {arguments.top}; it must be 1 or more")
+    import torch
+
+    from striate import checkpoint, devices, inference, sources
+    from striate.pictures import PictureError
+
+    files = inference.files_of(arguments.paths)
+    device = devices.pick_device("auto")
+    with tempfile.TemporaryDirectory() as scratch:
+        place = sources.find(arguments.checkpoint, Path(scratch, "found"))
+        trained = checkpoint.load(place, device)
+    if trained.description["confidence"] is None:
+        print(
+            "note: this network was trained without validation images: its probabilities are not"
+            " calibrated, and nobody knows which pictures are unlike those that it learnt from",
+            file=sys.stderr,
+        )
+    torch.set_grad_enabled(False)
+    broken = 0
+    for file, found in zip(files, inference.look(files, trained, device), strict=True):
+        if isinstance(found, PictureError):
+            broken += 1
+            print(f"error: {found}", file=sys.stderr)
+            if arguments.json:
+                print(json.dumps({"file": str(file), "error": str(found)}))
+            continue
+        ranked = sorted(
+            zip(found.verdict.probabilities, trained.classes, strict=True), reverse=True
+        )
+        top = {name: round(share, 6) for share, name in ranked[: arguments.top]}
+        if arguments.json:
+            unlike = found.verdict.unlike
+            print(json.dumps({"file": str(file), "probabilities": top, "unlike": unlike}))
+        else:
+            said = ", ".join(f"{name} {share:.1%}" for name, share in top.items())
+            print(
+                f"{file}: {said}" + (" – unlike the training images" * bool(found.verdict.unlike))
+            )
+        if arguments.show:
+            target = inference.place_of_view(file, arguments.show)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            inference.view(found.pixels, trained.normalization.peak).save(target)
+    if broken:
+        print(f"{broken:,} of {len(files):,} pictures could not be read", file=sys.stderr)
+        sys.exit(1)
+
+
+def run_fetch(arguments: argparse.Namespace) -> None:
+    """Copy a checkpoint and print where it is."""
+    from striate import sources
+
+    target = arguments.to or sources.place_of(arguments.source)
+    sources.keep(arguments.source, target)
+    print(target)
 
 
 def run_gate(arguments: argparse.Namespace) -> None:

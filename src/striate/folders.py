@@ -74,15 +74,10 @@ def _listed(path: Path, part: str) -> dict[str, list[Path]]:
             f"{folder} is no folder; data.path must have a folder train with a folder of pictures"
             " for each class, and may have a folder test of the same kind"
         )
-    known = set(Image.registered_extensions())
     found = {}
     for inside in sorted(folder.iterdir()):
         if inside.is_dir() and not inside.name.startswith("."):
-            found[inside.name] = sorted(
-                file
-                for file in inside.rglob("*")
-                if file.suffix.lower() in known and not file.name.startswith(".")
-            )
+            found[inside.name] = pictures.listed(inside)
     return {name: files for name, files in found.items() if files}
 
 

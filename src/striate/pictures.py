@@ -30,6 +30,16 @@ class PictureError(UserError):
     """A file is not a picture that can be read."""
 
 
+def listed(folder: Path) -> list[Path]:
+    """The files in a folder and below it that have the ending of a picture, none of them hidden."""
+    known = set(Image.registered_extensions())
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in known and not file.name.startswith(".")
+    )
+
+
 def read(path: Path) -> Image.Image:
     """A picture as a person sees it: turned as its EXIF says, on a background if transparent.
 
@@ -78,7 +88,7 @@ def prepare(
 
     One that already has the network's size, and its background, stays as it is. Otherwise the
     middle square of it is resized, or, where the training images have a plain background: what
-    differs from the border's median is ink; noise of the border is taken off; the ink is scaled to
+    differs from the paper, a plane through the border, is ink, less its noise; the ink is scaled to
     the training images' extent and to full strength, and its centre of mass is put into the middle,
     as far as it stays inside (as Y. LeCun et al. made MNIST, Proc. IEEE 86, 1998, section III).
 
@@ -120,11 +130,11 @@ def _drawn(picture: Image.Image, size: tuple[int, int], extent: float) -> np.nda
     small.thumbnail((WORKING_SIDE * side,) * 2, Image.Resampling.BOX)
     # The border's own noise and single specks must decide nothing.
     smooth = np.asarray(small.filter(ImageFilter.GaussianBlur(0.5)), np.float32) / 255
-    edge = border(smooth)
-    ground = float(np.median(edge))
-    darker = ground - float(smooth.min()) > float(smooth.max()) - ground
-    ink = ground - smooth if darker else smooth - ground
-    noise = NOISE * float(np.median(np.abs(edge - ground)))
+    ground = _ground(smooth)
+    edge = border(smooth - ground)
+    difference = smooth - ground
+    ink = -difference if -difference.min() > difference.max() else difference
+    noise = NOISE * float(np.median(np.abs(edge)))
     strongest = float(ink.max())
     target = np.zeros(size, np.float32)
     if strongest < max(FAINTEST, 1.5 * noise):
@@ -138,12 +148,29 @@ def _drawn(picture: Image.Image, size: tuple[int, int], extent: float) -> np.nda
         min(max(1, round(cut.width * scale)), size[1]),
         min(max(1, round(cut.height * scale)), size[0]),
     )
-    shrunk = np.asarray(cut.resize(inside, Image.Resampling.BOX if scale < 1 else
-                                   Image.Resampling.BILINEAR)).clip(0, 1)  # fmt: skip
+    filtered = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
+    shrunk = np.asarray(cut.resize(inside, filtered)).clip(0, 1)
     shrunk = shrunk / max(float(shrunk.max()), FAINTEST)
     place = [_placed(shrunk.sum(axis=1 - axis), size[axis], shrunk.shape[axis]) for axis in (0, 1)]
     target[place[0] : place[0] + inside[1], place[1] : place[1] + inside[0]] = shrunk
     return target
+
+
+def _ground(values: np.ndarray) -> np.ndarray:
+    """The paper, (H, W): the plane through the border's values, as light falls from one side.
+
+    Fitted twice, the second time without what lies far from the first: ink that meets the border.
+    """
+    rows, columns = np.indices(values.shape, np.float32)
+    planes = np.stack([np.ones_like(values), rows, columns], axis=-1)
+    points, edge = border(np.moveaxis(planes, -1, 0)).T, border(values)
+    kept = np.ones(len(edge), bool)
+    for _ in range(2):
+        factors = np.linalg.lstsq(points[kept], edge[kept], rcond=None)[0]
+        away = np.abs(edge - points @ factors)
+        kept = away <= np.median(away) * NOISE + FAINTEST
+    ground: np.ndarray = planes @ factors
+    return ground
 
 
 def _placed(profile: np.ndarray, room: int, length: int) -> int:

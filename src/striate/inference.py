@@ -1,0 +1,148 @@
+"""Pictures in files → classes, with how far each is to be believed."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from striate import pictures
+from striate.checkpoint import Checkpoint
+from striate.errors import UserError
+from striate.evaluation import energy, predict
+from striate.pictures import PictureError
+
+BATCH = 256
+AHEAD = 2  # batches that are being read while one is looked at
+SHOWN_SIDE = 224  # pixels, at least, of a network's view that a person is to look at
+
+
+class Verdict(NamedTuple):
+    """What a network makes of one picture.
+
+    Attributes:
+        probabilities: of each class.
+        unlike: whether it is unlike the training images; None where that is not known.
+    """
+
+    probabilities: list[float]
+    unlike: bool | None
+
+
+class Looked(NamedTuple):
+    """A picture, what the network saw of it, uint8 (C, H, W), and what it made of that."""
+
+    file: Path
+    pixels: np.ndarray
+    verdict: Verdict
+
+
+def files_of(paths: Sequence[Path]) -> list[Path]:
+    """The files that were named, and the pictures in the folders that were, by their endings.
+
+    Raises:
+        UserError: a path does not exist, or a folder holds no picture.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = pictures.listed(path)
+            if not inside:
+                raise UserError(f"{path} holds no file with the ending of a picture")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            raise UserError(f"{path} is not there")
+    return found
+
+
+def look(
+    files: Sequence[Path], trained: Checkpoint, device: torch.device
+) -> Iterator[Looked | PictureError]:
+    """Read pictures, bring them to what the network takes, and judge them, in their order.
+
+    Args:
+        files: of any number: only a few batches of them are held at a time.
+        trained: the network, on `device`.
+        device: that computes.
+
+    Yields:
+        What became of each file; an error for one that cannot be read.
+    """
+    for batch in _read(files, trained.description):
+        seen = [(file, pixels) for file, pixels in batch if isinstance(pixels, np.ndarray)]
+        verdicts: Iterator[Verdict] = iter(())
+        if seen:
+            stacked = torch.from_numpy(np.stack([pixels for _, pixels in seen])).to(device)
+            logits = predict(trained.model, stacked, trained.normalization, batch_size=BATCH)
+            verdicts = iter(judge(logits, trained.description["confidence"]))
+        for file, pixels in batch:
+            if isinstance(pixels, PictureError):
+                yield pixels
+            else:
+                yield Looked(file, pixels, next(verdicts))
+
+
+def judge(logits: Tensor, confidence: dict[str, float] | None) -> list[Verdict]:
+    """Probabilities, and whether a picture is unlike the training images.
+
+    Args:
+        logits: (N, classes).
+        confidence: as `striate.evaluation.confidence` gives it; None where nothing is known of it.
+    """
+    if confidence is None:
+        return [Verdict(row, None) for row in logits.double().softmax(1).tolist()]
+    probabilities = (logits.double() / confidence["temperature"]).softmax(1)
+    unlike = energy(logits) > confidence["energy"]
+    return [Verdict(*pair) for pair in zip(probabilities.tolist(), unlike.tolist(), strict=True)]
+
+
+def _read(
+    files: Sequence[Path], description: dict[str, Any]
+) -> Iterator[list[tuple[Path, np.ndarray | PictureError]]]:
+    """Batches of files and their prepared pixels, read by several threads ahead of who asks."""
+    shape, peak = description["shape"], description["normalization"]["peak"]
+
+    def prepared(file: Path) -> np.ndarray | PictureError:
+        try:
+            return pictures.prepare(pictures.read(file), shape, peak, description["frame"])
+        except PictureError as error:
+            return error
+
+    waiting: deque[list[tuple[Path, Future[np.ndarray | PictureError]]]] = deque()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(files), BATCH):
+            batch = files[start : start + BATCH]
+            waiting.append([(file, pool.submit(prepared, file)) for file in batch])
+            if len(waiting) > AHEAD:
+                yield [(file, future.result()) for file, future in waiting.popleft()]
+        for rest in waiting:
+            yield [(file, future.result()) for file, future in rest]
+
+
+def view(pixels: np.ndarray, peak: int) -> Image.Image:
+    """What the network sees, each pixel of it enlarged to a square.
+
+    Args:
+        pixels: uint8 (C, H, W).
+        peak: the largest pixel value.
+    """
+    levels = np.rint(pixels.astype(np.float32) * (255 / peak)).astype(np.uint8)
+    layout = levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0)
+    factor = -(-SHOWN_SIDE // min(layout.shape[:2]))
+    return Image.fromarray(layout.repeat(factor, axis=0).repeat(factor, axis=1))
+
+
+def place_of_view(file: Path, folder: Path) -> Path:
+    """Where the view of a file is kept: below `folder`, with all of the file's path in its own."""
+    parts = [part for part in file.parts if part not in (file.anchor, "..", ".")]
+    return folder.joinpath(*parts[:-1], f"{parts[-1]}.png")
