@@ -101,6 +101,9 @@ audit: setup ## look up known vulnerabilities of the locked dependencies
 ui: setup ## open MLflow's pages on this machine
 	@striate ui
 
+serve: setup ## open a page on which to draw for the champion
+	@striate serve
+
 docs: setup ## write docs/params.md from params.yaml
 	@python docs/make_params.py
 

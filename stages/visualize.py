@@ -8,11 +8,12 @@ from striate.stage import stage
 
 
 def visualize(settings: params.Params, log: Logbook) -> None:
-    """Read what the other stages wrote; write one PNG a picture, and reports/index.html."""
+    """Read what the other stages wrote; write one PNG a picture, the page and the model card."""
     # Imported while the tracking process loads MLflow beside this one.
     import torch
 
     from striate import (
+        card,
         checkpoint,
         evaluation,
         figures,
@@ -56,11 +57,12 @@ def visualize(settings: params.Params, log: Logbook) -> None:
         files.write(Path("reports/figures", f"{name}.png"), content)
     pictures["curves_stacked"] = figures.png(figures.learning_curves(history, stacked=True))
     flat = params.flatten(settings.model_dump())
+    scores = {
+        name: results.read_metrics(Path(f"metrics/{name}.json")) for name in ("train", "test")
+    }
+    hashes = records.training_identity(flat, Path()) | records.evaluation_identity(flat, Path())
     page = report.page(
-        settings, manifest,
-        {name: results.read_metrics(Path(f"metrics/{name}.json")) for name in ("train", "test")},
-        records.training_identity(flat, Path()) | records.evaluation_identity(flat, Path()),
-        pictures, confusion, calibration,
+        settings, manifest, scores, hashes, pictures, confusion, calibration,
         {
             "samples": report.samples(*learnt, classes),
             "predictions": report.predictions(shown, labels, logits, classes),
@@ -68,7 +70,14 @@ def visualize(settings: params.Params, log: Logbook) -> None:
         },
     )  # fmt: skip
     files.write(Path("reports/index.html"), page.encode())
-    print(f"reports/index.html, and {len(drawn)} pictures in reports/figures/")
+    written = card.card(
+        settings, manifest, scores, trained.description, hashes,
+        torch.from_numpy(logits), test.labels,
+    )  # fmt: skip
+    files.write(Path("reports/model_card.md"), written.encode())
+    print(
+        f"reports/index.html, reports/model_card.md, and {len(drawn)} pictures in reports/figures/"
+    )
     log.visualized(flat)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from striate import files, frames, models
 from striate.errors import UserError
@@ -45,6 +45,20 @@ class Checkpoint(NamedTuple):
     normalization: Normalization
     classes: list[str]
     description: dict[str, Any]
+
+
+class Pixels(nn.Module):
+    """A network with its normalisation in front: pixels, float (N, C, H, W), → logits."""
+
+    def __init__(self, trained: Checkpoint) -> None:
+        super().__init__()
+        self.network = trained.model
+        self.normalize = trained.normalization
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels from 0 to the data set's peak → logits (N, classes)."""
+        logits: Tensor = self.network(self.normalize(pixels))
+        return logits
 
 
 def describe(
@@ -120,7 +134,6 @@ def load(folder: Path, device: torch.device) -> Checkpoint:
         model = build(description)
     except (ValueError, UserError) as error:
         raise CheckpointError(f"{description_path} cannot be used: {one_line(error)}") from None
-    normalization = Normalization(**description["normalization"])
     weights = read_weights(path)
     try:
         model.load_state_dict(weights)
@@ -128,7 +141,13 @@ def load(folder: Path, device: torch.device) -> Checkpoint:
         raise CheckpointError(
             f"{path} does not fit {description_path}: {one_line(error)}"
         ) from None
-    return Checkpoint(model.to(device), normalization, description["classes"], description)
+    return of(model.to(device), description)
+
+
+def of(model: Network, description: dict[str, Any]) -> Checkpoint:
+    """A network with its weights and what `describe` says of it, as `load` gives them."""
+    normalization = Normalization(**description["normalization"])
+    return Checkpoint(model, normalization, description["classes"], description)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

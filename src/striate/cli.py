@@ -38,6 +38,26 @@ def main() -> None:
     )
     predict_parser.set_defaults(run=run_predict)
 
+    export_parser = commands.add_parser(
+        "export",
+        help="write the network as one file for other programs",
+        description="Write a network as ONNX, as PyTorch's pt2 or as safetensors, read the file"
+        " again, compare its predictions of the test images in data/ with the checkpoint's, and"
+        " time both.",
+    )
+    export_parser.add_argument(
+        "source", metavar="SOURCE", nargs="?", default="models",
+        help="a folder, experiment, branch or commit, or models:/NAME@ALIAS (default: models)",
+    )  # fmt: skip
+    export_parser.add_argument("--format", required=True, choices=("onnx", "pt2", "safetensors"))
+    export_parser.add_argument(
+        "--int8", action="store_true", help="compute in 8-bit integers (onnx)"
+    )
+    export_parser.add_argument(
+        "--to", metavar="FOLDER", type=Path, default=Path("exports"), help="default: exports"
+    )
+    export_parser.set_defaults(run=run_export)
+
     fetch_parser = commands.add_parser(
         "fetch",
         help="bring a trained network here to begin a training with",
@@ -126,6 +146,15 @@ def main() -> None:
     ui_parser.add_argument("--port", type=int, default=5000, help="default: 5000")
     ui_parser.set_defaults(run=run_ui)
 
+    serve_parser = commands.add_parser(
+        "serve",
+        help="open a page on which to draw for the champion",
+        description="Serve the champion by MLflow's scoring server, and a page to ask it, on this"
+        " machine only.",
+    )
+    serve_parser.add_argument("--port", type=int, default=8000, help="default: 8000")
+    serve_parser.set_defaults(run=run_serve)
+
     arguments = parser.parse_args()
     with reported():
         arguments.run(arguments)
@@ -182,6 +211,56 @@ def run_predict(arguments: argparse.Namespace) -> None:
     if broken:
         print(f"{broken:,} of {len(files):,} pictures could not be read", file=sys.stderr)
         sys.exit(1)
+
+
+def run_export(arguments: argparse.Namespace) -> None:
+    """Write the file, check it, and print how it compares."""
+    import tempfile
+
+    kind = arguments.format
+    if arguments.int8 and kind != "onnx":
+        raise UserError(f"--int8 goes with --format onnx only, not with {kind}")
+    import torch
+
+    from striate import checkpoint, export, images, sources
+    from striate.tables import columns
+
+    with tempfile.TemporaryDirectory() as scratch:
+        place = sources.find(arguments.source, Path(scratch, "found"))
+        trained = checkpoint.load(place, torch.device("cpu"))
+        size = (place / checkpoint.WEIGHTS).stat().st_size
+    checkpoint.check_fits(trained, images.load_manifest(Path("data")))
+    test = images.load_split(Path("data"), "test", torch.device("cpu"))
+    calibration = None
+    if arguments.int8:
+        learnt = images.load_split(Path("data"), "train", torch.device("cpu"))
+        calibration = learnt.images[: export.CALIBRATION_IMAGES]
+    path = arguments.to / f"model{'-int8' if arguments.int8 else ''}.{export.ENDINGS[kind]}"
+    export.write(trained, kind, path, calibration)
+    if kind == "safetensors":
+        # The card is that of the network in models/.
+        card = Path("reports/model_card.md") if arguments.source == "models" else None
+        export.complete(trained, path.parent, card)
+
+    ours = export.eager(checkpoint.Pixels(trained).eval())
+    theirs = export.read(kind, path, trained.description)
+    reference = export.logits_of(ours, test.images)
+    verdict = export.check(reference, export.logits_of(theirs, test.images), test.labels)
+    count = verdict.differing
+    print(
+        f"{path}: of {len(test.labels):,} test images, {count:,} {'is' if count == 1 else 'are'}"
+        f" predicted otherwise than by the checkpoint; accuracy {verdict.accuracy:.2%}; logits"
+        f" differ by {verdict.furthest:.2g} at most\n"
+    )
+    names = {"PyTorch, eager": ours, str(path): theirs}
+    sizes = [size, path.stat().st_size]
+    times = export.milliseconds(names, test.images[0].float().numpy())
+    heads = [f"ms, batch of {size}" for size in export.TIMED_BATCHES]
+    rows = [
+        [name, f"{size / 1024:,.0f}", *(f"{value:,.3f}" for value in times[name])]
+        for name, size in zip(names, sizes, strict=True)
+    ]
+    print(columns([["network", "KiB", *heads], *rows]))
 
 
 def run_fetch(arguments: argparse.Namespace) -> None:
@@ -410,6 +489,29 @@ def run_ui(arguments: argparse.Namespace) -> None:
     }
     # The server takes this process's place, so that what stops the one stops the other.
     os.execve(sys.executable, command, os.environ | quiet)  # noqa: S606
+
+
+def run_serve(arguments: argparse.Namespace) -> None:
+    """Serve the page until interrupted."""
+    import signal
+
+    from striate import serve
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
+    _dvc_root()
+    champion, scoring = serve.find_champion(), serve.free_port()
+    try:
+        with (
+            serve.server(champion, arguments.port, scoring) as page,
+            serve.scoring_server(champion.version, scoring),
+        ):
+            print(f"http://127.0.0.1:{arguments.port}/ is open; Ctrl-C ends it.", flush=True)
+            page.serve_forever()
+    except KeyboardInterrupt:
+        print("ended")
 
 
 if __name__ == "__main__":

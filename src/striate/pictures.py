@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
@@ -40,10 +40,14 @@ def listed(folder: Path) -> list[Path]:
     )
 
 
-def read(path: Path) -> Image.Image:
+def read(source: Path | BinaryIO, name: str = "") -> Image.Image:
     """A picture as a person sees it: turned as its EXIF says, on a background if transparent.
 
     What is transparent becomes white, or black where what is not is light.
+
+    Args:
+        source: a file, or its content.
+        name: what a message calls it; by itself the path.
 
     Returns:
         An image of the mode `L` or `RGB`.
@@ -51,18 +55,19 @@ def read(path: Path) -> Image.Image:
     Raises:
         PictureError: Pillow cannot read it; says why.
     """
+    name = name or str(source)
     try:
-        with Image.open(path) as opened:
+        with Image.open(source) as opened:
             opened.load()
             return _flat(ImageOps.exif_transpose(opened))
     except OSError as error:
         reason = error.strerror or "it is no picture, or a damaged one"
-        raise PictureError(f"{path} cannot be read: {reason}") from None
+        raise PictureError(f"{name} cannot be read: {reason}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise PictureError(f"{path} cannot be read: it has too many pixels") from None
+        raise PictureError(f"{name} cannot be read: it has too many pixels") from None
     # Decoders raise all sorts of things at a damaged file.
     except Exception as error:
-        raise PictureError(f"{path} cannot be read: it is damaged ({error})") from None
+        raise PictureError(f"{name} cannot be read: it is damaged ({error})") from None
 
 
 def _flat(picture: Image.Image) -> Image.Image:

@@ -31,7 +31,11 @@ EVALUATION = "striate.evaluation"
 
 TRAINED_BY = ("seed", "data", "augment", "model", "training")  # the sections that train reads
 MANIFEST, MODELS = "data/manifest.json", "models"
-PAGES = {"reports/figures": "figures", "reports/index.html": "report"}  # their names in a run
+PAGES = {  # what visualize writes, and the folders for it in a run
+    "reports/figures": "figures",
+    "reports/index.html": "report",
+    "reports/model_card.md": "report",
+}
 TRAIN, TEST = "metrics/train.json", "metrics/test.json"
 COUNTS = ("parameters", "epochs", "kept_epoch")  # in TRAIN; the last came later than the others
 TABLES = ("metrics/history.csv", "metrics/steps.csv")
@@ -62,7 +66,7 @@ class Record:
         train: what metrics/train.json holds.
         test: what metrics/test.json holds.
         revision: the commit to read its files from; None for the working tree.
-        pages: those of PAGES that it has; the report came later than the figures.
+        pages: those of PAGES that it has; they came one after the other.
     """
 
     names: list[Name]

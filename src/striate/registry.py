@@ -11,27 +11,12 @@ import tempfile
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from striate import checkpoint, records, sync, tracking
 from striate.errors import UserError
 
 NAME, ALIAS = "striate", "champion"
 ACCURACY = "test_accuracy"
-
-
-class Pixels(nn.Module):
-    """A network with its normalisation in front: pixels, float (N, C, H, W), → logits."""
-
-    def __init__(self, trained: checkpoint.Checkpoint) -> None:
-        super().__init__()
-        self.network = trained.model
-        self.normalize = trained.normalization
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels from 0 to the data set's peak → logits (N, classes)."""
-        logits: Tensor = self.network(self.normalize(pixels))
-        return logits
 
 
 def promote(root: Path, experiment: str, force: bool) -> tuple[bool, str]:
@@ -53,11 +38,11 @@ def promote(root: Path, experiment: str, force: bool) -> tuple[bool, str]:
     run = sync.run_of(store, record)
     if run is None:
         raise UserError(f"{experiment} has no run in MLflow; `striate sync` makes it")
-    champion = _champion(store)
+    present = champion(store)
     ours = float(record.test["accuracy"])
     data = record.params["data.name"]
-    if champion is not None and not force:
-        theirs, of = float(champion.tags[ACCURACY]), champion.tags["data"]
+    if present is not None and not force:
+        theirs, of = float(present.tags[ACCURACY]), present.tags["data"]
         if of != data:
             return False, f"refused: the champion is for {of}, not {data}; --force replaces it"
         if ours < theirs:
@@ -74,7 +59,7 @@ def promote(root: Path, experiment: str, force: bool) -> tuple[bool, str]:
     return True, f"models:/{NAME}@{ALIAS} is now version {version}: {experiment}, {ours:.2%}"
 
 
-def _champion(store: tracking.Store):  # type: ignore[no-untyped-def]
+def champion(store: tracking.Store):  # type: ignore[no-untyped-def]
     """The present champion's model version, or None."""
     from mlflow.exceptions import MlflowException
 
@@ -103,7 +88,7 @@ def _register(store: tracking.Store, run_id: str, trained: checkpoint.Checkpoint
     mlflow.set_registry_uri(tracking.tracking_uri())
     with mlflow.start_run(run_id=run_id):
         info = mlflow.pytorch.log_model(
-            Pixels(trained).eval(),
+            checkpoint.Pixels(trained).eval(),
             name="model",
             signature=signature,
             # Two rows, because one would fix the batch size.

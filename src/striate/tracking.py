@@ -144,6 +144,7 @@ def open_store() -> Store:
     for variable, value in REQUEST_LIMITS.items():
         os.environ.setdefault(variable, value)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # Creating the database would print a line for each step of its schema.
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     logging.getLogger("alembic").setLevel(logging.WARNING)
