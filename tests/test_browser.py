@@ -1,6 +1,7 @@
 """The report and MLflow's pages in a real browser."""
 
 import base64
+import gzip
 import io
 import json
 import os
@@ -13,11 +14,13 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from clones import Clone
 from PIL import Image
 from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
 pytestmark = [
@@ -251,3 +254,84 @@ def test_mlflow_shows_and_compares_the_runs(browser, clone, server):
     assert of(browser, "[...document.images].every(i => i.complete && i.naturalWidth > 0)")
     browser.switch_to.default_content()
     assert browser.complaints() == []
+
+
+@pytest.fixture(scope="module")
+def page(clone, mirror):
+    """The address of the page that asks a champion which learnt from MNIST."""
+    clone.env["STRIATE_MIRROR"] = str(mirror)
+    clone.run(
+        "dvc", "exp", "run", "--temp", "-n", "mnist", "-S", "data.name=mnist",
+        "-S", "training.epochs=1", "-S", "augment.translate=2", "-S", "augment.rotate=10",
+    )  # fmt: skip
+    clone.striate("promote", "mnist")
+    running = subprocess.Popen(
+        [sys.executable, "-m", "striate.cli", "serve", "--port", "0"],
+        cwd=clone.folder, env=clone.env, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    yield running.stdout.readline().split()[0]
+    started = psutil.Process(running.pid).children(recursive=True)
+    running.terminate()
+    assert running.communicate(timeout=30)[0] == "ended\n"
+    assert running.returncode == 0
+    gone, alive = psutil.wait_procs(started, timeout=10)
+    assert (bool(gone), alive) == (True, [])
+
+
+def stroke(browser, *points):
+    """Draw by the mouse, from point to point, in parts of the paper's size."""
+    paper = browser.find_element(By.ID, "paper")
+    width, height = paper.size["width"], paper.size["height"]
+    mouse = ActionChains(browser, duration=100)
+    for number, (x, y) in enumerate(points):
+        mouse.move_to_element_with_offset(paper, int((x - 0.5) * width), int((y - 0.5) * height))
+        if number == 0:
+            mouse.click_and_hold()
+    mouse.release().perform()
+
+
+def test_a_seven_that_is_drawn_is_called_a_seven(browser, page):
+    browser.get(page)
+
+    def answer():
+        return browser.find_element(By.ID, "answer").text
+
+    assert answer() == "Nothing is drawn yet."
+    stroke(browser, (0.28, 0.25), (0.5, 0.25), (0.72, 0.25), (0.6, 0.5), (0.45, 0.8))
+    browser.wait_for(lambda: "%" in answer(), 30)
+    name, share = answer().splitlines()
+    assert name == "7"
+    assert float(share.split()[0]) > 50
+    bars = [bar.text.splitlines() for bar in browser.find_elements(By.CLASS_NAME, "bar")]
+    assert len(bars) == 10
+    assert sum(float(bar[-1].split()[0]) for bar in bars) == pytest.approx(100, abs=1)
+    assert of(browser, "document.getElementById('seen').naturalWidth") >= 200
+    browser.emulate(1100, dark=False)
+    browser.keep("serve")
+    for width, dark in ((1100, True), (390, False)):
+        browser.emulate(width, dark=dark)
+        time.sleep(0.3)
+        assert of(browser, "document.documentElement.scrollWidth") == width
+    browser.find_element(By.ID, "clear").click()
+    assert answer() == "Nothing is drawn yet."
+    assert browser.complaints() == []
+
+
+def test_a_picture_that_is_chosen_is_answered_and_noise_is_flagged(browser, page, tmp_path, mirror):
+    pixels = (mirror / "MNIST/raw/t10k-images-idx3-ubyte.gz").read_bytes()
+    first = np.frombuffer(gzip.decompress(pixels), np.uint8, 784, 16).reshape(28, 28)  # a 7
+    Image.fromarray(255 - first).resize((300, 300)).save(tmp_path / "seven.jpg")
+    noise = np.random.RandomState(0).randint(0, 256, (300, 300, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    (tmp_path / "text.png").write_text("no picture")
+    browser.get(page)
+    chooser, flag = (browser.find_element(By.ID, name) for name in ("file", "flag"))
+    chooser.send_keys(str(tmp_path / "seven.jpg"))
+    browser.wait_for(lambda: "%" in browser.find_element(By.ID, "answer").text, 30)
+    assert browser.find_element(By.ID, "answer").text.splitlines()[0] == "7"
+    assert not flag.is_displayed()
+    chooser.send_keys(str(tmp_path / "noise.png"))
+    browser.wait_for(flag.is_displayed, 30)
+    chooser.send_keys(str(tmp_path / "text.png"))
+    browser.wait_for(lambda: "cannot be read" in browser.find_element(By.ID, "answer").text, 30)
+    assert not flag.is_displayed()

@@ -240,6 +240,12 @@ def test_the_description_is_written_for_people_too(saved, description):
     [
         ("normalization", {"peak": 16}, "normalization must have the keys peak, mean, std"),
         ("architecture", [], "architecture must be the section model of params.yaml"),
+        ("frame", {"background": "red", "extent": 0.5}, "frame must have a background of dark, l"),
+        ("frame", {"background": "dark", "extent": 2.0}, "frame must have a background of dark, l"),
+        ("frame", "dark", "frame must have a background of dark, light, mixed, and an extent"),
+        ("confidence", {"temperature": 0.0, "energy": 1.0}, "confidence must be null, or a temp"),
+        ("confidence", {"temperature": 1.0}, "confidence must be null, or a temperature above"),
+        ("confidence", 1.0, "confidence must be null, or a temperature above 0 and an energy"),
         ("architecture", {"layers": 0}, "architecture: model.layers is 0; it must be a whole"),
     ],
 )
@@ -260,3 +266,35 @@ def test_a_change_is_said_with_what_mends_it(saved):
         f"{folder}/cnn_trained.ckpt or {folder}/model.json was changed after training: their"
         " SHA-256 is not the one that is written there; `dvc repro` makes both anew"
     )
+
+
+def test_a_description_from_before_pictures_were_framed_is_read(saved, description):
+    _, folder = saved
+
+    def age(values):
+        for key in ("sha256", *checkpoint.ADDED):
+            values.pop(key)
+
+    change(folder, age)
+    loaded = checkpoint.load(folder, CPU)
+    assert loaded.description["frame"] == {"background": "mixed", "extent": 1.0}
+    assert loaded.description["confidence"] is None
+
+
+def test_first_weights_are_those_of_a_folder_or_of_a_file(saved, tmp_path):
+    model, folder = saved
+    for path in (folder, folder / "cnn_trained.ckpt"):
+        found = checkpoint.first_weights(path)
+        assert found.keys() == model.state_dict().keys()
+        assert all(torch.equal(found[name], value) for name, value in model.state_dict().items())
+    assert checkpoint.first_weights(checkpoint.RANDOM) is None
+    with pytest.raises(checkpoint.CheckpointError, match="gone, which is not there; `striate fet"):
+        checkpoint.first_weights(tmp_path / "gone")
+
+
+def test_with_its_normalisation_a_network_takes_pixels(saved):
+    loaded = checkpoint.load(saved[1], CPU)
+    pixels = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
+    expected = evaluation.predict(loaded.model, pixels, loaded.normalization, batch_size=5)
+    whole = checkpoint.Pixels(loaded).eval()
+    torch.testing.assert_close(whole(pixels.float()).detach(), expected)

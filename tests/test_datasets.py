@@ -114,7 +114,9 @@ def assert_stored(name, folder):
         assert part.labels.shape == (count,)
         assert manifest[label] == {
             "count": count,
-            "per_class": [int((part.labels == number).sum()) for number in range(10)],
+            "per_class": [
+                int((part.labels == number).sum()) for number in range(len(entry.classes))
+            ],
             "sha256": {
                 file: hashlib.sha256((folder / label / file).read_bytes()).hexdigest()
                 for file in STORED
@@ -288,9 +290,13 @@ def test_cifar10_is_what_the_catalogue_and_stock_torchvision_say(cifar10, mirror
 
 @pytest.fixture
 def tiny_mnist(monkeypatch, tmp_path):
-    """A mirror of 20 training and 10 test images, as MNIST is published."""
+    return make_tiny_mnist(monkeypatch, tmp_path, "mnist", "MNIST")
+
+
+def make_tiny_mnist(monkeypatch, tmp_path, entry_name, kind):
+    """A mirror of 20 training and 10 test images, as MNIST and its like are published."""
     random = np.random.RandomState(0)
-    folder = tmp_path / "mirror" / "MNIST" / "raw"
+    folder = tmp_path / "mirror" / kind / "raw"
     folder.mkdir(parents=True)
     parts, files = [], []
     for name, count in (("train", 20), ("t10k", 10)):
@@ -303,12 +309,12 @@ def tiny_mnist(monkeypatch, tmp_path):
         ):
             path = folder / f"{name}-{suffix}-ubyte.gz"
             path.write_bytes(gzip.compress(header + values.tobytes()))
-            files.append(published(f"MNIST/raw/{path.name}", path.read_bytes()))
+            files.append(published(f"{kind}/raw/{path.name}", path.read_bytes()))
         parts.append(part)
     resources = [(path.name, md5(path.read_bytes())) for path in sorted(folder.iterdir())]
-    monkeypatch.setattr(torchvision.datasets.MNIST, "resources", resources)
-    entry = dataclasses.replace(CATALOGUE["mnist"], counts=(20, 10), forms=(tuple(files),))
-    monkeypatch.setitem(CATALOGUE, "mnist", entry)
+    monkeypatch.setattr(getattr(torchvision.datasets, kind), "resources", resources)
+    entry = dataclasses.replace(CATALOGUE[entry_name], counts=(20, 10), forms=(tuple(files),))
+    monkeypatch.setitem(CATALOGUE, entry_name, entry)
     return SimpleNamespace(mirror=tmp_path / "mirror", parts=parts)
 
 
@@ -368,6 +374,68 @@ def test_a_small_mnist_is_read(tiny_mnist, tmp_path):
     prepare("mnist", tmp_path / "data", str(tiny_mnist.mirror))
     assert_stored("mnist", tmp_path / "data")
     assert_parts(tmp_path / "data", tiny_mnist.parts)
+
+
+LIKE_MNIST = {"fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
+
+
+@pytest.mark.parametrize("name", LIKE_MNIST)
+def test_what_is_published_like_mnist_is_read_like_it(monkeypatch, tmp_path, name):
+    tiny = make_tiny_mnist(monkeypatch, tmp_path, name, LIKE_MNIST[name])
+    prepare(name, tmp_path / "data", str(tiny.mirror))
+    assert_stored(name, tmp_path / "data")
+    assert_parts(tmp_path / "data", tiny.parts)
+
+
+@pytest.mark.parametrize("name", ["mnist", *LIKE_MNIST])
+def test_files_like_those_of_mnist_are_where_torchvision_says(name):
+    source = getattr(torchvision.datasets, LIKE_MNIST.get(name, "MNIST"))
+    (form,) = CATALOGUE[name].forms
+    known = {f"{site}{file}" for site in source.mirrors for file, _ in source.resources}
+    assert {address.replace("http:", "https:") for file in form for address in file.addresses} <= {
+        address.replace("http:", "https:") for address in known
+    }
+    assert {Path(file.path).name for file in form} == {file for file, _ in source.resources}
+
+
+def test_classes_are_those_of_torchvision():
+    assert CATALOGUE["fashion-mnist"].classes == tuple(torchvision.datasets.FashionMNIST.classes)
+    assert CATALOGUE["kmnist"].classes == tuple(torchvision.datasets.KMNIST.classes)
+
+
+def test_a_small_cifar100_is_read(monkeypatch, tmp_path):
+    source, name = torchvision.datasets.CIFAR100, "cifar-100-python"
+    random = np.random.RandomState(0)
+    folder = tmp_path / name
+    folder.mkdir()
+    parts = []
+    for file, count in (("train", 200), ("test", 100)):
+        part = Part(
+            random.randint(0, 256, (count, 3, 32, 32), dtype=np.uint8), np.arange(count) % 100
+        )
+        stored = {"data": part.images.reshape(count, -1), "fine_labels": part.labels.tolist()}
+        (folder / file).write_bytes(pickle.dumps(stored))
+        parts.append(part)
+    names = {"fine_label_names": list(CATALOGUE["cifar100"].classes)}
+    (folder / "meta").write_bytes(pickle.dumps(names))
+    archive = tmp_path / "mirror" / f"{name}.tar.gz"
+    archive.parent.mkdir()
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(folder, name)
+    for key in ("train_list", "test_list"):
+        renewed = [[file, md5((folder / file).read_bytes())] for file, _ in getattr(source, key)]
+        monkeypatch.setattr(source, key, renewed)
+    renewed = source.meta | {"md5": md5((folder / "meta").read_bytes())}
+    monkeypatch.setattr(source, "meta", renewed)
+    entry = CATALOGUE["cifar100"]
+    (original,) = entry.forms
+    assert (original[0].path, original[0].addresses) == (source.filename, (source.url,))
+    form = (published(archive.name, archive.read_bytes()),)
+    entry = dataclasses.replace(entry, counts=(200, 100), forms=(form,))
+    monkeypatch.setitem(CATALOGUE, "cifar100", entry)
+    prepare("cifar100", tmp_path / "data", str(archive.parent))
+    assert_stored("cifar100", tmp_path / "data")
+    assert_parts(tmp_path / "data", parts)
 
 
 @pytest.mark.parametrize("form", ["archive", "files"])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import optimize, stats
 from sklearn import metrics
 
 from striate import evaluation
@@ -132,3 +132,29 @@ def test_surest_mistakes_come_first_with_their_probability(predictions):
     assert (np.diff(probability) <= 0).all()
     none, empty = evaluation.surest_mistakes(logits, logits.argmax(1))
     assert len(none) == len(empty) == 0
+
+
+def test_the_temperature_is_where_the_loss_is_least(predictions):
+    logits, labels = predictions
+    found = evaluation.temperature(logits, labels)
+    best = optimize.minimize_scalar(
+        lambda power: evaluation.mean_loss(logits / 2**power, labels), bounds=(-6, 6),
+        method="bounded", options={"xatol": 1e-9},
+    )  # fmt: skip
+    assert found == pytest.approx(2**best.x, rel=1e-4)
+    # Logits that are twice as sure need twice the temperature.
+    assert evaluation.temperature(2 * logits, labels) == pytest.approx(2 * found, rel=1e-6)
+
+
+def test_the_temperature_has_bounds_where_everything_is_right_or_nothing_is_known():
+    labels = torch.tensor([0, 1])
+    assert evaluation.temperature(torch.eye(2), labels) == pytest.approx(0.01)
+    assert evaluation.temperature(-torch.eye(2), labels) == pytest.approx(100)
+
+
+def test_the_threshold_leaves_one_in_twenty_above(predictions):
+    logits, labels = predictions
+    found = evaluation.confidence(logits, labels)
+    above = -torch.logsumexp(logits.double(), 1) > found["energy"]
+    assert int(above.sum()) == 25  # of 500
+    assert found["temperature"] == evaluation.temperature(logits, labels)

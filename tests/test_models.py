@@ -191,3 +191,65 @@ def test_the_schema_and_the_networks_know_the_same_names():
 
     for arch in Model.model_json_schema()["properties"]["arch"]["enum"]:
         assert build(arch=arch)(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+
+
+def random_start(network):
+    """The same network with other weights, and norms that have seen something."""
+    torch.manual_seed(1)
+    for value in network.state_dict().values():
+        if value.is_floating_point():
+            torch.nn.init.uniform_(value, 0.5, 1)
+    return network
+
+
+def test_every_part_that_fits_is_taken_and_the_rest_is_named():
+    source, target = random_start(build()), build(classes=5)
+    before = {name: value.clone() for name, value in target.state_dict().items()}
+    taken, others = models.transfer_(target, source.state_dict())
+    assert taken == ["layer1.0", "layer1.1", "layer2.0", "layer2.1"]
+    assert others == ["fc"]
+    for name, value in target.state_dict().items():
+        origin = before if name.startswith("fc") else source.state_dict()
+        assert torch.equal(value, origin[name]), name
+
+
+def test_a_part_is_taken_whole_or_not_at_all():
+    weights = random_start(build()).state_dict()
+    del weights["layer1.0.bias"]
+    weights["layer2.1.weight"] = torch.zeros(7)
+    target = build()
+    first = target.state_dict()["layer1.0.weight"].clone()
+    taken, others = models.transfer_(target, weights)
+    assert taken == ["layer1.1", "layer2.0", "fc"]
+    assert others == ["layer1.0", "layer2.1"]
+    assert torch.equal(target.state_dict()["layer1.0.weight"], first)
+
+
+def test_images_of_other_channels_and_sizes_take_what_is_left():
+    taken, others = models.transfer_(build((3, 32, 32)), build().state_dict())
+    assert others == ["layer1.0", "fc"]
+    assert taken == ["layer1.1", "layer2.0", "layer2.1"]
+
+
+@pytest.mark.parametrize("arch", [{}, SPEEDRUN])
+@pytest.mark.parametrize(
+    ("until", "frozen"),
+    [("none", set()), ("layer1", {"layer1"}), ("features", {"layer1", "layer2"})],
+)
+def test_frozen_layers_do_not_change_in_training(arch, until, frozen):
+    network = build(**arch)
+    models.freeze_(network, until)
+    models.train_(network)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    changing = [value for value in network.parameters() if value.requires_grad]
+    optimizer = torch.optim.SGD(changing, lr=0.1)
+    network(torch.rand(8, 1, 28, 28)).square().sum().backward()
+    optimizer.step()
+    changed = {
+        name.split(".")[0]
+        for name, value in network.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
+    assert changed & {"layer1", "layer2"} == {"layer1", "layer2"} - frozen
+    assert changed - {"layer1", "layer2"}  # the head always learns
+    assert models.count_parameters(network) == sum(value.numel() for value in changing)

@@ -109,6 +109,28 @@ def test_a_temporary_experiment_runs_the_code_of_its_own_snapshot(clone, monkeyp
 
 
 @pytest.mark.slow
+def test_a_training_is_done_again_when_the_weights_that_it_begins_with_change(clone):
+    command = "dvc exp run -S training.init_from=$(striate fetch main) -S training.freeze=features"
+    said = clone.run("bash", "-c", f"{command} -S training.epochs=1")
+    taken = "layer1.0, layer1.1, layer2.0, layer2.1, fc"
+    assert f"weights of weights/main: {taken}; new ones: none" in said
+    assert clone.json("metrics/train.json")["parameters"] == 2 * 2 * 32 * 10 + 10
+    assert "up to date" in clone.run("dvc", "status")
+    clone.striate("fetch", "models", "--to", "weights/main")
+    assert "modified:           weights/main" in clone.run("dvc", "status", "train")
+    before = clone.lock_of_checkpoint()
+    clone.run("dvc", "repro", "train")
+    assert clone.lock_of_checkpoint() != before
+    # A command whose source does not exist must not train from nothing.
+    before = clone.lock_of_checkpoint()
+    command = "dvc exp run -S training.init_from=$(striate fetch nothing)"
+    said = clone.run("bash", "-c", command, status=255)
+    assert "there is no experiment, branch or commit 'nothing'" in said
+    assert clone.lock_of_checkpoint() == before
+    clone.go_back()
+
+
+@pytest.mark.slow
 def test_a_faulty_value_is_refused_in_one_line_and_the_outputs_can_be_had_back(clone):
     before = (clone.folder / "models/cnn_trained.ckpt").read_bytes()
     said = clone.run("dvc", "exp", "run", "-S", "model.layers=three", status=255)

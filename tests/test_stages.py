@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from striate import evaluation, records, results, tracking
+from striate import checkpoint, evaluation, records, results, tracking
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("download", "train", "evaluate", "visualize")
@@ -89,6 +89,7 @@ def test_outputs_are_exactly_these(finished):
         "predictions/logits.npy",
         "predictions/classes.csv",
         "reports/index.html",
+        "reports/model_card.md",
         *(
             f"reports/figures/{name}.png"
             for name in ("samples", "curves", "predictions", "mistakes", "confusion",
@@ -241,3 +242,41 @@ def test_evaluate_reads_the_network_from_the_checkpoint_and_not_from_params(fini
     run_stage("evaluate")
     for name in ("metrics/test.json", "predictions/logits.npy"):
         assert (workspace / name).read_bytes() == (finished / name).read_bytes()
+
+
+def test_a_training_begins_with_the_weights_of_another(finished, workspace, capsys):
+    shutil.copytree(finished / "models", workspace / "weights/first")
+    before = checkpoint.first_weights(finished / "models")
+    write_params(
+        workspace, training__init_from="weights/first", training__freeze="layer1",
+        training__epochs=1,
+    )  # fmt: skip
+    run_stage("train")
+    said = capsys.readouterr().out
+    every = "layer1.0, layer1.1, layer2.0, layer2.1, fc"
+    assert f"weights of weights/first: {every}; new ones: none" in said
+    after = checkpoint.first_weights(workspace / "models")
+    same = {name for name, value in before.items() if torch.equal(value, after[name])}
+    assert same == {name for name in before if name.startswith("layer1")}
+    sources = {run.data.params["training.init_from"] for run in tracking.open_store().runs()}
+    assert "weights/first" in sources
+
+
+def test_weights_that_fit_nowhere_are_new(finished, workspace, capsys):
+    shutil.copytree(finished / "models", workspace / "weights/first")
+    write_params(
+        workspace, training__init_from="weights/first", training__epochs=1, model__width=6,
+        model__layers=1,
+    )  # fmt: skip
+    run_stage("train")
+    assert "weights/first: none; new ones: layer1.0, layer1.1, fc" in capsys.readouterr().out
+
+
+def test_weights_that_are_missing_or_damaged_are_one_line(finished, workspace, capsys):
+    write_params(workspace, training__init_from="weights/gone")
+    assert fail_stage("train", capsys).startswith(
+        "error: training.init_from is weights/gone, which is not there; `striate fetch EXPERIMENT`"
+    )
+    (workspace / "weights").mkdir()
+    (workspace / "weights/gone").write_text("rubbish")
+    assert "weights/gone cannot be read as weights" in fail_stage("train", capsys)

@@ -48,7 +48,7 @@ def folder(template, tmp_path, monkeypatch):
     results.write_training(ROWS, 2, 99, tmp_path / "metrics")
     results.write_json(tmp_path / "metrics/test.json", SCORES)
     for name in ("models/cnn_trained.ckpt", "data/manifest.json", "reports/figures/samples.png",
-                 "reports/index.html"):  # fmt: skip
+                 "reports/index.html", "reports/model_card.md"):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     return tmp_path
@@ -82,7 +82,7 @@ def artifacts(store, run):
 
 
 CHECKPOINT = "checkpoint/cnn_trained.ckpt"
-PAGES = ["figures/samples.png", "report/index.html"]
+PAGES = ["figures/samples.png", "report/index.html", "report/model_card.md"]
 
 
 def test_a_training_becomes_a_run_with_its_params_curves_files_and_hashes(store, folder):

@@ -167,7 +167,6 @@ def run_predict(arguments: argparse.Namespace) -> None:
 
     if arguments.top < 1:
         raise UserError(f"--top is {arguments.top}; it must be 1 or more")
-    import torch
 
     from striate import checkpoint, devices, inference, sources
     from striate.pictures import PictureError
@@ -183,7 +182,6 @@ def run_predict(arguments: argparse.Namespace) -> None:
             " calibrated, and nobody knows which pictures are unlike those that it learnt from",
             file=sys.stderr,
         )
-    torch.set_grad_enabled(False)
     broken = 0
     for file, found in zip(files, inference.look(files, trained, device), strict=True):
         if isinstance(found, PictureError):
@@ -508,7 +506,7 @@ def run_serve(arguments: argparse.Namespace) -> None:
             serve.server(champion, arguments.port, scoring) as page,
             serve.scoring_server(champion.version, scoring),
         ):
-            print(f"http://127.0.0.1:{arguments.port}/ is open; Ctrl-C ends it.", flush=True)
+            print(f"http://127.0.0.1:{page.server_port}/ is open; Ctrl-C ends it.", flush=True)
             page.serve_forever()
     except KeyboardInterrupt:
         print("ended")

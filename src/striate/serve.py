@@ -136,7 +136,7 @@ def server(champion: Champion, port: int, scoring: int) -> ThreadingHTTPServer:
 
     Args:
         champion: that is asked.
-        port: of the page.
+        port: of the page; 0 takes any that is free.
         scoring: the port of MLflow's scoring server.
 
     Raises:
@@ -146,6 +146,8 @@ def server(champion: Champion, port: int, scoring: int) -> ThreadingHTTPServer:
 
     class Handler(BaseHTTPRequestHandler):
         """One request."""
+
+        server: ThreadingHTTPServer
 
         def do_GET(self) -> None:
             if self._is_ours():
@@ -176,7 +178,8 @@ def server(champion: Champion, port: int, scoring: int) -> ThreadingHTTPServer:
 
         def _is_ours(self) -> bool:
             """Refuse what another page in the same browser, or another name, sends here."""
-            names = {f"{HOST}:{port}", f"localhost:{port}"}
+            own = self.server.server_port
+            names = {f"{HOST}:{own}", f"localhost:{own}"}
             origin = self.headers.get("Origin")
             if self.headers.get("Host") in names and (
                 origin is None or origin.removeprefix("http://") in names

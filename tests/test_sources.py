@@ -1,0 +1,101 @@
+"""Where a trained network comes from, and `striate fetch`."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_inference import make_network
+
+from striate import checkpoint, cli, sources
+from striate.errors import UserError
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def fetch(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["striate", "fetch", *map(str, arguments)])
+    cli.main()
+
+
+def test_a_folder_is_copied_whole_and_its_place_printed(place, monkeypatch, capsys):
+    trained = make_network(place / "elsewhere")
+    fetch(monkeypatch, "elsewhere")
+    assert capsys.readouterr().out == "weights/elsewhere\n"
+    copied = checkpoint.load(place / "weights/elsewhere", torch.device("cpu"))
+    assert copied.description == trained.description
+    for name, value in trained.model.state_dict().items():
+        assert torch.equal(copied.model.state_dict()[name], value)
+    assert [path.name for path in (place / "weights").iterdir()] == ["elsewhere"]
+
+
+def test_what_was_fetched_before_is_replaced(place, monkeypatch):
+    make_network(place / "first", None)
+    make_network(place / "second")
+    fetch(monkeypatch, "first", "--to", "weights/x")
+    fetch(monkeypatch, "second", "--to", "weights/x")
+    written = json.loads((place / "weights/x/model.json").read_text())
+    assert written["confidence"] is not None
+
+
+def test_a_folder_with_other_things_is_not_replaced(place, monkeypatch, capsys):
+    make_network(place / "first")
+    (place / "mine").mkdir()
+    (place / "mine/thesis.txt").touch()
+    with pytest.raises(SystemExit) as caught:
+        fetch(monkeypatch, "first", "--to", "mine")
+    assert caught.value.code == 2
+    assert "mine holds something else than a network" in capsys.readouterr().err
+    assert [path.name for path in (place / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_a_damaged_network_is_not_kept(place, monkeypatch, capsys):
+    make_network(place / "first")
+    content = bytearray((place / "first/cnn_trained.ckpt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (place / "first/cnn_trained.ckpt").write_bytes(content)
+    with pytest.raises(SystemExit) as caught:
+        fetch(monkeypatch, "first")
+    assert caught.value.code == 2
+    shown = capsys.readouterr()
+    assert "was changed after training" in shown.err
+    assert shown.out == ""  # so that DVC refuses the empty value of `$(striate fetch …)`
+    assert list((place / "weights").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("mnist", "weights/mnist"),
+        ("models:/striate@champion", "weights/striate@champion"),
+        ("models:/striate/3", "weights/striate-3"),
+        ("/home/x/models", "weights/home-x-models"),
+        ("../models", "weights/models"),
+    ],
+)
+def test_each_source_has_a_place(source, expected):
+    assert sources.place_of(source) == Path(expected)
+
+
+@pytest.mark.parametrize("source", ["random", "..", "."])
+def test_a_place_that_is_none_is_asked_for(source):
+    with pytest.raises(UserError, match="--to"):
+        sources.place_of(source)
+
+
+@pytest.mark.parametrize("source", ["models:/", "models:/a", "models:/a@", "models:a/1", "models:"])
+def test_what_is_no_registered_model_is_said(source, tmp_path):
+    with pytest.raises(UserError, match="such as models:/striate@champion"):
+        sources.find(source, tmp_path)
+
+
+def test_a_model_that_mlflow_does_not_have_is_said(place, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place}/mlflow.db")
+    for source in ("models:/striate@champion", "models:/striate/1"):
+        with pytest.raises(UserError, match=f"MLflow has no {source}; `striate promote"):
+            sources.find(source, place / "scratch")
