@@ -114,12 +114,28 @@ def logits_of(trained, prepared):
     return evaluation.predict(trained.model, stacked, trained.normalization, batch_size=1000)
 
 
+def overview(pairs, peak):
+    """One picture of each kind above what the network sees of it."""
+    side, gap, head = 112, 12, 26
+    font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), 13)
+    size = (gap + len(pairs) * (side + gap), head + 2 * (side + gap))
+    sheet = Image.new("L", size, 255)
+    brush = ImageDraw.Draw(sheet)
+    for number, (kind, (picture, pixels)) in enumerate(pairs.items()):
+        left = gap + number * (side + gap)
+        brush.text((left + side / 2, head / 2), kind, 40, font, anchor="mm")
+        brush.rectangle((left - 1, head - 1, left + side, head + side), outline=190)
+        sheet.paste(picture.resize((side, side)), (left, head))
+        sheet.paste(inference.view(pixels, peak).resize((side, side), 0), (left, head + side + gap))
+    return sheet
+
+
 def by_kind(trained, prepare, show):
     """The table of accuracies."""
     labels = torch.arange(10).repeat_interleave(3)
     description = trained.description
     shape, peak = description["shape"], description["normalization"]["peak"]
-    rows, sums = [], [0, 0]
+    rows, sums, pairs = [], [0, 0], {}
     for kind, pictured in kinds().items():
         before = logits_of(trained, [resized(picture, shape, peak) for picture in pictured])
         seen = [prepare(picture) for picture in pictured]
@@ -127,12 +143,16 @@ def by_kind(trained, prepare, show):
         right = [int((logits.argmax(1) == labels).sum()) for logits in (before, after)]
         sums = [total + count for total, count in zip(sums, right, strict=True)]
         rows.append([kind, *(f"{count} of 30" for count in right)])
+        example = 3 * len(pairs) + 6
+        pairs[kind] = pictured[example], seen[example]
         if show:
             sheet = Image.new("L", (30 * 60, 130), 128)
             for number, (picture, pixels) in enumerate(zip(pictured, seen, strict=True)):
                 sheet.paste(picture.resize((56, 56)), (number * 60 + 2, 4))
                 sheet.paste(inference.view(pixels, peak).resize((56, 56), 0), (number * 60 + 2, 68))
             sheet.save(show / f"{kind}.png")
+    if show:
+        overview(pairs, peak).save(show / "overview.png", optimize=True)
     rows.append(["all", *(f"{total / (30 * len(rows)):.0%}" for total in sums)])
     common.table(["30 pictures of each kind", "right before", "right after"], rows)
 

@@ -220,9 +220,10 @@ def run_export(arguments: argparse.Namespace) -> None:
         raise UserError(f"--int8 goes with --format onnx only, not with {kind}")
     import torch
 
-    from striate import checkpoint, export, images, sources
+    from striate import checkpoint, devices, export, images, sources
     from striate.tables import columns
 
+    devices.keep_freed_memory()
     with tempfile.TemporaryDirectory() as scratch:
         place = sources.find(arguments.source, Path(scratch, "found"))
         trained = checkpoint.load(place, torch.device("cpu"))

@@ -156,7 +156,10 @@ def read(kind: str, path: Path, description: dict[str, Any]) -> Network:
     if kind == "onnx":
         import onnxruntime
 
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        # Its threads would wait busily for more work, on cores that others are timed on.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
         def run(pixels: np.ndarray) -> np.ndarray:
             logits: np.ndarray = session.run(None, {"pixels": pixels})[0]
