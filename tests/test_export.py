@@ -8,10 +8,11 @@ import onnxruntime
 import pytest
 import torch
 from safetensors import safe_open
-from test_checkpoint import CPU
+from test_checkpoint import ARCHITECTURE, CPU, MANIFEST
 from test_stages import STAGES, run_stage, write_params
 
 from striate import checkpoint, cli, evaluation, export, images
+from striate.images import Normalization
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +129,24 @@ def test_what_cannot_be_exported_is_one_line(trained, tmp_path, monkeypatch, cap
     assert out == ""
     assert err.startswith("error: data/manifest.json ")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_an_export_leaves_the_network_as_it_was(tmp_path, kind):
+    description = checkpoint.describe(
+        ARCHITECTURE,
+        MANIFEST,
+        Normalization(255, [0.123], [0.456]),  # of no other test
+    )
+    trained = checkpoint.of(checkpoint.build(description), description)
+    export.write(trained, kind, tmp_path / "file", None)
+    pixels = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
+    ours = export.logits_of(export.eager(checkpoint.Pixels(trained).eval()), pixels)
+    theirs = export.logits_of(export.read(kind, tmp_path / "file", description), pixels)
+    with torch.no_grad():
+        expected = trained.model((pixels / 255 - 0.123) / 0.456)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(theirs, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_file_that_predicts_otherwise_is_counted():

@@ -51,7 +51,9 @@ class Normalization:
         # Where channels are innermost, whole rows are much faster than three numbers at a time.
         by_row = inputs.is_contiguous(memory_format=torch.channels_last)
         width = inputs.shape[3] if by_row else 0
-        mean, std = _by_channel(tuple(self.mean), tuple(self.std), width, images.device)
+        # What is made while torch.export looks on belongs to that export, and must not be kept.
+        made = _by_channel.__wrapped__ if torch.compiler.is_compiling() else _by_channel
+        mean, std = made(tuple(self.mean), tuple(self.std), width, images.device)
         view = inputs.permute(0, 2, 3, 1).flatten(2) if by_row else inputs
         view.sub_(mean).div_(std)
         return inputs
