@@ -1,5 +1,6 @@
 """What the README names exists."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -32,16 +33,23 @@ def test_every_striate_command_exists(capsys, monkeypatch):
 
 def test_every_key_that_is_set_exists_and_takes_that_value():
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
-    settings = re.findall(r"-S '?([a-z_.]+)=([^\s'\"`]+)", README)
-    assert len(settings) > 5
-    for key, text in settings:
-        for value in [text] if text.startswith("[") else text.split(","):
-            section, _, name = key.rpartition(".")
+    count = 0
+    for line in README.splitlines():
+        settings = re.findall(r"-S '?([a-z_.]+)=([^\s'\"`]+)", line)
+        alternatives = [
+            [(key, value) for value in ([text] if text.startswith("[") else text.split(","))]
+            for key, text in settings
+        ]
+        for chosen in itertools.product(*alternatives):
             changed = yaml.safe_load(yaml.safe_dump(values))
-            place = changed[section] if section else changed
-            assert name in place, key
-            place[name] = yaml.safe_load(value)
+            for key, value in chosen:
+                section, _, name = key.rpartition(".")
+                place = changed[section] if section else changed
+                assert name in place, key
+                place[name] = yaml.safe_load(value)
             params.check(changed)
+            count += len(chosen)
+    assert count > 10
 
 
 def test_every_linked_file_exists():
