@@ -130,7 +130,7 @@ def test_one_experiment_one_run_the_same_numbers(tmp_path):
         for run in store.runs():
             assert run.info.artifact_uri.startswith((copy.folder / "mlartifacts").as_uri())
             paths = {artifact.path for artifact in store.client.list_artifacts(run.info.run_id)}
-            assert paths == {"checkpoint", "figures", "report"}
+            assert paths == {"checkpoint", "figures", "report", "card"}
     shutil.rmtree(copy.folder)
 
     trainer = subprocess.Popen(

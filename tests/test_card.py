@@ -73,7 +73,7 @@ def test_it_says_what_was_calibrated_or_that_nothing_was(predictions):
     assert "of the test images 5.00 %" in told
     assert "not calibrated" not in told
     silent = write(predictions, None, val_size=0)
-    assert "No images were held out, so its probabilities are not calibrated" in silent
+    assert "Fewer than 100 images were held out for validation" in silent
     assert "flagged. Of the validation" not in silent
 
 

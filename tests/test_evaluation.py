@@ -158,3 +158,9 @@ def test_the_threshold_leaves_one_in_twenty_above(predictions):
     above = -torch.logsumexp(logits.double(), 1) > found["energy"]
     assert int(above.sum()) == 25  # of 500
     assert found["temperature"] == evaluation.temperature(logits, labels)
+
+
+def test_a_few_images_calibrate_nothing(predictions):
+    logits, labels = predictions
+    assert evaluation.confidence(logits[:99], labels[:99]) is None
+    assert evaluation.confidence(logits[:100], labels[:100]) is not None

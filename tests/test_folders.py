@@ -186,3 +186,9 @@ def test_the_committed_folder_exists_for_dvc():
     values = yaml.safe_load((root / "params.yaml").read_text())
     assert (root / values["data"]["path"]).is_dir()
     assert (root / values["training"]["init_from"]).exists()
+
+
+def test_a_folder_without_a_picture_is_named(place):
+    (place / "train/moss").mkdir()
+    with pytest.raises(DataError, match="train has folders without a picture: moss; fill or"):
+        folders.read(place, 0, 0.2)

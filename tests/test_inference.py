@@ -1,6 +1,7 @@
 """Pictures in files → classes: `striate predict` and what it is made of."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +12,6 @@ from PIL import Image
 from test_checkpoint import ARCHITECTURE, CPU, MANIFEST
 
 from striate import checkpoint, cli, evaluation, inference
-from striate.errors import UserError
 from striate.images import Normalization
 from striate.pictures import PictureError
 
@@ -93,7 +93,7 @@ def test_a_network_without_validation_images_says_what_it_cannot(place, monkeypa
     write_pictures(place / "in", 1)
     (line,), (note,) = predict(monkeypatch, capsys, "in", "--json")
     assert json.loads(line)["unlike"] is None
-    assert note.startswith("note: this network was trained without validation images")
+    assert note.startswith("note: this network was trained with fewer than 100 validation images")
 
 
 def test_a_broken_file_is_named_and_the_rest_go_on(place, monkeypatch, capsys):
@@ -107,6 +107,23 @@ def test_a_broken_file_is_named_and_the_rest_go_on(place, monkeypatch, capsys):
     assert err[1] == "1 of 3 pictures could not be read"
     out, _ = predict(monkeypatch, capsys, "in", "--json", status=1)
     assert json.loads(out[1]).keys() == {"file", "error"}
+
+
+def test_a_missing_file_is_named_in_one_line_and_the_rest_go_on(place, monkeypatch, capsys):
+    make_network(place / "models")
+    write_pictures(place / "in", 1)
+    out, err = predict(monkeypatch, capsys, "go\nne\x1b[31m.png", "in/0000.png", status=1)
+    assert [line.split(":")[0] for line in out] == ["in/0000.png"]
+    said = "error: go\\nne\\x1b[31m.png cannot be read: No such file or directory"
+    assert err == [said, "1 of 2 pictures could not be read"]
+
+
+def test_a_reader_that_has_enough_ends_it_quietly(place):
+    make_network(place / "models")
+    write_pictures(place / "in", 2)
+    command = f"{sys.executable} -m striate.cli predict in | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_all_files_broken_is_status_1(place, monkeypatch, capsys):
@@ -140,7 +157,8 @@ def test_views_of_files_of_the_same_name_do_not_overwrite_each_other():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nothing.png"], "nothing.png is not there"),
+        ([""], "the name of a file is empty"),
+        (["in", "--show", "models/model.json"], "models/model.json: File exists"),
         (["empty"], "empty holds no file with the ending of a picture"),
         (["in", "--top", "0"], "--top is 0; it must be 1 or more"),
         (["in", "--checkpoint", "models:/x"], "models:/x is no registered model"),
@@ -162,7 +180,7 @@ def test_one_file_at_a_time_is_as_good_as_all_together(place):
     trained = make_network(place / "models")
     write_pictures(place / "in", 20)
     (place / "in/broken.png").touch()
-    files = inference.files_of([place / "in"])
+    files = inference.files_of([str(place / "in")])
     together = list(inference.look(files, trained, CPU))
     for file, found in zip(files, together, strict=True):
         (alone,) = inference.look([file], trained, CPU)
@@ -178,8 +196,7 @@ def test_a_folder_and_a_file_go_together_and_hidden_files_are_left_out(place):
     (place / "in/.hidden.png").touch()
     (place / "in/notes.txt").touch()
     (place / "other").touch()
-    assert inference.files_of([Path("other"), Path("in")]) == [
+    assert inference.files_of(["other", "in"]) == [
         Path("other"), Path("in/deep/0000.png"), Path("in/deep/0001.png"),
     ]  # fmt: skip
-    with pytest.raises(UserError, match="is not there"):
-        inference.files_of([Path("in"), Path("gone")])
+    assert inference.files_of(["gone"]) == [Path("gone")]  # which is told when it is read

@@ -184,3 +184,11 @@ def test_hidden_files_and_other_endings_are_passed_over(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     assert pictures.listed(tmp_path) == [tmp_path / "a.png", tmp_path / "b/c.JPG"]
+
+
+@pytest.mark.parametrize(("scale", "kind"), [(1.0, np.float32), (255.0, np.float32)])
+def test_floats_from_0_to_1_or_to_255_are_the_same_picture(tmp_path, scale, kind):
+    values = np.linspace(0, 1, 64, dtype=kind).reshape(8, 8)
+    Image.fromarray(values * np.float32(scale)).save(tmp_path / "x.tif")
+    found = np.asarray(pictures.read(tmp_path / "x.tif"), np.int64)
+    assert np.abs(found - values * 255).max() <= 1

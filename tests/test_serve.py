@@ -3,6 +3,8 @@
 import http.client
 import io
 import json
+import socket
+import struct
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
@@ -115,7 +117,7 @@ def test_the_page_may_load_nothing_from_elsewhere_and_shows_names_as_text(site):
         ("POST", "/predict", b"no picture", {}, 400, "the picture cannot be read"),
         ("POST", "/predict", b"", {}, 400, "the picture cannot be read"),
         ("POST", "/predict", None, {"Content-Length": "99999999999"}, 413, "20 MB at most"),
-        ("POST", "/predict", None, {"Content-Length": "-1"}, 413, "20 MB at most"),
+        ("POST", "/predict", None, {"Content-Length": "-1"}, 411, "Content-Length must say how"),
         ("GET", "/", None, {"Host": "evil.example"}, 403, "on its own address only"),
         ("POST", "/predict", b"x", {"Origin": "http://evil.example"}, 403, "own address only"),
         ("POST", "/predict", b"x", {"Origin": "null"}, 403, "on its own address only"),
@@ -143,6 +145,20 @@ def test_a_scoring_server_that_has_gone_or_says_rubbish_is_told(site, champion):
     finally:
         site.scoring.reply = kept
     assert (status, json.loads(content)) == (502, {"error": "the scoring server does not answer"})
+
+
+def test_a_browser_that_does_not_wait_is_nothing_to_speak_of(site, capfd):
+    content = drawn()
+    head = (
+        f"POST /predict HTTP/1.0\r\nHost: 127.0.0.1:{site.port}\r\nContent-Length: {len(content)}"
+    )
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", site.port)) as caller:
+            # Closed with this, a connection is reset at once.
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            caller.sendall(f"{head}\r\n\r\n".encode() + content)
+    assert ask(site, "POST", "/predict", drawn())[0] == 200
+    assert capfd.readouterr().err == ""
 
 
 def test_a_port_that_is_taken_is_one_line(site, champion):

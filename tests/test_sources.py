@@ -50,7 +50,7 @@ def test_a_folder_with_other_things_is_not_replaced(place, monkeypatch, capsys):
     with pytest.raises(SystemExit) as caught:
         fetch(monkeypatch, "first", "--to", "mine")
     assert caught.value.code == 2
-    assert "mine holds something else than a network" in capsys.readouterr().err
+    assert "mine is something else than a folder with a network" in capsys.readouterr().err
     assert [path.name for path in (place / "mine").iterdir()] == ["thesis.txt"]
 
 
@@ -64,7 +64,7 @@ def test_a_damaged_network_is_not_kept(place, monkeypatch, capsys):
     assert caught.value.code == 2
     shown = capsys.readouterr()
     assert "was changed after training" in shown.err
-    assert shown.out == ""  # so that DVC refuses the empty value of `$(striate fetch …)`
+    assert shown.out == "weights/no-such-network\n"  # which DVC names in `$(striate fetch …)`
     assert list((place / "weights").iterdir()) == []
 
 

@@ -234,7 +234,7 @@ def test_evaluate_refuses_a_checkpoint_for_other_images(workspace, capsys):
     manifest = json.loads((workspace / "data/manifest.json").read_text())
     manifest |= {"name": "mnist", "shape": [1, 28, 28]}
     (workspace / "data/manifest.json").write_text(json.dumps(manifest))
-    assert "trained on digits, whose shape differ" in fail_stage("evaluate", capsys)
+    assert "the network was trained on digits, and data/ holds" in fail_stage("evaluate", capsys)
 
 
 def test_evaluate_reads_the_network_from_the_checkpoint_and_not_from_params(finished, workspace):
@@ -258,8 +258,6 @@ def test_a_training_begins_with_the_weights_of_another(finished, workspace, caps
     after = checkpoint.first_weights(workspace / "models")
     same = {name for name, value in before.items() if torch.equal(value, after[name])}
     assert same == {name for name in before if name.startswith("layer1")}
-    sources = {run.data.params["training.init_from"] for run in tracking.open_store().runs()}
-    assert "weights/first" in sources
 
 
 def test_weights_that_fit_nowhere_are_new(finished, workspace, capsys):

@@ -51,7 +51,7 @@ def run_called(name):
 def test_hashes_are_those_of_dvc(clone):
     lock = yaml.safe_load((clone.folder / "dvc.lock").read_text())["stages"]
     outs = [out for stage in lock.values() for out in stage["outs"]]
-    assert len(outs) == 12
+    assert len(outs) == 13
     for out in outs:
         assert records.md5(clone.folder / out["path"]) == out["md5"], out["path"]
     params = yaml.safe_load((clone.folder / "params.yaml").read_text())
@@ -88,7 +88,8 @@ def test_a_replayed_run_is_the_logged_run_in_all_that_is_compared(clone):
     }
     store.client.delete_run(logged.info.run_id)
     rows = {row.experiment: row.done for row in sync.sync(clone.folder, store)}
-    assert rows["main"] == "replayed, added checkpoint, added figures, added report, named"
+    added = "added checkpoint, added figures, added report, added card"
+    assert rows["main"] == f"replayed, {added}, named"
     (replayed,) = [r for r in store.runs() if r.info.run_name == "digits-2x4-seed0"]
     after = {
         name: [

@@ -68,6 +68,7 @@ def card(
         rows=[row | {"name": escaped(row["name"])} for row in
               class_rows(evaluation.per_class_scores(confusion), confusion, manifest["classes"])],
         confidence=description["confidence"], false_alarms=evaluation.FALSE_ALARMS,
+        least=evaluation.LEAST_IMAGES,
         trusted=trusted(description["confidence"], logits, labels), hashes=hashes,
         arguments=" ".join(map(quote, arguments(flatten(settings.model_dump())))), percent=percent,
     )  # fmt: skip

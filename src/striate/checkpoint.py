@@ -259,9 +259,10 @@ def check_fits(checkpoint: Checkpoint, manifest: dict[str, Any]) -> None:
     Raises:
         CheckpointError: says which data set the network is for.
     """
-    for key in ("shape", "classes"):
+    for key, other in (("shape", "images of another shape"), ("classes", "other classes")):
         if checkpoint.description[key] != manifest[key]:
             raise CheckpointError(
-                f"the network was trained on {checkpoint.description['data']}, whose {key} differ"
-                f" from those of {manifest['name']}; train it on {manifest['name']} first"
+                f"the network was trained on {checkpoint.description['data']}, and data/ holds"
+                f" {manifest['name']}, with {other}; train one on {manifest['name']}, or bring back"
+                " the experiment of this one with `dvc exp apply`"
             )

@@ -22,7 +22,7 @@ def main() -> None:
         " one cannot be read.",
     )
     predict_parser.add_argument(
-        "paths", metavar="IMAGE | FOLDER", nargs="+", type=Path,
+        "paths", metavar="IMAGE | FOLDER", nargs="+",
         help="files, and folders whose pictures are all taken",
     )  # fmt: skip
     predict_parser.add_argument(
@@ -157,7 +157,13 @@ def main() -> None:
 
     arguments = parser.parse_args()
     with reported():
-        arguments.run(arguments)
+        try:
+            arguments.run(arguments)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Whoever read this has enough; the interpreter would try again at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
 
 
 def run_predict(arguments: argparse.Namespace) -> None:
@@ -169,7 +175,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
         raise UserError(f"--top is {arguments.top}; it must be 1 or more")
 
     from striate import checkpoint, devices, inference, sources
-    from striate.pictures import PictureError
+    from striate.pictures import PictureError, printable
 
     files = inference.files_of(arguments.paths)
     device = devices.pick_device("auto")
@@ -178,10 +184,13 @@ def run_predict(arguments: argparse.Namespace) -> None:
         trained = checkpoint.load(place, device)
     if trained.description["confidence"] is None:
         print(
-            "note: this network was trained without validation images: its probabilities are not"
-            " calibrated, and nobody knows which pictures are unlike those that it learnt from",
+            "note: this network was trained with fewer than 100 validation images: its"
+            " probabilities are not calibrated, and nobody knows which pictures are unlike those that"
+            " it learnt from",
             file=sys.stderr,
         )
+    if arguments.show:
+        arguments.show.mkdir(parents=True, exist_ok=True)
     broken = 0
     for file, found in zip(files, inference.look(files, trained, device), strict=True):
         if isinstance(found, PictureError):
@@ -200,7 +209,8 @@ def run_predict(arguments: argparse.Namespace) -> None:
         else:
             said = ", ".join(f"{name} {share:.1%}" for name, share in top.items())
             print(
-                f"{file}: {said}" + (" – unlike the training images" * bool(found.verdict.unlike))
+                f"{printable(file)}: {said}"
+                + (" – unlike the training images" * bool(found.verdict.unlike))
             )
         if arguments.show:
             target = inference.place_of_view(file, arguments.show)
@@ -267,7 +277,13 @@ def run_fetch(arguments: argparse.Namespace) -> None:
     from striate import sources
 
     target = arguments.to or sources.place_of(arguments.source)
-    sources.keep(arguments.source, target)
+    try:
+        sources.keep(arguments.source, target)
+    except UserError:
+        # In `dvc exp run -S training.init_from=$(striate fetch …)` nothing sees this command's
+        # status, and an empty value is an internal error to DVC.
+        print("weights/no-such-network")
+        raise
     print(target)
 
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 ECE_BINS = 15
 FALSE_ALARMS = 0.05  # of images like those that were learnt are said to be unlike them
+LEAST_IMAGES = 100  # from which calibration and that share are estimated
 Z = 1.959964  # standard deviations within which 95 % of a normal distribution lie
 
 
@@ -152,13 +153,16 @@ def _by_confidence(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tens
     return confidence, predicted == labels, bins
 
 
-def confidence(logits: Tensor, labels: Tensor) -> dict[str, float]:
+def confidence(logits: Tensor, labels: Tensor) -> dict[str, float] | None:
     """How far a network's probabilities are to be believed, from images it has not learnt from.
 
     Returns:
-        `temperature`: what logits are to be divided by. `energy`: what `FALSE_ALARMS` of these
-        images lie above; a picture above it is unlike them.
+        None where these are fewer than `LEAST_IMAGES`. `temperature`: what logits are to be divided
+        by. `energy`: what `FALSE_ALARMS` of these images lie above; a picture above it is unlike
+        them.
     """
+    if len(labels) < LEAST_IMAGES:
+        return None
     threshold = torch.quantile(energy(logits), 1 - FALSE_ALARMS)
     return {"temperature": temperature(logits, labels), "energy": float(threshold)}
 

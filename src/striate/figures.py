@@ -8,6 +8,7 @@ All tiles of a picture stand in one axes, whose unit is that pixel: axes are slo
 import io
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -549,13 +550,16 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
 def png(figure: Figure) -> bytes:
     """A figure as the content of a PNG file."""
     layout = figure.get_layout_engine()
-    if layout is not None:
-        # Matplotlib would draw the whole figure an extra time for it.
-        layout.execute(figure)
-        figure.set_layout_engine(None)
     buffer = io.BytesIO()
     # Matplotlib would write its version into the file.
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    with warnings.catch_warnings():
+        # The names of classes may need a font that is not here; the page's text shows them.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        if layout is not None:
+            # Matplotlib would draw the whole figure an extra time for it.
+            layout.execute(figure)
+            figure.set_layout_engine(None)
+        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
 
 

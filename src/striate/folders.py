@@ -67,7 +67,7 @@ def read(path: Path, size: int, test_size: float) -> Collection:
 
 
 def _listed(path: Path, part: str) -> dict[str, list[Path]]:
-    """Class → its pictures by name, of those classes that have any."""
+    """Class → its pictures by name."""
     folder = path / part
     if not folder.is_dir():
         raise DataError(
@@ -78,7 +78,10 @@ def _listed(path: Path, part: str) -> dict[str, list[Path]]:
     for inside in sorted(folder.iterdir()):
         if inside.is_dir() and not inside.name.startswith("."):
             found[inside.name] = pictures.listed(inside)
-    return {name: files for name, files in found.items() if files}
+    empty = ", ".join(sorted(name for name, files in found.items() if not files))
+    if empty:
+        raise DataError(f"{folder} has folders without a picture: {empty}; fill or remove them")
+    return found
 
 
 def _in_order(

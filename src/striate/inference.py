@@ -45,23 +45,24 @@ class Looked(NamedTuple):
     verdict: Verdict
 
 
-def files_of(paths: Sequence[Path]) -> list[Path]:
+def files_of(names: Sequence[str]) -> list[Path]:
     """The files that were named, and the pictures in the folders that were, by their endings.
 
     Raises:
-        UserError: a path does not exist, or a folder holds no picture.
+        UserError: a name is empty, or a folder holds no picture.
     """
     found: list[Path] = []
-    for path in paths:
+    for name in names:
+        if not name:
+            raise UserError("the name of a file is empty")
+        path = Path(name)
         if path.is_dir():
             inside = pictures.listed(path)
             if not inside:
                 raise UserError(f"{path} holds no file with the ending of a picture")
             found += inside
-        elif path.exists():
-            found.append(path)
         else:
-            raise UserError(f"{path} is not there")
+            found.append(path)
     return found
 
 

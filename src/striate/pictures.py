@@ -26,6 +26,11 @@ FAINTEST = 0.05  # of the full range: below, a picture is blank
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
+def printable(name: object) -> str:
+    """A name as a terminal shows it in one line: what would move its cursor is written out."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(name))
+
+
 class PictureError(UserError):
     """A file is not a picture that can be read."""
 
@@ -55,7 +60,7 @@ def read(source: Path | BinaryIO, name: str = "") -> Image.Image:
     Raises:
         PictureError: Pillow cannot read it; says why.
     """
-    name = name or str(source)
+    name = name or printable(source)
     try:
         with Image.open(source) as opened:
             opened.load()
@@ -73,7 +78,9 @@ def read(source: Path | BinaryIO, name: str = "") -> Image.Image:
 def _flat(picture: Image.Image) -> Image.Image:
     if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
         values = np.asarray(picture, np.float64)
-        full = 65_535 if values.max(initial=0) > 255 else 255
+        largest = values.max(initial=0)
+        ranges = (1, 255, 65_535) if picture.mode == "F" else (255, 65_535)
+        full = next((value for value in ranges if largest <= value), 65_535)
         return Image.fromarray((values * (255 / full)).clip(0, 255).astype(np.uint8))
     if picture.has_transparency_data:
         layered = picture.convert("RGBA")

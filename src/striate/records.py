@@ -34,7 +34,7 @@ MANIFEST, MODELS = "data/manifest.json", "models"
 PAGES = {  # what visualize writes, and the folders for it in a run
     "reports/figures": "figures",
     "reports/index.html": "report",
-    "reports/model_card.md": "report",
+    "reports/model_card.md": "card",
 }
 TRAIN, TEST = "metrics/train.json", "metrics/test.json"
 COUNTS = ("parameters", "epochs", "kept_epoch")  # in TRAIN; the last came later than the others

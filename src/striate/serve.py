@@ -124,6 +124,15 @@ def page(champion: Champion) -> str:
     )
 
 
+class Server(ThreadingHTTPServer):
+    """A server that says nothing of a browser that did not wait for its answer."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Anything else that a request raises is shown."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def free_port() -> int:
     """A port of the loopback address that nobody listens on."""
     with socket.socket() as probe:
@@ -163,7 +172,10 @@ def server(champion: Champion, port: int, scoring: int) -> ThreadingHTTPServer:
                 self._refuse(404, "there is nothing here")
                 return
             length = self.headers.get("Content-Length", "")
-            if not length.isdecimal() or int(length) > MOST_BYTES:
+            if not length.isdecimal():
+                self._refuse(411, "Content-Length must say how many bytes the picture has")
+                return
+            if int(length) > MOST_BYTES:
                 self._refuse(413, f"a picture may have {MOST_BYTES // 10**6} MB at most")
                 return
             try:
@@ -205,7 +217,7 @@ def server(champion: Champion, port: int, scoring: int) -> ThreadingHTTPServer:
             """Say nothing: the page shows what is wrong."""
 
     try:
-        return ThreadingHTTPServer((HOST, port), Handler)
+        return Server((HOST, port), Handler)
     except OSError as error:
         raise UserError(
             f"port {port} cannot be used: {error.strerror}; name another: --port 8001"

@@ -29,6 +29,8 @@ def find(source: str, scratch: Path) -> Path:
         return _registered(source, scratch)
     if Path(source).is_dir():
         return Path(source)
+    if source == str(records.MODELS):
+        raise UserError(f"{source}/ is not there; `dvc repro` makes it")
     root = tracking.root()
     if not (root / ".dvc").is_dir():
         raise UserError(
@@ -37,7 +39,10 @@ def find(source: str, scratch: Path) -> Path:
     record = records.named(root, source)
     place = records.fetch(root, record, (records.MODELS,), scratch)
     if place is None:
-        raise UserError(f"DVC does not have the checkpoint of {source} here; `dvc pull`")
+        raise UserError(
+            f"the checkpoint of {source} is not in DVC's cache here; `dvc pull` brings it from a"
+            " remote, and running it once more makes it"
+        )
     return place / records.MODELS
 
 
@@ -75,7 +80,9 @@ def keep(source: str, target: Path) -> None:
     if target.exists() and not (
         target.is_dir() and {path.name for path in target.iterdir()} <= names
     ):
-        raise UserError(f"{target} holds something else than a network; name another place: --to")
+        raise UserError(
+            f"{target} is something else than a folder with a network; name another place: --to"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=target.parent) as scratch:
         found = find(source, Path(scratch, "found"))
