@@ -67,7 +67,7 @@ def test_the_numbers_of_each_class_and_their_sum_are_there(predictions):
 
 def test_it_says_what_was_calibrated_or_that_nothing_was(predictions):
     logits, labels = predictions
-    confidence = evaluation.confidence(logits, labels)
+    confidence = evaluation.confidence(logits.repeat(3, 1), labels.repeat(3))
     told = write(predictions, confidence)
     assert f"divided by {confidence['temperature']:.3f}" in told
     assert "of the test images 5.00 %" in told

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,10 @@ def empty(place):
         path.unlink()
 
 
+def one_class(place):
+    shutil.rmtree(place / "train/brick")
+
+
 def too_few(place):
     for path in list((place / "train/brick").glob("*"))[1:]:
         path.unlink()
@@ -105,7 +110,8 @@ def too_few(place):
     ("spoil", "said"),
     [
         (lambda place: (place / "train").rename(place / "other"), "train is no folder; data.path"),
-        (empty, "must have a folder of pictures for each of two classes"),
+        (empty, "train has folders without a picture: brick, grass; fill or remove them"),
+        (one_class, "must have a folder of pictures for each of two classes"),
         (too_few, "the class brick has too few pictures for data.test_size=0.2"),
         (lambda place: fill(place / "test", {"grass": GREEN}), "in one only: brick"),
     ],

@@ -185,8 +185,8 @@ def run_predict(arguments: argparse.Namespace) -> None:
     if trained.description["confidence"] is None:
         print(
             "note: this network was trained with fewer than 100 validation images: its"
-            " probabilities are not calibrated, and nobody knows which pictures are unlike those that"
-            " it learnt from",
+            " probabilities are not calibrated, and nobody knows which pictures are unlike its"
+            " training images",
             file=sys.stderr,
         )
     if arguments.show:
