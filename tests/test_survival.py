@@ -80,6 +80,16 @@ class Running:
             assert time.monotonic() < end, self.log.read_text()
             time.sleep(0.001)
 
+    def stage_started(self):
+        """Whether DVC has started a process for a stage."""
+        if "exec env" not in self.log.read_text():
+            return False
+        try:
+            children = psutil.Process(self.process.pid).children()
+            return any("stages/" in " ".join(child.cmdline()) for child in children)
+        except psutil.NoSuchProcess:
+            return False
+
     def trainer(self):
         """The process that holds the lock."""
         said = (self.clone.folder / STATES / "train.lock").read_text()
@@ -87,7 +97,10 @@ class Running:
 
     def wait(self):
         """Wait for the end; returns the status and what was printed."""
-        return self.process.wait(60), self.log.read_text()
+        try:
+            return self.process.wait(60), self.log.read_text()
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"it goes on after a minute: {self.log.read_text()}")
 
 
 def is_as_if_undisturbed(clone):
@@ -148,7 +161,8 @@ def test_what_ends_a_training_before_dvc_has_recorded_it_costs_no_epoch(clone, e
 def test_a_stage_whose_dvc_is_gone_before_it_began_ends_and_puts_outputs_back(clone):
     before = outputs(clone.folder)
     running = Running(clone, "dvc", "repro", "--force", "--single-item", "train")
-    running.wait_until(lambda: "exec env" in running.log.read_text())
+    # DVC says what it runs before it does so; killed in between, it leaves nobody to tidy up.
+    running.wait_until(running.stage_started)
     running.process.kill()
     running.process.wait()
     end = time.monotonic() + 60
