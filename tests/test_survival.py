@@ -59,6 +59,8 @@ class Running:
             self.process = subprocess.Popen(
                 command, cwd=clone.folder, env=clone.env, stdout=sink, stderr=sink,
                 start_new_session=True,
+                # A shell that runs the tests in the background has them ignore an interrupt.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )  # fmt: skip
 
     def wait_for_state(self, saves=2):
