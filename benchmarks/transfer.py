@@ -60,7 +60,6 @@ def trained(values, manifest, classes, split, seed, first=None, freeze="none"):
 
 def rows(name, source, source_classes, target_name, train, test, classes):
     values = common.params()
-    cpu = torch.device("cpu")
     manifest = images.load_manifest(common.stored(name))
     target = images.load_manifest(common.stored(target_name))
     state = trained(values, manifest, source_classes, source, 0)[0].state_dict()
@@ -74,7 +73,7 @@ def rows(name, source, source_classes, target_name, train, test, classes):
                 ("frozen", {"first": state, "freeze": "features"}),
             ):
                 model, normalize = trained(values, target, classes, few, seed, **arguments)
-                logits = evaluation.predict(model, test.images.to(cpu), normalize, batch_size=1000)
+                logits = evaluation.predict(model, test.images, normalize, batch_size=1000)
                 found[kind].append(evaluation.accuracy(logits, test.labels))
         means = {kind: statistics.mean(shares) for kind, shares in found.items()}
         cells = [

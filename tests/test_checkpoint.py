@@ -211,7 +211,8 @@ def test_weights_of_another_architecture_are_refused(saved):
 def test_images_of_another_shape_are_refused(saved):
     loaded = checkpoint.load(saved[1], CPU)
     checkpoint.check_fits(loaded, MANIFEST)
-    with pytest.raises(checkpoint.CheckpointError, match="and data/ holds dots, with images of"):
+    said = "trained on stripes, and data/ holds dots, with images of another shape"
+    with pytest.raises(checkpoint.CheckpointError, match=said):
         checkpoint.check_fits(loaded, MANIFEST | {"name": "dots", "shape": [1, 28, 28]})
 
 

@@ -1,8 +1,8 @@
 """Networks as one file for other programs."""
 
 import json
-import sys
 
+import commands
 import numpy as np
 import onnxruntime
 import pytest
@@ -11,7 +11,7 @@ from safetensors import safe_open
 from test_checkpoint import ARCHITECTURE, CPU, MANIFEST
 from test_stages import STAGES, run_stage, write_params
 
-from striate import checkpoint, cli, evaluation, export, images
+from striate import checkpoint, evaluation, export, images
 from striate.images import Normalization
 
 
@@ -29,16 +29,8 @@ def trained(tmp_path_factory):
 
 
 def run_export(monkeypatch, capsys, *arguments, status=0):
-    monkeypatch.setattr(sys, "argv", ["striate", "export", *map(str, arguments)])
     monkeypatch.setattr(export, "TIMED_SECONDS", 0.0)
-    if status:
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        assert caught.value.code == status
-    else:
-        cli.main()
-    shown = capsys.readouterr()
-    return shown.out, shown.err
+    return commands.run(monkeypatch, capsys, "export", *arguments, status=status)
 
 
 def reference(folder):

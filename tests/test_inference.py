@@ -5,13 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from test_checkpoint import ARCHITECTURE, CPU, MANIFEST
 
-from striate import checkpoint, cli, evaluation, inference
+from striate import checkpoint, evaluation, inference
 from striate.images import Normalization
 from striate.pictures import PictureError
 
@@ -43,15 +44,9 @@ def place(tmp_path, monkeypatch):
 
 
 def predict(monkeypatch, capsys, *arguments, status=0):
-    monkeypatch.setattr(sys, "argv", ["striate", "predict", *map(str, arguments)])
-    if status:
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        assert caught.value.code == status
-    else:
-        cli.main()
-    shown = capsys.readouterr()
-    return shown.out.splitlines(), shown.err.splitlines()
+    """The lines of both outputs."""
+    out, err = commands.run(monkeypatch, capsys, "predict", *arguments, status=status)
+    return out.splitlines(), err.splitlines()
 
 
 def test_files_are_judged_as_evaluate_would_in_their_order(place, monkeypatch, capsys):

@@ -1,14 +1,14 @@
 """Where a trained network comes from, and `striate fetch`."""
 
 import json
-import sys
 from pathlib import Path
 
+import commands
 import pytest
 import torch
 from test_inference import make_network
 
-from striate import checkpoint, cli, sources
+from striate import checkpoint, sources
 from striate.errors import UserError
 
 
@@ -18,15 +18,13 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def fetch(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["striate", "fetch", *map(str, arguments)])
-    cli.main()
+def fetch(monkeypatch, capsys, *arguments, status=0):
+    return commands.run(monkeypatch, capsys, "fetch", *arguments, status=status)
 
 
 def test_a_folder_is_copied_whole_and_its_place_printed(place, monkeypatch, capsys):
     trained = make_network(place / "elsewhere")
-    fetch(monkeypatch, "elsewhere")
-    assert capsys.readouterr().out == "weights/elsewhere\n"
+    assert fetch(monkeypatch, capsys, "elsewhere") == ("weights/elsewhere\n", "")
     copied = checkpoint.load(place / "weights/elsewhere", torch.device("cpu"))
     assert copied.description == trained.description
     for name, value in trained.model.state_dict().items():
@@ -34,11 +32,11 @@ def test_a_folder_is_copied_whole_and_its_place_printed(place, monkeypatch, caps
     assert [path.name for path in (place / "weights").iterdir()] == ["elsewhere"]
 
 
-def test_what_was_fetched_before_is_replaced(place, monkeypatch):
+def test_what_was_fetched_before_is_replaced(place, monkeypatch, capsys):
     make_network(place / "first", None)
     make_network(place / "second")
-    fetch(monkeypatch, "first", "--to", "weights/x")
-    fetch(monkeypatch, "second", "--to", "weights/x")
+    fetch(monkeypatch, capsys, "first", "--to", "weights/x")
+    fetch(monkeypatch, capsys, "second", "--to", "weights/x")
     written = json.loads((place / "weights/x/model.json").read_text())
     assert written["confidence"] is not None
 
@@ -47,10 +45,8 @@ def test_a_folder_with_other_things_is_not_replaced(place, monkeypatch, capsys):
     make_network(place / "first")
     (place / "mine").mkdir()
     (place / "mine/thesis.txt").touch()
-    with pytest.raises(SystemExit) as caught:
-        fetch(monkeypatch, "first", "--to", "mine")
-    assert caught.value.code == 2
-    assert "mine is something else than a folder with a network" in capsys.readouterr().err
+    _, err = fetch(monkeypatch, capsys, "first", "--to", "mine", status=2)
+    assert "mine is something else than a folder with a network" in err
     assert [path.name for path in (place / "mine").iterdir()] == ["thesis.txt"]
 
 
@@ -59,12 +55,9 @@ def test_a_damaged_network_is_not_kept(place, monkeypatch, capsys):
     content = bytearray((place / "first/cnn_trained.ckpt").read_bytes())
     content[len(content) // 2] ^= 1
     (place / "first/cnn_trained.ckpt").write_bytes(content)
-    with pytest.raises(SystemExit) as caught:
-        fetch(monkeypatch, "first")
-    assert caught.value.code == 2
-    shown = capsys.readouterr()
-    assert "was changed after training" in shown.err
-    assert shown.out == "weights/no-such-network\n"  # which DVC names in `$(striate fetch …)`
+    out, err = fetch(monkeypatch, capsys, "first", status=2)
+    assert "was changed after training" in err
+    assert out == "weights/no-such-network\n"  # which DVC names in `$(striate fetch …)`
     assert list((place / "weights").iterdir()) == []
 
 

@@ -234,7 +234,8 @@ def test_evaluate_refuses_a_checkpoint_for_other_images(workspace, capsys):
     manifest = json.loads((workspace / "data/manifest.json").read_text())
     manifest |= {"name": "mnist", "shape": [1, 28, 28]}
     (workspace / "data/manifest.json").write_text(json.dumps(manifest))
-    assert "the network was trained on digits, and data/ holds" in fail_stage("evaluate", capsys)
+    said = fail_stage("evaluate", capsys)
+    assert "trained on digits, and data/ holds mnist, with images of another shape" in said
 
 
 def test_evaluate_reads_the_network_from_the_checkpoint_and_not_from_params(finished, workspace):

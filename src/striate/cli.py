@@ -174,7 +174,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
     if arguments.top < 1:
         raise UserError(f"--top is {arguments.top}; it must be 1 or more")
 
-    from striate import checkpoint, devices, inference, sources
+    from striate import checkpoint, devices, evaluation, inference, sources
     from striate.pictures import PictureError, printable
 
     files = inference.files_of(arguments.paths)
@@ -184,9 +184,9 @@ def run_predict(arguments: argparse.Namespace) -> None:
         trained = checkpoint.load(place, device)
     if trained.description["confidence"] is None:
         print(
-            "note: this network was trained with fewer than 100 validation images: its"
-            " probabilities are not calibrated, and nobody knows which pictures are unlike its"
-            " training images",
+            f"note: this network was trained with fewer than {evaluation.LEAST_IMAGES} validation"
+            " images: its probabilities are not calibrated, and nobody knows which pictures are"
+            " unlike its training images",
             file=sys.stderr,
         )
     if arguments.show:

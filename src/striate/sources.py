@@ -29,7 +29,7 @@ def find(source: str, scratch: Path) -> Path:
         return _registered(source, scratch)
     if Path(source).is_dir():
         return Path(source)
-    if source == str(records.MODELS):
+    if source == records.MODELS:
         raise UserError(f"{source}/ is not there; `dvc repro` makes it")
     root = tracking.root()
     if not (root / ".dvc").is_dir():
