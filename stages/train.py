@@ -1,15 +1,36 @@
 """Train the network that params.yaml describes; write its weights and its history."""
 
-from pathlib import Path
+from __future__ import annotations
 
-from striate import limits, params
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from striate import launch, limits, params
 from striate.logbook import Logbook, logbook
 from striate.stage import stage
 
+if TYPE_CHECKING:
+    import torch
 
-def train(settings: params.Params, log: Logbook) -> None:
+    from striate.parallel import Group
+
+
+def main() -> None:
+    """Train in this process, or in several that it starts."""
+    settings = params.load()
+    if launch.is_needed(settings.training.processes):
+        launch.launch(launch.count(settings.training.processes), Path(__file__))
+        return
+    with logbook() as log:
+        # Imported while the tracking process loads MLflow beside this one.
+        from striate import parallel
+
+        with parallel.joined(settings.training.device) as (group, device):
+            train(settings, log, group, device)
+
+
+def train(settings: params.Params, log: Logbook, group: Group, device: torch.device) -> None:
     """Read the sections, train, and write models/ and metrics/."""
-    # Imported while the tracking process loads MLflow beside this one.
     import torch
 
     from striate import (
@@ -24,10 +45,12 @@ def train(settings: params.Params, log: Logbook) -> None:
     )
 
     devices.keep_freed_memory()
-    device = devices.pick_device(settings.training.device)
     devices.set_deterministic(settings.training.deterministic)
     manifest = images.load_manifest(Path("data"))
-    limits.check(settings, manifest["shape"], len(manifest["classes"]), manifest["train"]["count"])
+    limits.check(
+        settings, manifest["shape"], len(manifest["classes"]), manifest["train"]["count"],
+        group.size,
+    )  # fmt: skip
     normalization = images.normalization(manifest, settings.data.normalize)
     description = checkpoint.describe(settings.model.model_dump(), manifest, normalization)
     torch.manual_seed(settings.seed)
@@ -35,27 +58,38 @@ def train(settings: params.Params, log: Logbook) -> None:
     stored = images.load_split(Path("data"), "train", device)
     learnt, val = images.hold_out(stored, settings.data.val_size, settings.seed)
     models.whiten_(model, normalization(learnt.images[: models.WHITENING_IMAGES]))
+    said = []
     source = Path(settings.training.init_from)
     first = checkpoint.first_weights(source)
     if first is not None:
         taken, others = (", ".join(parts) or "none" for parts in models.transfer_(model, first))
-        print(f"weights of {source}: {taken}; new ones: {others}")
+        said.append(f"weights of {source}: {taken}; new ones: {others}")
     models.freeze_(model, settings.training.freeze)
     parameters = models.count_parameters(model)
-    print(f"{parameters:,} parameters, {len(learnt.labels):,} images, on {device}", flush=True)
+    said.append(f"{parameters:,} parameters, {len(learnt.labels):,} images, on {device}")
+    if group.size > 1:
+        whole = models.synchronize_(model, device)
+        said[-1] += f", {group.size} processes" + (
+            "" if whole else "; batch norm by each of them over its own part of a batch"
+        )
 
     flat = params.flatten(settings.model_dump())
     with resume.kept(settings, manifest, device, Path(__file__)) as keeper:
-        log.start(flat, devices.describe(device))
+        if group.rank == 0:
+            print(*said, sep="\n", flush=True)
+        log.start(flat, devices.describe(device) | {"torch.processes": str(group.size)})
         rows = []
         with keeper.stoppable():
             for row in training.fit(
                 model, learnt, val, settings=settings.training, augmentation=settings.augment,
-                normalize=normalization, seed=settings.seed, keeper=keeper,
+                normalize=normalization, seed=settings.seed, keeper=keeper, group=group,
             ):  # fmt: skip
                 rows.append(row)
-                log.epoch(row)
-                print(training.summary_line(row, settings.training.epochs), flush=True)
+                if group.rank == 0:
+                    log.epoch(row)
+                    print(training.summary_line(row, settings.training.epochs), flush=True)
+        if group.rank:
+            return
         kept = training.kept_epoch(rows, settings.training.keep)
         if val is not None:
             logits = evaluation.predict(
@@ -69,6 +103,4 @@ def train(settings: params.Params, log: Logbook) -> None:
 
 if __name__ == "__main__":
     with stage():
-        loaded = params.load()
-        with logbook() as opened:
-            train(loaded, opened)
+        main()

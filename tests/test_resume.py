@@ -33,6 +33,8 @@ class Stopped(Exception):  # noqa: N818
 class StoppingKeeper:
     """Keeps the state in memory, saves it after every step, and stops after so many saves."""
 
+    stopping = False
+
     def __init__(self, state=None, saves=10**6):
         self.state, self.left = state, saves
 
@@ -108,13 +110,13 @@ def test_what_is_saved_can_be_read_and_lasts_until_it_is_safe(tmp_path, monkeypa
     monkeypatch.delenv("DVC_STAGE", raising=False)
     if under_dvc:
         monkeypatch.setenv("DVC_STAGE", "train")
-    keeper = resume.Keeper(tmp_path / "states", "name", minutes=10)
+    keeper = resume.Keeper(tmp_path / "states/name.state", minutes=10)
     assert keeper.state is None
     keeper.save({"tensors": {"a": torch.arange(3)}, "rows": [{"pair": (1, 0.1)}]}, "step 1")
-    again = resume.Keeper(tmp_path / "states", "name", minutes=10)
+    again = resume.Keeper(tmp_path / "states/name.state", minutes=10)
     assert torch.equal(again.state["tensors"]["a"], torch.arange(3))
     assert again.state["rows"] == [{"pair": (1, 0.1)}]
-    assert resume.Keeper(tmp_path / "states", "other", minutes=10).state is None
+    assert resume.Keeper(tmp_path / "states/other.state", minutes=10).state is None
     (tmp_path / "models").write_text("weights")
     again.complete(tmp_path / "models")
     left = {path.name: path for path in (tmp_path / "states").iterdir()}
@@ -127,11 +129,11 @@ def test_what_is_saved_can_be_read_and_lasts_until_it_is_safe(tmp_path, monkeypa
 def test_seconds_of_a_training_add_up_over_its_parts(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(resume.time, "monotonic", lambda: now[0])
-    keeper = resume.Keeper(tmp_path, "name", minutes=10)
+    keeper = resume.Keeper(tmp_path / "name.state", minutes=10)
     now[0] += 5
     keeper.save({}, "")
     now[0] += 1000  # it was stopped
-    again = resume.Keeper(tmp_path, "name", minutes=10)
+    again = resume.Keeper(tmp_path / "name.state", minutes=10)
     now[0] += 2
     assert again.seconds() == 7
 
@@ -139,7 +141,7 @@ def test_seconds_of_a_training_add_up_over_its_parts(tmp_path, monkeypatch):
 def test_a_state_is_due_when_the_minutes_have_passed(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(resume.time, "monotonic", lambda: now[0])
-    keeper = resume.Keeper(tmp_path, "name", minutes=2)
+    keeper = resume.Keeper(tmp_path / "name.state", minutes=2)
     now[0] = 119.9
     assert not keeper.due()
     now[0] = 120.0
@@ -150,13 +152,13 @@ def test_a_state_is_due_when_the_minutes_have_passed(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("damage", ["cut short", "changed", "empty"])
 def test_a_damaged_state_is_no_state(tmp_path, damage):
-    resume.Keeper(tmp_path, "name", minutes=10).save({"tensors": {"a": torch.zeros(99)}}, "")
+    resume.Keeper(tmp_path / "name.state", minutes=10).save({"tensors": {"a": torch.zeros(99)}}, "")
     (path,) = tmp_path.iterdir()
     content = bytearray(path.read_bytes())
     if damage == "changed":
         content[len(content) // 2] ^= 1
     path.write_bytes({"cut short": content[:-9], "empty": b""}.get(damage, content))
-    assert resume.Keeper(tmp_path, "name", minutes=10).state is None
+    assert resume.Keeper(tmp_path / "name.state", minutes=10).state is None
 
 
 def test_the_name_of_a_state_follows_from_params_data_code_and_machine(tmp_path, monkeypatch):
@@ -209,7 +211,7 @@ def interrupted(keeper, *numbers, then):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_waits_until_the_state_is_saved(tmp_path, number):
-    keeper = resume.Keeper(tmp_path, "name", minutes=10)
+    keeper = resume.Keeper(tmp_path / "name.state", minutes=10)
     before = signal.getsignal(number)
 
     def end_of_step():
@@ -219,12 +221,12 @@ def test_an_interrupt_waits_until_the_state_is_saved(tmp_path, number):
 
     with pytest.raises(KeyboardInterrupt, match="the same command goes on after epoch 2 of 5"):
         interrupted(keeper, number, then=end_of_step)
-    assert resume.Keeper(tmp_path, "name", minutes=10).state["rows"] == [1, 2]
+    assert resume.Keeper(tmp_path / "name.state", minutes=10).state["rows"] == [1, 2]
     assert signal.getsignal(number) is before
 
 
 def test_an_interrupt_that_no_step_answers_comes_through_by_itself(tmp_path):
-    keeper = resume.Keeper(tmp_path, "name", minutes=10)
+    keeper = resume.Keeper(tmp_path / "name.state", minutes=10)
     begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt, match="begins anew"):
         interrupted(keeper, signal.SIGTERM, then=lambda: time.sleep(30))
@@ -233,7 +235,7 @@ def test_an_interrupt_that_no_step_answers_comes_through_by_itself(tmp_path):
 
 def test_a_second_interrupt_comes_through_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(resume, "GRACE_SECONDS", 30)
-    keeper = resume.Keeper(tmp_path, "name", minutes=10)
+    keeper = resume.Keeper(tmp_path / "name.state", minutes=10)
     begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         interrupted(keeper, signal.SIGINT, signal.SIGINT, then=lambda: time.sleep(20))

@@ -299,9 +299,9 @@ def test_a_rate_of_its_own_reaches_the_optimisation():
 def test_images_are_flipped_in_every_second_epoch(monkeypatch):
     seen = []
 
-    def keep(images, chosen, mirrored, *rest, shrunk):
-        seen.append(mirrored.clone())
-        return images[chosen].float()
+    def keep(images, places, flipped, *rest, **options):
+        seen.append(torch.empty_like(flipped).scatter_(0, places, flipped))  # by image
+        return images[places].float()
 
     monkeypatch.setattr(training, "augment", keep)
     flipping = SimpleNamespace(**vars(NO_AUGMENTATION) | {"flip": True})

@@ -9,6 +9,24 @@ class UserError(Exception):
     """Something outside the code is wrong; the message says what, where, and what is right."""
 
 
+def said(error: BaseException) -> str | None:
+    """What to tell the reader of a failure; None where it is a fault of the code."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    # Torch has no error of its own for want of memory on a CPU.
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(sign in str(error) for sign in ("out of memory", "can't allocate memory"))
+    ):
+        return (
+            "there is too little memory for this; smaller training.batch_size,"
+            " evaluate.batch_size or model.width need less"
+        )
+    return None
+
+
 @contextmanager
 def reported() -> Iterator[None]:
     """Print a `UserError` on standard error, a line for each fault, and exit with status 2.
@@ -18,28 +36,13 @@ def reported() -> Iterator[None]:
     """
     try:
         yield
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        if not error.strerror:
-            raise  # no refusal by the system
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror}", file=sys.stderr)
-        sys.exit(2)
-    except (MemoryError, RuntimeError) as error:
-        # Torch has no error of its own for want of memory on a CPU.
-        if not isinstance(error, MemoryError) and not any(
-            sign in str(error) for sign in ("out of memory", "can't allocate memory")
-        ):
+    except Exception as error:
+        text = said(error)
+        if text is None:
             raise
-        print(
-            "error: there is too little memory for this; smaller training.batch_size,"
-            " evaluate.batch_size or model.width need less",
-            file=sys.stderr,
-        )
+        print(f"error: {text}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
-        said = str(interrupt) or "give the same command again"
-        print(f"interrupted: {said}", file=sys.stderr)
+        text = str(interrupt) or "give the same command again"
+        print(f"interrupted: {text}", file=sys.stderr)
         sys.exit(130)

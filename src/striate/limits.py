@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 MOST_WEIGHTS = 2**28  # 1 GiB of them, and thrice as much again to train them with Adam
 
 
-def check(params: Params, shape: Sequence[int], classes: int, count: int) -> None:
+def check(
+    params: Params, shape: Sequence[int], classes: int, count: int, processes: int = 1
+) -> None:
     """Refuse params that no training on these images can have.
 
     Args:
@@ -25,6 +27,7 @@ def check(params: Params, shape: Sequence[int], classes: int, count: int) -> Non
         shape: channels, height and width of an image.
         classes: how many there are.
         count: training images, before any is held out.
+        processes: among which each batch is divided.
 
     Raises:
         UserError: names the key and the largest possible value.
@@ -42,7 +45,7 @@ def check(params: Params, shape: Sequence[int], classes: int, count: int) -> Non
     check_validation(params.training, held)
     learnt = count - held
     side = params.augment.shrink or min(shape[1:])
-    check_last_batch(model, side, learnt, params.training.batch_size)
+    check_last_batch(model, side, learnt, params.training.batch_size, processes)
 
 
 def check_augment(settings: Augment, shape: Sequence[int]) -> None:
@@ -152,7 +155,9 @@ def check_validation(settings: Training, held: int) -> None:
             )
 
 
-def check_last_batch(model: dict[str, Any], side: int, count: int, batch_size: int) -> None:
+def check_last_batch(
+    model: dict[str, Any], side: int, count: int, batch_size: int, processes: int = 1
+) -> None:
     """Refuse to normalise a batch of one value a channel, which has no deviation.
 
     The speedrun network normalises after it has pooled, so its last layer may see single pixels.
@@ -162,18 +167,26 @@ def check_last_batch(model: dict[str, Any], side: int, count: int, batch_size: i
         side: the smaller one of the smallest images.
         count: images to learn from.
         batch_size: images in a step.
+        processes: among which each batch is divided, into parts that differ by one at most.
 
     Raises:
         UserError: names the key and what else would do.
     """
     pixels = _whitened(side, model["whiten"]) >> model["layers"]
+    if not (model["arch"] == "speedrun" and model["norm"] == "batch" and pixels == 1):
+        return
     last = count % batch_size or batch_size
-    if model["arch"] == "speedrun" and model["norm"] == "batch" and pixels == 1 and last == 1:
-        raise UserError(
-            f"training.batch_size is {batch_size}, which leaves 1 of {count:,} images to the last"
-            " step: too few for model.norm=batch where the layers leave 1 pixel; choose another"
-            " size, or fewer model.layers"
-        )
+    batches = (min(batch_size, count), last)
+    if 1 not in {
+        size for batch in batches for size in (batch // processes, -(-batch // processes))
+    }:
+        return
+    of_them = "" if processes == 1 else f", in {processes} parts, one of a single image"
+    raise UserError(
+        f"training.batch_size is {batch_size}, which leaves {last:,} of {count:,} images to the"
+        f" last step{of_them}: too few for model.norm=batch where the layers leave 1 pixel; choose"
+        " another size, or fewer model.layers"
+    )
 
 
 def _whitened(side: int, whiten: int) -> int:

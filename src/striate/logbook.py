@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from striate.launch import is_first
 from striate.records import Point
 
 SWITCH = "STRIATE_TRACKING"
@@ -65,8 +66,11 @@ def enabled() -> bool:
 
 @contextmanager
 def logbook() -> Iterator[Logbook]:
-    """Track what a stage does; `STRIATE_TRACKING=off` tracks nothing."""
-    if not enabled():
+    """Track what a stage does; `STRIATE_TRACKING=off` tracks nothing.
+
+    Of several processes that train together, the first one is tracked.
+    """
+    if not (enabled() and is_first()):
         yield Logbook(None)
         return
     # In a session of its own, an interrupt of the stage does not reach it before it has tidied up.

@@ -13,6 +13,7 @@ Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 FREEZE = r"^(none|features|layer([1-9]|1[0-6]))$"
 FREEZE_SAID = "none, features, or the last layer that is frozen, such as layer1"
+PROCESSES = "auto, or a whole number from 1 to 1024"
 WIDTH = "a whole number from 1 to 1024, or a list of them, one for each layer"
 MOST_BYTES = 100_000  # of a params file; the committed one has a few thousand
 MOST_FAULTS = 20  # that are listed
@@ -123,6 +124,7 @@ class Training(Section):
     warmup: Fraction
     label_smoothing: Fraction
     device: Literal["auto", "cpu", "cuda", "mps"]
+    processes: int | str
     precision: Literal["auto", "float32", "bfloat16"]
     capture: Literal["auto", "never"]
     deterministic: bool
@@ -132,6 +134,13 @@ class Training(Section):
     checkpoint_minutes: Annotated[float, Field(ge=0, le=10_000)]
     init_from: Annotated[str, Field(min_length=1)]
     freeze: Annotated[str, Field(pattern=FREEZE)]
+
+    @field_validator("processes", mode="before")
+    @classmethod
+    def _count_or_auto(cls, value: Any) -> Any:
+        if value != "auto" and not (type(value) is int and 1 <= value <= 1024):
+            raise ValueError(PROCESSES)
+        return value
 
 
 class Evaluate(Section):
@@ -348,7 +357,7 @@ def _allowed(loc: tuple[Any, ...]) -> str:
     if "enum" in schema:
         return "one of " + ", ".join(schema["enum"])
     if "anyOf" in schema:
-        return WIDTH
+        return {"width": WIDTH, "processes": PROCESSES}[loc[-1]]
     if schema["type"] == "boolean":
         return "true or false"
     if schema["type"] == "string":

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from filelock import FileLock, Timeout
 
-from striate import files
+from striate import files, launch
 from striate.devices import describe
 from striate.errors import UserError
 from striate.stage import DONE, STATES
@@ -52,7 +52,11 @@ def fingerprint(
     sources = [script, *Path(__file__).parent.glob("*.py")]
     code = {file.name: _sha256(file.read_bytes()) for file in sources}
     parts = {"params": params, "data": manifest, "first": first, "code": code}
-    parts["machine"] = describe(device)
+    machine = describe(device)
+    if launch.is_member():
+        # A group that has lost or gained a machine goes on, though its last bits will differ.
+        machine.pop("torch.threads")
+    parts["machine"] = machine
     return _sha256(json.dumps(parts, sort_keys=True).encode())
 
 
@@ -77,21 +81,21 @@ class Keeper:
     """Saves the state of one training, and gives it back.
 
     Args:
-        folder: of the states of all trainings.
-        name: the fingerprint of this one.
+        path: of its state; None in a process that leaves the saving to another one.
         minutes: after which a state is saved within an epoch.
 
     Attributes:
         state: what was saved last, or None.
         saved: what that state is of, for a person.
+        stopping: whether the training is to stop once its state is saved.
     """
 
-    def __init__(self, folder: Path, name: str, minutes: float) -> None:
-        self._path = folder / f"{name}.state"
+    def __init__(self, path: Path | None, minutes: float) -> None:
+        self._path = path
         self._seconds = 60 * minutes
         self._last = self._start = time.monotonic()
-        self._stop = False
-        self.state: dict[str, Any] | None = read(self._path)
+        self.stopping = False
+        self.state: dict[str, Any] | None = read(path) if path else None
         self.saved = ""
         if self.state is not None:
             self.saved = self.state["saved"]
@@ -99,7 +103,7 @@ class Keeper:
 
     def due(self) -> bool:
         """Whether it is time to save a state within an epoch."""
-        return self._stop or time.monotonic() - self._last >= self._seconds
+        return self.stopping or time.monotonic() - self._last >= self._seconds
 
     def save(self, state: dict[str, Any], saved: str) -> None:
         """Replace what was saved before.
@@ -111,13 +115,14 @@ class Keeper:
         Raises:
             KeyboardInterrupt: it was asked to stop; the state is saved.
         """
-        buffer = io.BytesIO()
-        torch.save(state | {"saved": saved, "seconds": self.seconds()}, buffer)
-        body = buffer.getvalue()
-        files.write(self._path, _sha256(body).encode() + body)
+        if self._path:
+            buffer = io.BytesIO()
+            torch.save(state | {"saved": saved, "seconds": self.seconds()}, buffer)
+            body = buffer.getvalue()
+            files.write(self._path, _sha256(body).encode() + body)
         self._last = time.monotonic()
         self.saved = saved
-        if self._stop:
+        if self.stopping:
             raise KeyboardInterrupt
 
     def seconds(self) -> float:
@@ -133,6 +138,8 @@ class Keeper:
         Args:
             models: the folder with the weights.
         """
+        if self._path is None:
+            return
         if "DVC_STAGE" in os.environ:
             files.write(self._path.with_suffix(DONE), files.md5(models).encode())
         else:
@@ -149,9 +156,9 @@ class Keeper:
         """
 
         def ask(number: int, frame: FrameType | None) -> None:
-            if self._stop:
+            if self.stopping:
                 raise KeyboardInterrupt
-            self._stop = True
+            self.stopping = True
             signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
 
         def insist(number: int, frame: FrameType | None) -> None:
@@ -176,6 +183,8 @@ def kept(
 ) -> Iterator[Keeper]:
     """The keeper of a training, whose state lasts until all of its outputs are safe.
 
+    Of several processes that train together, the first one saves and locks for all.
+
     Args:
         settings: all of params.yaml.
         manifest: of the data, with the hashes of its files.
@@ -185,6 +194,10 @@ def kept(
     Raises:
         UserError: another process does this training, or trains in this folder.
     """
+    minutes = settings.training.checkpoint_minutes
+    if not launch.is_first():
+        yield Keeper(None, minutes)
+        return
     states = Path(os.environ.get("DVC_ROOT", "."), STATES)
     params = settings.model_dump(exclude={"evaluate"})
     source = Path(settings.training.init_from)
@@ -192,7 +205,7 @@ def kept(
     name = fingerprint(params, manifest, first, device, script)
     # Temporary copies of a repository share their states, and each has outputs of its own.
     with alone(STATES / "train.lock"), alone(states / f"{name}.lock"):
-        keeper = Keeper(states, name, settings.training.checkpoint_minutes)
+        keeper = Keeper(states / f"{name}.state", minutes)
         if keeper.saved:
             print(f"goes on after {keeper.saved}", flush=True)
         yield keeper

@@ -15,6 +15,7 @@ import yaml
 from striate import files
 from striate.errors import reported
 from striate.git import git
+from striate.launch import is_member, leave
 
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 STATES = Path(".dvc/tmp/striate")  # of trainings that can go on, in the main repository
@@ -32,10 +33,17 @@ def stage() -> Iterator[None]:
     try:
         with reported():
             _end_with_parent()
-            _forget_recorded()
-            yield
+            if not is_member():
+                _forget_recorded()
+            try:
+                yield
+            except (Exception, KeyboardInterrupt) as failure:
+                leave(failure)
+                raise
     except BaseException:
-        _bring_back()
+        # Of several processes that train together, the one that started them does this.
+        if not is_member():
+            _bring_back()
         raise
 
 

@@ -17,8 +17,9 @@ from striate.errors import UserError
 from striate.evaluation import accuracy, mean_loss, predict
 from striate.images import Split, augment, draw_mirrored
 from striate.limits import check_validation
-from striate.models import Network, train_
+from striate.models import Network, running_statistics, synchronize_, train_
 from striate.optimizers import build_optimizers
+from striate.parallel import ALONE, Group
 
 if TYPE_CHECKING:
     from striate.params import Augment, Training
@@ -39,6 +40,7 @@ def fit(
     normalize: Callable[[Tensor], Tensor],
     seed: int,
     keeper: Keeper | None = None,
+    group: Group = ALONE,
 ) -> Iterator[dict[str, Any]]:
     """Train `model` in place, minimising cross-entropy.
 
@@ -52,6 +54,8 @@ def fit(
         seed: of the order of the batches and of the augmentation.
         keeper: saves the state after each epoch and whenever it wants to. A state that it holds
             is gone on from, to the same end; the epochs before it are yielded once more.
+        group: the processes among which each batch is divided. All call this with equal arguments
+            and are given equal rows; the network ends with equal weights in each of them.
 
     Yields:
         After each epoch: `epoch` (from 1), `learning_rate` (of its last step), `train_loss` and
@@ -62,11 +66,14 @@ def fit(
     Raises:
         UserError: the loss is no longer a number, or there are no images to choose the best epoch
             by.
+        PeerLostError: another process of the group is gone.
     """
     check_validation(settings, 0 if val is None else len(val.labels))
     device = train.labels.device
     generator = torch.Generator(device).manual_seed(seed)
     precision = pick_precision(settings.precision, device)
+    if group.size > 1:
+        synchronize_(model, device)
     model.to(memory_format=precision.memory_format)
     images = train.images.contiguous(memory_format=precision.memory_format)
     count, size = len(train.labels), settings.batch_size
@@ -76,7 +83,7 @@ def fit(
     optimizers = build_optimizers(
         model, settings, fused=fast and device.type != "mps", dtype=precision.dtype
     )
-    capture = settings.capture == "auto" and device.type == "cuda"
+    capture = settings.capture == "auto" and device.type == "cuda" and group.size == 1
     peaks = [optimizer.lr for optimizer in optimizers]
     if capture:
         # A recorded step reads its rate from the device; a number would be recorded with it.
@@ -84,34 +91,66 @@ def fit(
             optimizer.lr = torch.tensor(optimizer.lr, device=device)
     mirrored = draw_mirrored(count, generator) if augmentation.flip else None
     shrunk_steps = round(augmentation.shrink_until * total) if augmentation.shrink else 0
-    parameters = list(model.parameters())
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     order = torch.empty(count, dtype=torch.int64, device=device)
     losses = torch.zeros(steps, device=device)
     sizes = [size] * (steps - 1) + [count - size * (steps - 1)]
     last_loss = torch.zeros((), device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
+    wish = torch.zeros((), device=device)  # of any process, to save the state
     weights = model.state_dict()
     best = {name: value.clone() for name, value in weights.items()}
     rows: list[dict[str, Any]] = []
+    if group.size > 1:
+        # Two kinds of processors may have rounded the first weights differently.
+        first_weights = group.told({name: value.cpu() for name, value in weights.items()})
+        for name, value in weights.items():
+            value.copy_(first_weights[name])
+        if group.rank:
+            torch.manual_seed(seed + group.rank)  # each process drops other features
 
     def step(chosen: Tensor, shrunk: bool) -> None:
+        share = group.share(len(chosen))
+        places = chosen[share.part]
+        flipped = mirrored[places] if mirrored is not None else None
         inputs = augment(
-            images, chosen, mirrored, normalize, augmentation, generator, shrunk=shrunk
+            images, places, flipped, normalize, augmentation, generator, share=share, shrunk=shrunk
         )
-        labels = train.labels[chosen]
+        labels = train.labels[places]
         # Each weight is used once a step, so that a cache of converted weights gains nothing.
         with torch.autocast(
             device.type, torch.bfloat16, precision.dtype == torch.bfloat16, cache_enabled=False
         ):
             logits = model(inputs)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
+        loss = F.cross_entropy(
+            logits.float(), labels, label_smoothing=settings.label_smoothing,
+            reduction="mean" if group.size == 1 else "sum",
+        )  # fmt: skip
+        if group.size > 1:
+            loss = loss / len(chosen)
         for parameter in parameters:
             parameter.grad = None
         loss.backward()
+        last_loss.copy_(loss.detach())
+        right = (logits.argmax(1) == labels).sum()
+        correct.add_(right if group.size == 1 else add_up(right))
         for optimizer in optimizers:
             optimizer.step()
-        last_loss.copy_(loss.detach())
-        correct.add_((logits.argmax(1) == labels).sum())
+
+    def add_up(right: Tensor) -> Tensor:
+        """Sum up the parts of a step that the processes have, in one call.
+
+        Gradients and loss are parts of the mean over the batch; of running statistics the mean
+        is taken.
+        """
+        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        statistics = running_statistics(model)
+        for value in statistics:
+            value.div_(group.size)
+        hits = right.float()
+        wish.fill_(keeper is not None and keeper.due())
+        group.add_([*grads, *statistics, last_loss, hits, wish])
+        return hits.long()
 
     # One recording for each size of image.
     take = {
@@ -132,17 +171,24 @@ def fit(
 
     def save(taken: int, saved: str) -> None:
         """Save the state after so many steps of the epoch that follows the last row."""
-        if keeper is not None:
-            tensors = {name: value.to("cpu", copy=True) for name, value in live.items()}
-            random = random_states(generator)
-            keeper.save({"tensors": tensors, "random": random, "taken": taken, "rows": rows}, saved)
+        if keeper is None:
+            return
+        tensors = {name: value.to("cpu", copy=True) for name, value in live.items()}
+        found = group.gathered((random_states(device), keeper.stopping))
+        random = [generator.get_state(), *(states for states, _ in found)]
+        keeper.stopping = any(stopping for _, stopping in found)
+        keeper.save({"tensors": tensors, "random": random, "taken": taken, "rows": rows}, saved)
 
     taken = 0
-    if keeper is not None and keeper.state is not None:
+    state = group.told(keeper.state if keeper is not None else None)
+    if state is not None:
         for name, value in live.items():
-            value.copy_(keeper.state["tensors"][name])
-        taken, rows = keeper.state["taken"], keeper.state["rows"]
-        set_random_states(generator, keeper.state["random"])
+            value.copy_(state["tensors"][name])
+        taken, rows = state["taken"], state["rows"]
+        stream, *states = state["random"]
+        generator.set_state(stream)
+        if len(states) == group.size:  # else it was saved by another number of processes
+            set_random_states(device, states[group.rank])
         yield from rows
 
     while not complete(rows, settings):
@@ -159,7 +205,7 @@ def fit(
             initial=sum(sizes[:taken]),
             desc=f"epoch {epoch}/{settings.epochs}",
             unit=" images",
-            disable=None,
+            disable=True if group.rank else None,
             leave=False,
         ) as bar:
             for number in range(taken, steps):
@@ -178,7 +224,7 @@ def fit(
                     bar.update(sizes[number])
                     if number % settings.log_every == 0:
                         bar.set_postfix(loss=f"{last_loss.item():.4f}")
-                if keeper is not None and keeper.due():
+                if keeper is not None and (wish.item() if group.size > 1 else keeper.due()):
                     save(number + 1, f"step {number + 1} of {steps} of epoch {epoch}")
 
         taken = 0
@@ -191,7 +237,7 @@ def fit(
             "train_accuracy": int(correct) / count,
         }
         if val is not None:
-            logits = predict(model, val.images, normalize, batch_size=VALIDATION_BATCH)
+            logits = predict_together(model, val, normalize, group)
             labels = val.labels.cpu()
             row["val_loss"] = mean_loss(logits, labels)
             row["val_accuracy"] = accuracy(logits, labels)
@@ -253,20 +299,33 @@ def check_finite(losses: Tensor, first: int, total: int, settings: Training) -> 
     )
 
 
-def random_states(generator: torch.Generator) -> list[Tensor]:
-    """Where the random numbers stand: of the generator, and those that dropout draws."""
-    states = [generator.get_state(), torch.get_rng_state()]
-    if generator.device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(generator.device))
+def predict_together(
+    model: Network, val: Split, normalize: Callable[[Tensor], Tensor], group: Group
+) -> Tensor:
+    """`predict`, by several processes, each of which takes a part of the images."""
+    part = group.share(len(val.labels)).part
+    own = predict(model, val.images[part], normalize, batch_size=VALIDATION_BATCH)
+    if group.size == 1:
+        return own
+    logits = torch.zeros(len(val.labels), own.shape[1], device=val.labels.device)
+    logits[part] = own.to(logits.device)
+    group.add_([logits])
+    return logits.cpu()
+
+
+def random_states(device: torch.device) -> list[Tensor]:
+    """Where the random numbers stand that dropout draws."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
     return states
 
 
-def set_random_states(generator: torch.Generator, states: list[Tensor]) -> None:
+def set_random_states(device: torch.device, states: list[Tensor]) -> None:
     """Go on where `random_states` was called."""
-    generator.set_state(states[0])
-    torch.set_rng_state(states[1])
-    if generator.device.type == "cuda":
-        torch.cuda.set_rng_state(states[2], generator.device)
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
 
 
 def captured(
