@@ -19,7 +19,16 @@ import yaml
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
-from striate import checkpoint, datasets, devices, evaluation, images, models, training  # noqa: E402
+from striate import (  # noqa: E402
+    checkpoint,
+    datasets,
+    devices,
+    evaluation,
+    images,
+    models,
+    parallel,
+    training,
+)  # fmt: skip
 
 
 def params(*layers, **changes):
@@ -45,7 +54,7 @@ def stored(name):
     return folder
 
 
-def train(values, images_used=None):
+def train(values, images_used=None, group=parallel.ALONE):
     """Train and score as the stages do; returns what was measured.
 
     `seconds` begins where the images lie on the device and the network is built, and holds the
@@ -71,7 +80,7 @@ def train(values, images_used=None):
     models.whiten_(model, normalize(split.images[: models.WHITENING_IMAGES]))
     for _ in training.fit(
         model, split, None, settings=settings["training"], augmentation=settings["augment"],
-        normalize=normalize, seed=values["seed"],
+        normalize=normalize, seed=values["seed"], group=group,
     ):  # fmt: skip
         marks.append(time.perf_counter())
     peak = memory()

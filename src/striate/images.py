@@ -264,7 +264,7 @@ def augment(
         inputs = _turned(inputs, settings.rotate, settings.zoom, share, generator)
     if settings.cutout:
         inputs = _cutout(inputs, settings.cutout, share, generator)
-    if shrunk:
+    if shrunk and len(inputs):
         size = (settings.shrink, settings.shrink)
         inputs = F.interpolate(inputs, size, mode="bilinear", align_corners=False)
     return inputs
@@ -280,6 +280,8 @@ def _turned(
 ) -> Tensor:
     """Turn and scale about the centre, with bilinear interpolation; what comes in is reflected."""
     drawn = torch.rand(2, share.batch, generator=generator, device=inputs.device)
+    if not len(inputs):
+        return inputs  # PyTorch has no grid for none
     uniform = drawn[:, share.part] * 2 - 1
     angles, scales = torch.deg2rad(uniform[0] * degrees), 1 + uniform[1] * zoom
     cos, sin, zero = angles.cos() * scales, angles.sin() * scales, torch.zeros_like(angles)

@@ -59,7 +59,9 @@ def launch(processes: int, script: Path) -> None:
     (`PET_NNODES`, `PET_RDZV_ENDPOINT`, `PET_MAX_RESTARTS` and so on) let other machines take part.
 
     Raises:
-        UserError: what one of them has found wrong, or that they ended early too often.
+        UserError: what one of them has found wrong, that they ended early too often, or that
+            other machines were not to be found.
+        KeyboardInterrupt: says from where the same command goes on.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // processes)))
@@ -67,13 +69,16 @@ def launch(processes: int, script: Path) -> None:
     os.environ["PET_NPROC_PER_NODE"] = str(processes)
     # Else the processes of a second attempt are given the addresses of the first.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-    logging.disable(logging.CRITICAL)  # torchrun's own account of what the processes say better
+    # Of what torchrun and its store report, the processes say better what a person wants to know.
+    logging.disable(logging.CRITICAL)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     alone = not os.environ.keys() & OF_MORE_MACHINES
     if not alone:
         os.environ.setdefault("PET_RDZV_BACKEND", "c10d")
 
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.run import parse_args, run
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -83,6 +88,12 @@ def launch(processes: int, script: Path) -> None:
             run(parse_args([*(["--standalone"] if alone else []), str(script)]))
         except SignalException:
             raise KeyboardInterrupt(_read(scratch, STOPPED)) from None
+        except RendezvousError as error:
+            where = os.environ.get("PET_RDZV_ENDPOINT", "this machine")
+            raise UserError(
+                f"the processes of {os.environ.get('PET_NNODES', '1')} machines did not find each"
+                f" other at {where}: {' '.join(str(error).split())}"
+            ) from None
         except ChildFailedError as error:
             rank, failed = error.get_first_failure()
         fault = _read(scratch, FAULT)
