@@ -83,8 +83,9 @@ fresh: setup ## check that dvc.lock and metrics/ are of this code and these para
 	  echo "error: dvc.lock is older than code or params: run make repro and commit its results"; exit 1; \
 	fi
 
-nightly: setup ## kill 100 trainings; train on MNIST; fail where fewer than 99 % are right
+nightly: setup ## kill 100 trainings, and processes of 20 more; train on MNIST; fail below 99 %
 	STRIATE_KILLS=100 pytest tests/test_resume.py --no-cov -k random_instants
+	STRIATE_KILLS=20 pytest tests/test_parallel.py --no-cov -k random_instants
 	dvc exp run $$(striate recipe mnist-99)
 	@python -c 'import json, sys; right = json.load(open("metrics/test.json"))["accuracy"]; \
 	  sys.exit(0 if right >= 0.99 else f"error: {right:.2%} is below 99 %")'
