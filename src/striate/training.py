@@ -217,14 +217,19 @@ def fit(
                         optimizer.lr = peak * factor
                 take[first + number < shrunk_steps](order[number * size : (number + 1) * size])
                 losses[number] = last_loss
-                # Reading a loss makes the host wait for a device that computes by itself.
-                if device.type == "cpu" or number % CHECKED_EVERY == 0 or number == steps - 1:
+                # Reading a number makes the host wait for a device that computes by itself.
+                read = device.type == "cpu" or number % CHECKED_EVERY == 0 or number == steps - 1
+                if read:
                     check_finite(losses[: number + 1], first, total, settings)
                 if not bar.disable:
                     bar.update(sizes[number])
                     if number % settings.log_every == 0:
                         bar.set_postfix(loss=f"{last_loss.item():.4f}")
-                if keeper is not None and (wish.item() if group.size > 1 else keeper.due()):
+                if group.size > 1:
+                    due = read and wish.item() > 0
+                else:
+                    due = keeper is not None and keeper.due()
+                if due:
                     save(number + 1, f"step {number + 1} of {steps} of epoch {epoch}")
 
         taken = 0
