@@ -7,7 +7,8 @@ validates; a network of two layers; the space of benchmarks/tuning.yaml. TPE wit
 `striate tune` and random search without one run side by side, each on one core, in this process's
 children. A run ends after so many minutes (a trial that goes on is finished first) and the same
 command takes it up again; studies lie in the temporary folder, and each that is complete is added
-to a file of JSON lines beside them. Prints the best validation accuracy after every five trials.
+to a file of JSON lines beside them. Prints the best validation accuracy after every five trials, and
+the processor's seconds until then, which do not depend on what else the machine does.
 Set STRIATE_MIRROR to a folder with the data.
 """
 
@@ -75,7 +76,7 @@ def search(sampler, seed, trials, minutes):
         trial = study.ask()
         drawn = tuning.values_of(tuning.propose(trial, space, base), space)
         settings = params.check(tuning.laid_over(base, drawn))
-        begin, state, row = time.perf_counter(), optuna.trial.TrialState.COMPLETE, None
+        begin, state, row = time.process_time(), optuna.trial.TrialState.COMPLETE, None
         try:
             for row in trained(settings, split, manifest):
                 trial.report(row["val_accuracy"], row["epoch"])
@@ -85,7 +86,7 @@ def search(sampler, seed, trials, minutes):
         except UserError as error:
             trial.set_user_attr("reason", str(error))
             state = optuna.trial.TrialState.FAIL
-        trial.set_user_attr("seconds", time.perf_counter() - begin)
+        trial.set_user_attr("seconds", time.process_time() - begin)
         value = row["val_accuracy"] if state == optuna.trial.TrialState.COMPLETE else None
         study.tell(trial, value, state)
         print(f"{sampler} {seed}: trial {trial.number} {state.name.lower()}"
