@@ -7,9 +7,9 @@ validates; a network of two layers; the space of benchmarks/tuning.yaml. TPE wit
 `striate tune` and random search without one run side by side, each on one core, in this process's
 children. A run ends after so many minutes (a trial that goes on is finished first) and the same
 command takes it up again; studies lie in the temporary folder, and each that is complete is added
-to a file of JSON lines beside them. Prints the best validation accuracy after every five trials, and
-the processor's seconds until then, which do not depend on what else the machine does.
-Set STRIATE_MIRROR to a folder with the data.
+to a file of JSON lines beside them. Prints the best validation accuracy after every five trials,
+and the processor's seconds until then, which do not depend on what else the machine does. Set
+STRIATE_MIRROR to a folder with the data.
 """
 
 import argparse

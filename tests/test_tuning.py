@@ -364,6 +364,20 @@ def test_while_dvc_is_busy_a_trial_waits(root, canned):
     assert [trial.value for trial in opened(root).trials] == [0.5]
 
 
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        ([], "DVC keeps no experiment"),
+        ([{"status": 255, "said": "'/work/data' is busy"}], "another DVC command goes on"),
+    ],
+)
+def test_a_trial_waits_not_for_ever(root, canned, monkeypatch, end, said):
+    monkeypatch.setattr(tuning, "MOST_BUSY", 3)
+    canned.runs += [list(end)] * 3
+    with pytest.raises(UserError, match=f"tune-0 cannot be run: {said}"):
+        worker(root, 1).work()
+
+
 def test_a_trial_that_is_interrupted_comes_first_when_the_study_goes_on(root, canned):
     def interrupted():
         yield from epochs(0.4)
@@ -381,16 +395,24 @@ def test_a_trial_that_is_interrupted_comes_first_when_the_study_goes_on(root, ca
 
 
 def test_a_trial_gets_all_params_and_what_git_does_not_track(root, canned):
+    for name in ("images/train/a/1.png", "images/test/a/1.png", "weights/random", "images/README"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    subprocess.run(["git", "add", "weights", "images/README"], cwd=root, check=True)
     space = SPACE | {"data.name": "folder", "training.init_from": "weights/mnist"}
-    canned.runs.append(
-        iter_then([], lambda: canned.kept.update({"tune-0": {"epochs": 1, "val_accuracy": 0.5}}))
-    )
-    worker(root, 1, space=space).work()
-    arguments = Canned.arguments[2]
-    assert arguments[-4:] == ["--copy-paths", "images", "--copy-paths", "weights/mnist"]
-    keys = [word.split("=")[0] for word in arguments[1:-4:2]]
-    assert keys == list(params.flatten(BASE.model_dump()))
-    assert "data.name=folder" in arguments
+    for number, source in enumerate(("weights/mnist", "weights/random")):
+        name = f"{number}-0"
+        metrics = {"epochs": 1, "val_accuracy": 0.5}
+        canned.runs.append(iter_then([], lambda n=name, m=metrics: canned.kept.update({n: m})))
+        study = opened(root, space | {"training.init_from": source}, name=str(number))
+        tuning.Worker(study, 1, "random", 0, 1, root).work()
+        arguments = Canned.arguments[2]
+        end = arguments.index("--copy-paths")
+        copied = ["images/test", "images/train", *([source] if source.endswith("mnist") else [])]
+        assert arguments[end:] == [word for one in copied for word in ("--copy-paths", one)]
+        keys = [word.split("=")[0] for word in arguments[1:end:2]]
+        assert keys == list(params.flatten(BASE.model_dump()))
+        assert "data.name=folder" in arguments
 
 
 def test_a_name_that_an_experiment_has_is_not_used_again(root, monkeypatch, capsys):
@@ -467,6 +489,7 @@ def test_a_command_that_cannot_be_done_is_a_line_and_begins_nothing(
     assert sorted(root.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_what_a_worker_finds_wrong_is_the_line_of_the_command(root, monkeypatch, capsys):
     (root / "tune.yaml").write_text(yaml.safe_dump(SPACE))  # and there is no dvc.yaml
     out, err = commands.run(monkeypatch, capsys, "tune", "--trials", 3, "--workers", 2, status=2)
@@ -518,7 +541,7 @@ def test_kills_and_interrupts_cost_no_trial(tmp_path):
     pipeline = yaml.safe_load((clone.folder / "dvc.yaml").read_text())
     del pipeline["stages"]["visualize"], pipeline["plots"]  # which take a third of the time
     (clone.folder / "dvc.yaml").write_text(yaml.safe_dump(pipeline))
-    space = SPACE | {"training.epochs": 60, "training.batch_size": 20}
+    space = SPACE | {"training.epochs": 30, "training.batch_size": 20}
     (clone.folder / "tune.yaml").write_text(yaml.safe_dump(space))
     clone.run("git", "add", "-A")
     clone.run("git", "commit", "-qm", "Start.")

@@ -3,7 +3,7 @@
 usage: python tests/tuning_kills.py FOLDER COUNT
 
 In FOLDER, which must not exist, a repository is made with this tree's files. A study of digits runs
-there on two workers, as a person would start it, and every 5 to 25 seconds one of the workers is
+there on two workers, as a person would start it, and every 10 to 45 seconds one of the workers is
 killed, until COUNT have been. Then the study is left to end. Prints a JSON object.
 """
 
@@ -21,7 +21,7 @@ from clones import Clone
 
 from striate import tuning
 
-SECONDS = (5, 25)  # between two kills
+SECONDS = (10, 45)  # between two kills
 SPACE = {
     "training.learning_rate": {"low": 0.0003, "high": 0.1, "log": True},
     "training.batch_size": {"low": 20, "high": 200},

@@ -59,6 +59,7 @@ STARTUP_TRIALS = 10  # that are drawn at random before any is proposed, and fini
 FIRST_JUDGED = 2  # epoch; after the first one, the order is mostly that of the learning rates
 BEAT_SECONDS, SILENT_SECONDS = 20, 120  # a worker elsewhere that is silent for so long is dead
 MOST_TRIES = 4  # of a trial whose workers are killed
+MOST_LOST = 3  # times that an experiment is run and not there
 MOST_FAILURES = 5  # trials in a row, after which it is not the params
 MOST_DEATHS = 10  # of workers, while no trial finishes
 BUSY_SECONDS, MOST_BUSY = 2.0, 60  # how often, and how many times, DVC's own lock is waited for
@@ -371,7 +372,12 @@ def pruner() -> optuna.pruners.BasePruner:
 
 def finished(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Those that were trained to the end, or cut because others were better."""
-    return [trial for trial in trials if trial.state.name in ("COMPLETE", "PRUNED")]
+    return [trial for trial in trials if is_finished(trial)]
+
+
+def is_finished(trial: FrozenTrial) -> bool:
+    """Whether a trial counts towards those that are asked for."""
+    return trial.state.name in ("COMPLETE", "PRUNED")
 
 
 def try_again(study: optuna.Study, trial: FrozenTrial) -> None:
@@ -408,7 +414,7 @@ def check_failures(trials: Sequence[FrozenTrial]) -> None:
     Raises:
         UserError: the last ones have failed, one after the other; says why.
     """
-    known = [trial for trial in trials if REASON in trial.user_attrs or trial in finished(trials)]
+    known = [trial for trial in trials if REASON in trial.user_attrs or is_finished(trial)]
     last = known[-MOST_FAILURES:]
     if len(last) == MOST_FAILURES and all(REASON in trial.user_attrs for trial in last):
         raise UserError(
@@ -453,8 +459,7 @@ class Worker:
                 if done >= self.count:
                     return
                 check_failures(trials)
-                running = sum(trial.state.name == "RUNNING" for trial in trials)
-                if done + running < self.count:
+                if done + _running(trials) < self.count:
                     self._one(len(trials))
                     continue
             # The others' trials are enough, unless one of them fails.
@@ -466,7 +471,7 @@ class Worker:
         self._number = None
         try:
             self.study.optimize(self._objective, n_trials=1, catch=(TrialFailedError,))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, UserError):
             trial = self._frozen()
             if trial is not None and trial.state.name == "FAIL":
                 try_again(self.study, trial)
@@ -512,8 +517,9 @@ class Worker:
         params = laid_over(self.base, drawn)
         settings = check(params)
         # All params, so that an edit of params.yaml meanwhile changes no trial.
-        arguments = [*recipes.arguments(params), *_copied(settings)]
-        for _ in range(MOST_BUSY):
+        arguments = [*recipes.arguments(params), *_copied(self.root, settings)]
+        busy = lost = 0
+        while busy < MOST_BUSY and lost < MOST_LOST:
             kept = metrics_of(self.root, name)
             if kept is not None:
                 trial.set_user_attr(EPOCHS, int(kept["epochs"]))
@@ -546,23 +552,32 @@ class Worker:
                     raise TrialFailedError(fault)
                 if not any(sign in said for sign in BUSY):
                     raise UserError(f"{name} cannot be run: {fault}")
-            time.sleep(BUSY_SECONDS)
-        raise UserError(f"{name} cannot be run: DVC is busy, or keeps no experiment")
+                busy += 1
+                time.sleep(BUSY_SECONDS)
+            else:
+                lost += 1  # what ran it was killed; or DVC kept nothing, and says nothing
+        said = "DVC keeps no experiment" if lost == MOST_LOST else "another DVC command goes on"
+        raise UserError(f"{name} cannot be run: {said}")
 
 
 def _running(trials: Sequence[FrozenTrial]) -> int:
     return sum(trial.state.name == "RUNNING" for trial in trials)
 
 
-def _copied(settings: Params) -> list[str]:
-    """Arguments for what a training reads and Git does not track."""
+def _copied(root: Path, settings: Params) -> list[str]:
+    """Arguments for the files that a training reads and Git does not track."""
     paths = []
     if settings.data.name == "folder" and not Path(settings.data.path).is_absolute():
-        paths.append(settings.data.path)
-    source = Path(settings.training.init_from)
-    if source != Path("weights/random") and not source.is_absolute():
-        paths.append(str(source))
-    return [word for path in paths for word in ("--copy-paths", path)]
+        # DVC copies no folder to where there is one already, such as images/ with its README.
+        paths += sorted(Path(root, settings.data.path).glob("*/"))
+    if not Path(settings.training.init_from).is_absolute():
+        paths.append(root / settings.training.init_from)
+    named = [path.relative_to(root).as_posix() for path in paths if not _tracked(root, path)]
+    return [word for name in named for word in ("--copy-paths", name)]
+
+
+def _tracked(root: Path, path: Path) -> bool:
+    return bool(git(root, "ls-files", "--", str(path)))
 
 
 def reason(said: str) -> str:
@@ -615,10 +630,10 @@ def forget(root: Path, attributes: Sequence[dict[str, Any]]) -> None:
 
 def rows(study: optuna.Study) -> list[Row]:
     """The trials for a table, best first; those that were put in line again come last."""
-    space, trials = study.user_attrs[SPACE], study.get_trials(deepcopy=False)
+    space = study.user_attrs[SPACE]
     found = []
-    for trial in trials:
-        done = trial in finished(trials)
+    for trial in study.get_trials(deepcopy=False):
+        done = is_finished(trial)
         if not done and REASON not in trial.user_attrs:
             continue  # its worker was ended, and another trial has its name
         state = {"COMPLETE": "complete", "PRUNED": "cut"}.get(trial.state.name, "failed")
