@@ -15,7 +15,6 @@ STRIATE_MIRROR to a folder with the data.
 import argparse
 import json
 import os
-import random
 import statistics
 import subprocess
 import sys
@@ -64,15 +63,13 @@ def search(sampler, seed, trials, minutes):
         direction="maximize", load_if_exists=True,
         pruner=tuning.pruner() if sampler == "tpe" else optuna.pruners.NopPruner(),
     )  # fmt: skip
+    study.sampler = tuning.sampler_of(sampler, seed)
     for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # it was killed
     end = time.monotonic() + 60 * minutes
     while time.monotonic() < end:
-        known = study.get_trials(deepcopy=False)
-        if len(tuning.finished(known)) >= trials:
+        if len(tuning.finished(study.get_trials(deepcopy=False))) >= trials:
             return
-        draw = random.Random(f"{seed} {len(known)}").randrange(2**32)
-        study.sampler = tuning.sampler_of(sampler, draw)
         trial = study.ask()
         drawn = tuning.values_of(tuning.propose(trial, space, base), space)
         settings = params.check(tuning.laid_over(base, drawn))

@@ -140,8 +140,8 @@ def asked(study):
         return study.ask()
 
 
-def worker(root, count, index=0, space=None):
-    return tuning.Worker(opened(root, space), count, "tpe", index, 1, root)
+def worker(root, count):
+    return tuning.Worker(opened(root), count, "tpe", 1, root)
 
 
 def quick(self, trial, name, drawn):
@@ -175,7 +175,7 @@ def test_workers_side_by_side_end_with_as_many_trials_as_are_asked_for(root, mon
 
     monkeypatch.setattr(tuning.Worker, "_train", slow)
     monkeypatch.setattr(time, "sleep", lambda seconds, wait=time.sleep: wait(min(seconds, 0.05)))
-    team = [worker(root, 7, index) for index in range(3)]
+    team = [worker(root, 7) for _ in range(3)]
     threads = [threading.Thread(target=one.work) for one in team]
     for thread in threads:
         thread.start()
@@ -194,7 +194,7 @@ def test_the_last_trial_is_run_once_where_two_machines_begin_it(root, monkeypatc
     elsewhere = opened(root)
     asked(elsewhere)  # it was begun after this worker had looked
     with here._lock:
-        here._one(0)
+        here._one()
     assert [trial.state.name for trial in elsewhere.trials] == ["RUNNING", "FAIL"]
     assert tuning.rows(elsewhere) == []
 
@@ -213,7 +213,7 @@ def test_the_trial_of_a_worker_that_is_gone_is_begun_again_under_its_name(root, 
     nameless = asked(study)
     assert nameless.number == 2
     tuning.bury(study)
-    worker(root, 3)._one(3)
+    worker(root, 3)._one()
     trials = opened(root).trials
     assert [trial.state.name for trial in trials] == ["FAIL", "RUNNING", "RUNNING", "COMPLETE"]
     assert trials[3].params == trials[0].params
@@ -405,7 +405,7 @@ def test_a_trial_gets_all_params_and_what_git_does_not_track(root, canned):
         metrics = {"epochs": 1, "val_accuracy": 0.5}
         canned.runs.append(iter_then([], lambda n=name, m=metrics: canned.kept.update({n: m})))
         study = opened(root, space | {"training.init_from": source}, name=str(number))
-        tuning.Worker(study, 1, "random", 0, 1, root).work()
+        tuning.Worker(study, 1, "random", 1, root).work()
         arguments = Canned.arguments[2]
         end = arguments.index("--copy-paths")
         copied = ["images/test", "images/train", *([source] if source.endswith("mnist") else [])]

@@ -276,38 +276,51 @@ def reachable(storage: str) -> Iterator[None]:
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError) as error:
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
         said = results.one_line(getattr(cause, "orig", None) or cause)
-        for secret in (storage, url.password, quote(str(url.password or ""), safe="")):
-            said = said.replace(str(secret), "***") if secret else said
+        password = str(url.password or "")
+        options = [value for values in url.normalized_query.values() for value in values]
+        for secret in (storage, password, quote(password, safe=""), *options):
+            said = said.replace(secret, "***") if secret else said
         raise UserError(f"the studies in {shown(storage)} cannot be used: {said}") from None
 
 
 def open_study(name: str, storage: str, root: Path) -> optuna.Study:
     """A study in its database, both of which are made where they are missing."""
     import optuna
+    from sqlalchemy.exc import IntegrityError, ProgrammingError
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    # The driver that is installed need not be the one that SQLAlchemy takes by itself.
+    storage = re.sub("^postgres(ql)?://", "postgresql+psycopg2://", storage)
     # SQLite has one writer at a time, and a connection to a server may have been closed meanwhile.
     local = storage.startswith("sqlite")
     options: dict[str, Any] = (
         {"connect_args": {"timeout": 60}} if local else {"pool_pre_ping": True}
     )
-    # Two processes that create one SQLite database at once leave it broken.
-    with _alone(root):
-        return optuna.create_study(
-            study_name=name,
-            direction="maximize",
-            load_if_exists=True,
-            storage=optuna.storages.RDBStorage(
-                storage.replace("{", "{{").replace("}", "}}"),
-                engine_kwargs=options,
-                heartbeat_interval=BEAT_SECONDS,
-                grace_period=SILENT_SECONDS,
-                heartbeat_stale_trial_callback=try_again,
-            ),
-            pruner=pruner(),
-        )
+    # Two processes that create one SQLite database at once leave it broken; of two machines that
+    # create the tables of a server's, one is refused.
+    for left in (2, 1, 0):
+        try:
+            with _alone(root):
+                return optuna.create_study(
+                    study_name=name,
+                    direction="maximize",
+                    load_if_exists=True,
+                    storage=optuna.storages.RDBStorage(
+                        storage.replace("{", "{{").replace("}", "}}"),
+                        engine_kwargs=options,
+                        heartbeat_interval=BEAT_SECONDS,
+                        grace_period=SILENT_SECONDS,
+                        heartbeat_stale_trial_callback=try_again,
+                    ),
+                    pruner=pruner(),
+                )
+        except (IntegrityError, ProgrammingError):
+            if not left:
+                raise
+            time.sleep(1)
+    raise AssertionError
 
 
 def _alone(root: Path) -> FileLock:
@@ -351,12 +364,35 @@ def base_of(study: optuna.Study) -> Params:
 
 
 def sampler_of(kind: str, seed: int) -> optuna.samplers.BaseSampler:
-    """Optuna's sampler of that name."""
+    """Optuna's sampler of that name, which draws anew for each trial, by the number that it has.
+
+    So a study that was stopped goes on as if it had not been, and no two workers draw the same.
+    """
     import optuna
 
-    if kind == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
+    class Numbered(optuna.samplers.BaseSampler):
+        def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+            drawn = random.Random(f"{seed} {trial.number}").randrange(2**32)  # noqa: S311
+            self.own: optuna.samplers.BaseSampler = (
+                optuna.samplers.RandomSampler(drawn)
+                if kind == "random"
+                else optuna.samplers.TPESampler(seed=drawn, n_startup_trials=STARTUP_TRIALS)
+            )
+            self.own.before_trial(study, trial)
+
+        def infer_relative_search_space(self, *arguments: Any) -> Any:
+            return self.own.infer_relative_search_space(*arguments)
+
+        def sample_relative(self, *arguments: Any) -> Any:
+            return self.own.sample_relative(*arguments)
+
+        def sample_independent(self, *arguments: Any) -> Any:
+            return self.own.sample_independent(*arguments)
+
+        def after_trial(self, *arguments: Any) -> None:
+            self.own.after_trial(*arguments)
+
+    return Numbered()
 
 
 def pruner() -> optuna.pruners.BasePruner:
@@ -429,18 +465,17 @@ class Worker:
         study: which it has opened.
         count: how many finished trials are enough.
         sampler: one of SAMPLERS.
-        index: which of the workers of this machine it is.
         threads: that a training computes with.
         root: the repository.
     """
 
     def __init__(
-        self, study: optuna.Study, count: int, sampler: str, index: int, threads: int, root: Path
+        self, study: optuna.Study, count: int, sampler: str, threads: int, root: Path
     ) -> None:
-        self.study, self.count, self.sampler, self.index = study, count, sampler, index
-        self.threads, self.root = threads, root
+        self.study, self.count, self.threads, self.root = study, count, threads, root
         self.space: dict[str, Any] = study.user_attrs[SPACE]
         self.base = base_of(study)
+        study.sampler = sampler_of(sampler, self.base.seed)
         self._lock = _alone(root)
         self._number: int | None = None  # of the trial that goes on
 
@@ -460,14 +495,12 @@ class Worker:
                     return
                 check_failures(trials)
                 if done + _running(trials) < self.count:
-                    self._one(len(trials))
+                    self._one()
                     continue
             # The others' trials are enough, unless one of them fails.
             time.sleep(1)
 
-    def _one(self, known: int) -> None:
-        seed = f"{self.base.seed} {known} {self.index}"
-        self.study.sampler = sampler_of(self.sampler, random.Random(seed).randrange(2**32))  # noqa: S311
+    def _one(self) -> None:
         self._number = None
         try:
             self.study.optimize(self._objective, n_trials=1, catch=(TrialFailedError,))
@@ -689,7 +722,7 @@ def tune(
             with Path(scratch, str(index)).open("wb") as sink:
                 team[index] = subprocess.Popen(
                     [sys.executable, "-m", "striate.tuning", study.study_name, str(count), sampler,
-                     str(index), str(threads)],
+                     str(threads)],
                     cwd=root, env=os.environ | {STORAGE: storage}, stderr=sink,
                     stdin=subprocess.PIPE, start_new_session=True,
                 )  # fmt: skip
@@ -721,14 +754,18 @@ def tune(
                 worker.stdin.close()
             for worker in team.values():
                 worker.wait()
-    forget(root, [trial.user_attrs for trial in study.get_trials(deepcopy=False)])
+    # Where a trial's workers were killed too often, or a state is of another number of threads.
+    trials = study.get_trials(deepcopy=False)
+    wanted = [one.user_attrs.get(TRAINING) for one in trials if not one.state.is_finished()]
+    left = [one.user_attrs for one in trials if one.user_attrs.get(TRAINING) not in wanted]
+    forget(root, left)
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def main(name: str, count: int, sampler: str, index: int, threads: int) -> None:
+def main(name: str, count: int, sampler: str, threads: int) -> None:
     """Be one worker, until the study is complete or whoever started it is gone."""
 
     def follow() -> None:
@@ -739,9 +776,9 @@ def main(name: str, count: int, sampler: str, index: int, threads: int) -> None:
     threading.Thread(target=follow, daemon=True).start()
     storage, root = os.environ[STORAGE], Path.cwd()
     with reachable(storage):
-        Worker(open_study(name, storage, root), count, sampler, index, threads, root).work()
+        Worker(open_study(name, storage, root), count, sampler, threads, root).work()
 
 
 if __name__ == "__main__":
     with reported():
-        main(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
+        main(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
