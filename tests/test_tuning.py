@@ -304,6 +304,7 @@ def test_a_trial_that_is_worse_than_half_of_the_others_is_cut(root, canned, monk
     assert "tune-1: 90.00%\n" in said
     assert "tune-3: cut, 20.00% after epoch 2\n" in said
     table = tuning.table(tuning.rows(study))
+    assert table[0][4:] == ["validation accuracy", "learning_rate"]
     assert [cells[:5] for cells in table[1:]] == [
         ["1", "tune-1", "complete", "5", "90.00%"],
         ["0", "tune-0", "complete", "5", "80.00%"],

@@ -683,7 +683,9 @@ def rows(study: optuna.Study) -> list[Row]:
 def table(found: Sequence[Row]) -> list[list[str]]:
     """The cells of the trials, under a heading."""
     keys = list(found[0].params) if found else []
-    head = ["trial", "experiment", "state", "epochs", "validation accuracy", *keys]
+    short = [key.rpartition(".")[2] for key in keys]
+    names = [key if short.count(one) > 1 else one for key, one in zip(keys, short, strict=True)]
+    head = ["trial", "experiment", "state", "epochs", "validation accuracy", *names]
     cells = [
         [
             str(row.number), row.experiment, row.state,
