@@ -106,7 +106,8 @@ def main(name: str, arguments: list[str]) -> None:
         wanted, interrupted, seen = True, 0.0, 0
         while True:
             ended = dvc.poll() is not None
-            if lock.is_locked and (ended or ready in log.read_text(errors="replace")):
+            _, taken, stages = log.read_text(errors="replace").partition(ready)
+            if ended or taken:
                 lock.release()
             *lines, _ = rows.read_text().split("\n")
             for line in lines[seen:]:
@@ -118,13 +119,13 @@ def main(name: str, arguments: list[str]) -> None:
                 wanted = not _abandoned(WATCH_SECONDS)
             else:
                 time.sleep(WATCH_SECONDS)
-            # Before it is ready, DVC has the working tree in its hands.
-            if not wanted and not lock.is_locked:
                 now = time.monotonic()
-                if not interrupted:
+                # Until its first stage DVC has the working tree in its hands, or a temporary folder
+                # that it would leave behind.
+                if not interrupted and stages.strip():
                     interrupted = now
                     os.killpg(dvc.pid, signal.SIGINT)
-                elif now - interrupted > PATIENCE_SECONDS:
+                elif interrupted and now - interrupted > PATIENCE_SECONDS:
                     os.killpg(dvc.pid, signal.SIGKILL)
         said = log.read_text(errors="replace")[-TAIL:]
     _say(json.dumps({"status": dvc.returncode, "said": said}))
