@@ -224,6 +224,20 @@ def test_the_trial_of_a_worker_that_is_gone_is_begun_again_under_its_name(root, 
     assert [trial.state.name for trial in study.trials][:3] == ["FAIL", "RUNNING", "FAIL"]
 
 
+def test_a_worker_elsewhere_that_is_silent_is_given_up(root, monkeypatch):
+    monkeypatch.setattr(tuning, "BEAT_SECONDS", 1)
+    monkeypatch.setattr(tuning, "SILENT_SECONDS", 1)
+    study = opened(root)
+    trial = asked(study)
+    trial.set_user_attr("process", "elsewhere 1 1")
+    study._storage.record_heartbeat(trial._trial_id)
+    tuning.bury(study)
+    assert [one.state.name for one in study.trials] == ["RUNNING"]
+    time.sleep(3)
+    tuning.bury(study)
+    assert [one.state.name for one in study.trials] == ["FAIL", "WAITING"]
+
+
 def test_a_trial_whose_workers_are_killed_again_and_again_is_given_up(root):
     study = opened(root)
     with subprocess.Popen(["true"]) as process:
@@ -376,6 +390,18 @@ def test_a_trial_waits_not_for_ever(root, canned, monkeypatch, end, said):
     monkeypatch.setattr(tuning, "MOST_BUSY", 3)
     canned.runs += [list(end)] * 3
     with pytest.raises(UserError, match=f"tune-0 cannot be run: {said}"):
+        worker(root, 1).work()
+
+
+def test_a_database_that_is_gone_is_a_line(root, canned):
+    def gone():
+        yield from epochs(0.4)
+        (root / "tune.db").unlink()
+
+    canned.runs.append(gone())
+    storage = tuning.default_storage(root)
+    said = r"the studies in sqlite://.*/tune.db cannot be used: .*database"
+    with refused(said), tuning.reachable(storage):
         worker(root, 1).work()
 
 

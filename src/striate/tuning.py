@@ -258,7 +258,7 @@ def shown(storage: str) -> str:
 @contextmanager
 def reachable(storage: str) -> Iterator[None]:
     """Turn a failure of the storage into a `UserError` that holds no password."""
-    import optuna
+    from optuna.exceptions import StorageInternalError
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -273,8 +273,12 @@ def reachable(storage: str) -> Iterator[None]:
         ) from None
     try:
         yield
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError) as error:
-        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+    except (SQLAlchemyError, StorageInternalError, ImportError, AssertionError) as error:
+        # Optuna asserts that it can keep how a trial ended.
+        failure = error.__context__ if isinstance(error, AssertionError) else error
+        if not isinstance(failure, SQLAlchemyError | StorageInternalError | ImportError):
+            raise
+        cause = failure.__cause__ if isinstance(failure.__cause__, Exception) else failure
         said = results.one_line(getattr(cause, "orig", None) or cause)
         password = str(url.password or "")
         options = [value for values in url.normalized_query.values() for value in values]
@@ -336,12 +340,10 @@ def agree(study: optuna.Study, space: dict[str, Any], base: Params) -> None:
         UserError: they differ, so that its trials would not be comparable.
     """
     ours: dict[str, dict[str, Any]] = {BASE: _flat(base), SPACE: space}
-    if not study.user_attrs:
-        for key, values in ours.items():
-            study.set_user_attr(key, values)
-        return
     for key, values in ours.items():
-        theirs = study.user_attrs.get(key, {})
+        if key not in study.user_attrs:
+            study.set_user_attr(key, values)
+        theirs = study.user_attrs[key]
         for name in [*values, *theirs]:
             if values.get(name) != theirs.get(name) and not (key == BASE and name in space):
                 raise UserError(
@@ -427,12 +429,13 @@ def try_again(study: optuna.Study, trial: FrozenTrial) -> None:
 
 
 def bury(study: optuna.Study) -> None:
-    """Fail the trials of workers of this machine that are gone, and put them in line again.
+    """Fail the trials of workers that are gone, and put them in line again.
 
-    Those of other machines are known by their silence, which Optuna looks after.
+    Those of this machine are known at once, those of others by their silence.
     """
     import optuna
 
+    optuna.storages.fail_stale_trials(study)
     for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
         worker = trial.user_attrs.get(PROCESS)
         since = datetime.now() - (trial.datetime_start or datetime.now())
@@ -442,20 +445,6 @@ def bury(study: optuna.Study) -> None:
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
             if worker is not None:
                 try_again(study, trial)
-
-
-def check_failures(trials: Sequence[FrozenTrial]) -> None:
-    """End a study whose trials all fail.
-
-    Raises:
-        UserError: the last ones have failed, one after the other; says why.
-    """
-    known = [trial for trial in trials if REASON in trial.user_attrs or is_finished(trial)]
-    last = known[-MOST_FAILURES:]
-    if len(last) == MOST_FAILURES and all(REASON in trial.user_attrs for trial in last):
-        raise UserError(
-            f"{MOST_FAILURES} trials in a row failed; the last one: {last[-1].user_attrs[REASON]}"
-        )
 
 
 class Worker:
@@ -478,6 +467,7 @@ class Worker:
         study.sampler = sampler_of(sampler, self.base.seed)
         self._lock = _alone(root)
         self._number: int | None = None  # of the trial that goes on
+        self._failures: list[str] = []  # of the last trials, one after the other
 
     def work(self) -> None:
         """Run trials until there are enough finished ones.
@@ -493,7 +483,11 @@ class Worker:
                 done = len(finished(trials))
                 if done >= self.count:
                     return
-                check_failures(trials)
+                if len(self._failures) >= MOST_FAILURES:
+                    raise UserError(
+                        f"{MOST_FAILURES} trials in a row failed; the last one:"
+                        f" {self._failures[-1]}"
+                    )
                 if done + _running(trials) < self.count:
                     self._one()
                     continue
@@ -536,9 +530,11 @@ class Worker:
         twins = [other.number for other in ahead if other.params == trial.params]
         while _running([self.study.get_trials(deepcopy=False)[number] for number in twins]):
             time.sleep(1)  # its result will be in the cache
+        failures, self._failures = self._failures, []
         try:
             return self._train(trial, name, drawn)
         except TrialFailedError as error:
+            self._failures = [*failures, str(error)]
             trial.set_user_attr(REASON, str(error))
             print(f"{name}: failed: {error}", flush=True)
             raise
