@@ -212,8 +212,9 @@ def test_the_trial_of_a_worker_that_is_gone_is_begun_again_under_its_name(root, 
     alive.set_user_attr("process", tuning.process_tag(os.getpid()))
     nameless = asked(study)
     assert nameless.number == 2
-    tuning.bury(study)
-    worker(root, 3)._one()
+    successor = worker(root, 3)
+    tuning.bury(successor.study)
+    successor._one()
     trials = opened(root).trials
     assert [trial.state.name for trial in trials] == ["FAIL", "RUNNING", "RUNNING", "COMPLETE"]
     assert trials[3].params == trials[0].params

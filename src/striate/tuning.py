@@ -391,9 +391,6 @@ def sampler_of(kind: str, seed: int) -> optuna.samplers.BaseSampler:
         def sample_independent(self, *arguments: Any) -> Any:
             return self.own.sample_independent(*arguments)
 
-        def after_trial(self, *arguments: Any) -> None:
-            self.own.after_trial(*arguments)
-
     return Numbered()
 
 
