@@ -40,8 +40,8 @@ class Clone:
             self.env.pop(variable, None)
 
     @classmethod
-    def of_this_tree(cls, folder, **changes):
-        """The files of this working tree without its results, run once and committed.
+    def unrun(cls, folder, **changes):
+        """The files of this working tree without its results, in a repository without a commit.
 
         `changes` are keys of params.yaml, such as `training__epochs`.
         """
@@ -61,6 +61,12 @@ class Clone:
         path.write_text(yaml.safe_dump(params))
         clone = cls(folder)
         clone.run("git", "init", "-q", "-b", "main")
+        return clone
+
+    @classmethod
+    def of_this_tree(cls, folder, **changes):
+        """The same, run once and committed."""
+        clone = cls.unrun(folder, **changes)
         clone.run("git", "add", "-A")
         clone.run("git", "commit", "-qm", "Start.")
         clone.run("dvc", "repro")

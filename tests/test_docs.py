@@ -48,6 +48,7 @@ def test_messages_in_the_troubleshooting_are_those_of_the_code():
     for said in (
         "could not be fetched", "the loss became", "does this training already",
         "failed; this is not recorded there", "there is too little memory for this",
+        "was begun with", "trials in a row failed",
     ):  # fmt: skip
         assert said in (ROOT / "docs/troubleshooting.md").read_text()
         assert said in code

@@ -271,3 +271,13 @@ def test_a_missing_file_is_explained_in_the_words_of_the_system(tmp_path):
         f"{tmp_path}/params.yaml cannot be read: No such file or directory;"
         " commands run at the root of the repository"
     )
+
+
+def test_a_small_number_is_read_as_dvc_writes_it(tmp_path):
+    from dvc.utils.hydra import apply_overrides
+
+    copied = tmp_path / "params.yaml"
+    copied.write_text((ROOT / "params.yaml").read_text())
+    apply_overrides(copied, ["training.learning_rate=0.00001"])
+    assert "1e-05" in copied.read_text()
+    assert params.load(copied).training.learning_rate == 1e-5

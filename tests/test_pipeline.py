@@ -14,7 +14,7 @@ from striate import tracking
 ROOT = Path(__file__).parent.parent
 # Not dependencies of a stage: what they do reaches its outputs through params and messages only,
 # and logging must not retrain.
-EXEMPT = {"params", "limits", "errors", "logbook", "stage"}
+EXEMPT = {"params", "limits", "errors", "logbook", "progress", "stage"}
 
 
 def modules_imported(path):

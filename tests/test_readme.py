@@ -89,6 +89,8 @@ def test_every_command_runs_in_order(tmp_path, mirror):
         shell = shell.replace("STRIATE_MIRROR=/path/to/mirror ", "")
         if "dvc exp run" in shell and ("mnist" in shell or "cifar10" in shell):
             shell += " -S training.epochs=1 -S evaluate.tta=none"
+        if "striate tune" in shell:
+            shell += " --trials 2"
         if "sweep" in shell:
             shell += ' SWEEP="-S model.layers=1,2 -S training.epochs=1"'
         clone.run("bash", "-c", shell)

@@ -133,6 +133,37 @@ def main() -> None:
     recipe_parser.add_argument("name", metavar="NAME", nargs="?")
     recipe_parser.set_defaults(run=run_recipe)
 
+    tune_parser = commands.add_parser(
+        "tune",
+        help="search for good params",
+        description="Run trials, each a DVC experiment with params that Optuna proposes, until the"
+        " study has N finished ones; the same command goes on after it was stopped. Trials are"
+        " compared by validation accuracy.",
+    )
+    tune_parser.add_argument(
+        "--trials",
+        metavar="N",
+        type=int,
+        required=True,
+        help="of the whole study, whoever runs them",
+    )
+    tune_parser.add_argument(
+        "--space", metavar="FILE", type=Path, default=Path("tune.yaml"),
+        help="which params vary, and how (default: tune.yaml)",
+    )  # fmt: skip
+    tune_parser.add_argument("--study", metavar="NAME", default="tune", help="default: tune")
+    tune_parser.add_argument(
+        "--storage", metavar="URL",
+        help="a database that several machines share, such as postgresql://USER:PASSWORD@HOST/DB"
+        " (default: $STRIATE_STORAGE, or tune.db beside mlflow.db)",
+    )  # fmt: skip
+    tune_parser.add_argument(
+        "--workers", metavar="N", type=int, default=1,
+        help="processes on this machine, which share its cores (default: 1)",
+    )  # fmt: skip
+    tune_parser.add_argument("--sampler", choices=("tpe", "random"), default="tpe")
+    tune_parser.set_defaults(run=run_tune)
+
     promote_parser = commands.add_parser(
         "promote",
         help="register an experiment's model as the champion",
@@ -455,6 +486,54 @@ def run_recipe(arguments: argparse.Namespace) -> None:
         return
     for name, said in recipes.names().items():
         print(f"{name}\n  {said}")
+
+
+def run_tune(arguments: argparse.Namespace) -> None:
+    """Print each trial as it ends, the table of all, and how to take the best one up."""
+    for name in ("trials", "workers"):
+        if getattr(arguments, name) < 1:
+            raise UserError(f"--{name} is {getattr(arguments, name)}; it must be 1 or more")
+    root = _repository()
+    from striate import logbook, params, sync, tracking, tuning
+    from striate.tables import columns
+
+    if not tuning.STUDY_NAME.fullmatch(arguments.study):
+        raise UserError(
+            f"--study is {arguments.study!r:.60}; it must be letters, digits, and - _ . between"
+            " them, as it begins the names of experiments"
+        )
+    base = params.load()
+    space = tuning.read_space(arguments.space, base)
+    storage = arguments.storage or os.environ.get(tuning.STORAGE) or tuning.default_storage(root)
+    with tuning.reachable(storage):
+        study = tuning.open_study(arguments.study, storage, root)
+        tuning.agree(study, space, base)
+        trials = study.get_trials(deepcopy=False)
+        print(
+            f"study {arguments.study} in {tuning.shown(storage)}:"
+            f" {len(tuning.finished(trials))} of {arguments.trials} trials are finished",
+            flush=True,
+        )
+        try:
+            tuning.tune(
+                study, storage, root, arguments.trials, arguments.workers, arguments.sampler
+            )
+        except KeyboardInterrupt:
+            done = len(tuning.finished(study.get_trials(deepcopy=False)))
+            raise KeyboardInterrupt(
+                f"{done} of {arguments.trials} trials are finished; the same command goes on"
+            ) from None
+        rows = tuning.rows(study)
+    print()
+    print(columns(tuning.table(rows)))
+    if rows and rows[0].accuracy is not None:
+        print(f"\nto take the best one up: dvc exp apply {rows[0].experiment}")
+    if logbook.enabled() and not sync.agreed(root):
+        try:
+            with tracking.reachable():
+                sync.sync(root, tracking.open_store())
+        except UserError as error:
+            print(f"warning: {error}; `striate sync` records the rest later", file=sys.stderr)
 
 
 def run_promote(arguments: argparse.Namespace) -> None:

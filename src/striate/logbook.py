@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from striate import progress
 from striate.launch import is_first
 from striate.records import Point
 
@@ -32,6 +33,7 @@ class Logbook:
 
     def epoch(self, row: dict[str, Any]) -> None:
         """What `striate.training.fit` yielded."""
+        progress.tell(row)
         curves = {key: value for key, value in row.items() if key not in ("epoch", "step_losses")}
         points: list[Point] = [(name, value, row["epoch"]) for name, value in curves.items()]
         self._send("log", points + [("step_loss", loss, step) for step, loss in row["step_losses"]])

@@ -1,5 +1,6 @@
 """The schema of params.yaml: one class a section, ranges and units, and no default values."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -175,8 +176,17 @@ class Params(Section):
         return self
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """The safe loader, less what params need not have and what would surprise their reader.
+class Loader(yaml.SafeLoader):
+    """The safe loader, for which 1e-05 is a number, as it is for DVC, which writes it so."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+class _PlainLoader(Loader):
+    """Less what params need not have and what would surprise their reader.
 
     A tag would make objects, an alias can make a few lines stand for millions of values, and of
     two equal keys the last would win in silence.

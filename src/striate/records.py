@@ -22,7 +22,7 @@ import yaml
 from striate.errors import UserError
 from striate.files import md5
 from striate.git import git
-from striate.params import flatten
+from striate.params import Loader, flatten
 from striate.results import check_metrics, one_line, parse_json
 
 # What identifies an experiment, and the tags by which its run is found.
@@ -252,7 +252,7 @@ def _record(name: Name, read: Callable[[str], str | None], revision: str | None)
     if any(text is None for text in texts.values()):
         return None
     try:
-        lock = yaml.safe_load(texts["dvc.lock"] or "")["stages"]
+        lock = yaml.load(texts["dvc.lock"] or "", Loader)["stages"]  # noqa: S506
         train, evaluate = lock["train"], lock["evaluate"]
         trained, evaluated = (
             flatten(stage["params"]["params.yaml"]) for stage in (train, evaluate)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from filelock import FileLock, Timeout
 
-from striate import files, launch
+from striate import files, launch, progress
 from striate.devices import describe
 from striate.errors import UserError
 from striate.stage import DONE, STATES
@@ -205,6 +205,7 @@ def kept(
     name = fingerprint(params, manifest, first, device, script)
     # Temporary copies of a repository share their states, and each has outputs of its own.
     with alone(STATES / "train.lock"), alone(states / f"{name}.lock"):
+        progress.tell({"training": name})
         keeper = Keeper(states / f"{name}.state", minutes)
         if keeper.saved:
             print(f"goes on after {keeper.saved}", flush=True)
