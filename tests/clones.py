@@ -40,10 +40,11 @@ class Clone:
             self.env.pop(variable, None)
 
     @classmethod
-    def of_this_tree(cls, folder, **changes):
+    def of_this_tree(cls, folder, variables=None, **changes):
         """The files of this working tree without its results, run once and committed.
 
-        `changes` are keys of params.yaml, such as `training__epochs`.
+        `variables` are set for the run; `changes` are keys of params.yaml, such as
+        `training__epochs`.
         """
         listed = subprocess.run(
             ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
@@ -60,6 +61,7 @@ class Clone:
             params[section][name] = value
         path.write_text(yaml.safe_dump(params))
         clone = cls(folder)
+        clone.env |= variables or {}
         clone.run("git", "init", "-q", "-b", "main")
         clone.run("git", "add", "-A")
         clone.run("git", "commit", "-qm", "Start.")
