@@ -81,8 +81,9 @@ def first(services, tmp_path_factory):
     clone.run("git", "init", "-q", "--bare", "-b", "main", str(folder / "origin"))
     clone.run("git", "remote", "add", "origin", str(folder / "origin"))
     clone.run("git", "push", "-q", "-u", "origin", "main")
-    clone.said += clone.run("dvc", "push", "--run-cache")
+    clone.said += clone.run("dvc", "push")
     clone.said += clone.run("dvc", "exp", "push", "origin", "--all")
+    clone.said += clone.striate("share")
     clone.said += clone.striate("sync")
     return clone
 
@@ -138,7 +139,7 @@ def count_of_runs(services):
 def test_what_one_person_made_the_other_gets_without_training(services, first, second):
     assert second.json("metrics/test.json") == first.json("metrics/test.json")
     assert second.repro() == []
-    assert ran(second.run("dvc", "exp", "run", "--temp", "-n", "again", *WIDER)) == []
+    assert ran(second.run("dvc", "exp", "run", "--temp", "--pull", "-n", "again", *WIDER)) == []
     assert second.lock_of_checkpoint() == first.lock_of_checkpoint()
     assert "again, wider" in second.striate("sync")
     for clone in (first, second):

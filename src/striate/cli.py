@@ -118,6 +118,14 @@ def main() -> None:
     )
     sync_parser.set_defaults(run=run_sync)
 
+    share_parser = commands.add_parser(
+        "share",
+        help="push what was run here, so that nobody runs it again",
+        description="Push DVC's run cache with all files of its runs to the default remote; `dvc"
+        " push --run-cache` leaves the metrics behind.",
+    )
+    share_parser.set_defaults(run=run_share)
+
     verify_parser = commands.add_parser(
         "verify",
         help="check that MLflow's runs agree with DVC's experiments",
@@ -400,6 +408,14 @@ def run_sync(arguments: argparse.Namespace) -> None:
         print(columns([sync.HEADER, *said]))
     else:
         print(f"MLflow agrees with DVC on {_experiments(len(rows))}: nothing to do")
+
+
+def run_share(arguments: argparse.Namespace) -> None:
+    """Push the run cache, and say how much that was."""
+    from striate import share
+
+    runs, files = share.share(_dvc_root())
+    print(f"{runs:,} runs of stages are in the remote, {files:,} files of them new")
 
 
 def run_verify(arguments: argparse.Namespace) -> None:
