@@ -65,11 +65,13 @@ test: setup ## run all tests
 test-fast: setup ## run the tests that take seconds
 	pytest -m "not slow"
 
-lint: setup ## check style, format, types and the workflow
+lint: setup ## check style, format, types, the workflow and what is deployed
 	ruff check
 	ruff format --check
 	mypy
 	check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	check-jsonschema --quiet --builtin-schema vendor.compose-spec deploy/compose.yaml
+	bash -n deploy/slurm.sbatch
 	zizmor --quiet --offline --no-progress .github/workflows
 
 format: setup ## mend style and format

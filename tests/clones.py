@@ -40,10 +40,11 @@ class Clone:
             self.env.pop(variable, None)
 
     @classmethod
-    def unrun(cls, folder, **changes):
+    def unrun(cls, folder, variables=None, **changes):
         """The files of this working tree without its results, in a repository without a commit.
 
-        `changes` are keys of params.yaml, such as `training__epochs`.
+        `variables` are set for the run; `changes` are keys of params.yaml, such as
+        `training__epochs`.
         """
         listed = subprocess.run(
             ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
@@ -60,13 +61,14 @@ class Clone:
             params[section][name] = value
         path.write_text(yaml.safe_dump(params))
         clone = cls(folder)
+        clone.env |= variables or {}
         clone.run("git", "init", "-q", "-b", "main")
         return clone
 
     @classmethod
-    def of_this_tree(cls, folder, **changes):
+    def of_this_tree(cls, folder, variables=None, **changes):
         """The same, run once and committed."""
-        clone = cls.unrun(folder, **changes)
+        clone = cls.unrun(folder, variables, **changes)
         clone.run("git", "add", "-A")
         clone.run("git", "commit", "-qm", "Start.")
         clone.run("dvc", "repro")

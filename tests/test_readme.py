@@ -64,6 +64,10 @@ def test_the_results_stand_within_the_first_25_lines():
 # What takes minutes, or serves until it is stopped, and where it is tested instead.
 ELSEWHERE = {
     "git clone ": "the clone of this test",
+    "python deploy/services.py ": "tests/test_team.py",
+    "set -a; source ": "tests/test_team.py",
+    "git push && ": "tests/test_team.py",
+    "git pull && ": "tests/test_team.py",
     "make ui": "tests/test_browser.py",
     "make serve": "tests/test_browser.py",
     "dvc exp run -S data.name=folder": "tests/test_folders.py; it needs pictures",

@@ -153,7 +153,7 @@ def test_scores_that_were_edited_by_hand_disagree(clone, capsys):
 def test_a_second_run_of_one_experiment_is_removed(clone):
     store, run = run_called("digits-2x4-seed0")
     tags = {key: run.data.tags[key] for key in records.find(clone.folder)[0].identity}
-    tracking.replay(store, "twin", {}, tags, [], None)
+    store.client.set_terminated(tracking.replay(store, "twin", {}, tags, []))
     count, faults = sync.verify(clone.folder, store)
     assert (count, faults) == (2, ["main: 2 runs in MLflow, not 1; `striate sync`"])
     rows = {row.experiment: row.done for row in sync.sync(clone.folder, store)}
@@ -167,9 +167,10 @@ def test_a_run_whose_logging_broke_off_before_the_scores_is_replaced(clone):
     trained = {key: run.data.tags[key] for key in records.find(clone.folder)[0].identity}
     del trained[records.EVALUATION]
     store.client.delete_run(run.info.run_id)
-    tracking.replay(store, "half", {}, trained, [], None)
+    store.client.set_terminated(tracking.replay(store, "half", {}, trained, []))
     rows = {row.experiment: row.done for row in sync.sync(clone.folder, store)}
-    assert rows["main"].startswith("replayed, removed a run without scores")
+    assert rows["main"].startswith("replayed, added checkpoint")
+    assert rows["main"].endswith("removed a run without scores")
     assert "half" not in {run.info.run_name for run in store.runs()}
     assert sync.verify(clone.folder, store) == (2, [])
 

@@ -364,6 +364,110 @@ def test_a_refusal_of_mlflow_is_one_short_line():
     assert len(said) < 500
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://ann:secret@host:5000/x", "http://***@host:5000/x"),
+        ("at postgresql+psycopg2://ann:a%40b@host/db", "at postgresql+psycopg2://***@host/db"),
+        ("https://ann:s@cret@host, http://token@host", "https://***@host, http://***@host"),
+        ("sqlite:////home/a@b/mlflow.db", "sqlite:////home/a@b/mlflow.db"),
+        ("http://host/a@b, ann@example", "http://host/a@b, ann@example"),
+    ],
+)  # fmt: skip
+def test_no_address_is_shown_with_a_name_and_a_password(text, shown):
+    assert tracking.masked(text) == shown
+
+
+def test_a_failure_does_not_tell_the_password(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:secret@127.0.0.1:9")
+    with pytest.raises(UserError) as caught, tracking.reachable():
+        raise MlflowException("API request to http://ann:secret@127.0.0.1:9/api failed")
+    assert str(caught.value) == (
+        "MLflow at http://***@127.0.0.1:9 failed: API request to http://***@127.0.0.1:9/api failed"
+    )
+
+
+def test_credentials_in_a_servers_address_are_moved_to_variables(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ann:s%40cret@host:1/path")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "")
+    tracking._set_credentials_apart()
+    assert tracking.tracking_uri() == "https://host:1/path"
+    assert os.environ["MLFLOW_TRACKING_USERNAME"] == "ann"
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "s@cret"
+    # A database is no server: its address is the only place for them.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://ann:secret@host/db")
+    tracking._set_credentials_apart()
+    assert tracking.tracking_uri() == "postgresql://ann:secret@host/db"
+
+
+class Away:
+    """A client whose server answers after so many calls."""
+
+    def __init__(self, times, error):
+        self.left, self.error, self.sent = times, error, []
+
+    def log_batch(self, run_id, metrics):
+        self.sent.append((run_id, metrics))
+        if self.left:
+            self.left -= 1
+            raise self.error
+        return "logged"
+
+
+def test_a_server_that_is_away_is_sent_the_same_again(monkeypatch):
+    monkeypatch.setattr(tracking, "PAUSE_SECONDS", 0)
+    client = Away(3, MlflowException("connection refused"))
+    metrics = [("loss", 1.0, 123, 1)]
+    assert (
+        tracking.Patient(client, lambda since: True).log_batch("run", metrics=metrics) == "logged"
+    )
+    assert client.sent == [("run", metrics)] * 4
+    client = Away(3, MlflowException("connection refused"))
+    with pytest.raises(MlflowException, match="refused"):
+        tracking.Patient(client, lambda since: False).log_batch("run", metrics=metrics)
+    assert len(client.sent) == 1
+
+
+@pytest.mark.parametrize(
+    "code", ["PERMISSION_DENIED", "UNAUTHENTICATED", "INVALID_PARAMETER_VALUE"]
+)
+def test_a_server_that_refuses_is_not_asked_again(code):
+    from mlflow.protos import databricks_pb2
+
+    client = Away(3, MlflowException("no", error_code=getattr(databricks_pb2, code)))
+    with pytest.raises(MlflowException):
+        tracking.Patient(client, lambda since: True).log_batch("run", metrics=[])
+    assert len(client.sent) == 1
+
+
+def test_a_server_is_asked_for_as_long_as_the_stage_goes_on_and_not_much_longer(
+    tmp_path, monkeypatch, capsys
+):
+    """Nobody listens there; what is sent is read to its end, and the stage is told in two lines."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://a:b@127.0.0.1:{nobody.getsockname()[1]}")
+        monkeypatch.setattr(tracking, "AWAY_SECONDS", 0)
+        monkeypatch.setattr(tracking, "PAUSE_SECONDS", 0.1)
+        say(monkeypatch, ["start", PARAMS, {}], ["end", "FINISHED"])
+    said = capsys.readouterr().err
+    where = f"MLflow at http://127.0.0.1:{os.environ['MLFLOW_TRACKING_URI'].split(':')[-1]}"
+    assert said.startswith(
+        f"note: {where} does not answer; it is asked again\nwarning: {where} failed"
+    )
+    assert "a:b" not in said
+    assert not (tmp_path / ".dvc").exists()  # no lock is held for a server
+
+
+def test_a_view_is_written_once_so_that_a_reader_can_open_it(store, monkeypatch):
+    key = store.share_view()
+    monkeypatch.delattr(type(store.client), "set_experiment_tag")
+    assert store.share_view() == key
+
+
 def test_a_process_is_told_from_all_others():
     own = tracking.process_tag(os.getpid())
     host, pid, start = own.rsplit(" ", 2)

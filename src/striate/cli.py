@@ -118,6 +118,14 @@ def main() -> None:
     )
     sync_parser.set_defaults(run=run_sync)
 
+    share_parser = commands.add_parser(
+        "share",
+        help="push what was run here, so that nobody runs it again",
+        description="Push DVC's run cache with all files of its runs to the default remote; `dvc"
+        " push --run-cache` leaves the metrics behind.",
+    )
+    share_parser.set_defaults(run=run_share)
+
     verify_parser = commands.add_parser(
         "verify",
         help="check that MLflow's runs agree with DVC's experiments",
@@ -433,6 +441,14 @@ def run_sync(arguments: argparse.Namespace) -> None:
         print(f"MLflow agrees with DVC on {_experiments(len(rows))}: nothing to do")
 
 
+def run_share(arguments: argparse.Namespace) -> None:
+    """Push the run cache, and say how much that was."""
+    from striate import share
+
+    runs, files = share.share(_dvc_root())
+    print(f"{runs:,} runs of stages are in the remote, {files:,} files of them new")
+
+
 def run_verify(arguments: argparse.Namespace) -> None:
     """Print every disagreement; exit with status 1 when there is one."""
     from striate import sync, tracking
@@ -548,41 +564,53 @@ def run_promote(arguments: argparse.Namespace) -> None:
 
 
 def run_ui(arguments: argparse.Namespace) -> None:
-    """Serve MLflow's pages on the loopback address until interrupted."""
-    import socket
-
+    """Serve MLflow's pages on the loopback address until interrupted, or name a server's."""
     from striate import tracking
 
     _dvc_root()
-    with socket.socket() as probe:
-        # As servers do, so that an address whose last server has just ended is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", arguments.port))
-        except OSError as error:
-            raise UserError(
-                f"port {arguments.port} cannot be used: {error.strerror}; name another: --port 5001"
-            ) from None
+    server = f"http://127.0.0.1:{arguments.port}"
+    if not tracking.shared():
+        _check_port(arguments.port)
     with tracking.reachable():
         store = tracking.open_store()
         view = store.share_view()
-    home = f"http://127.0.0.1:{arguments.port}/#/experiments/{store.experiment}/runs"
+    if tracking.shared():
+        server = tracking.tracking_uri().rstrip("/")
+    home = f"{server}/#/experiments/{store.experiment}/runs"
     # Without the last the page opens for language models and hides what matters here.
     for title, mode in (("Runs:      ", "TABLE"), ("Comparison:", "CHART")):
         choice = f"viewStateShareKey={view}&compareRunsMode={mode}&workflowType=machine_learning"
         print(f"{title} {home}?{choice}", flush=True)
+    if tracking.shared():
+        return
     print("The server answers in about half a minute; Ctrl-C ends it.", flush=True)
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1",
-        "--port", str(arguments.port), "--backend-store-uri", tracking.tracking_uri(),
+        "--port", str(arguments.port),
     ]  # fmt: skip
-    quiet = {
+    settings = {
+        # Not as an argument: everybody on a machine can read those, and it may hold a password.
+        "MLFLOW_BACKEND_STORE_URI": tracking.tracking_uri(),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PYTHONWARNINGS": "ignore",
     }
     # The server takes this process's place, so that what stops the one stops the other.
-    os.execve(sys.executable, command, os.environ | quiet)  # noqa: S606
+    os.execve(sys.executable, command, os.environ | settings)  # noqa: S606
+
+
+def _check_port(port: int) -> None:
+    import socket
+
+    with socket.socket() as probe:
+        # As servers do, so that an address whose last server has just ended is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UserError(
+                f"port {port} cannot be used: {error.strerror}; name another: --port 5001"
+            ) from None
 
 
 def run_serve(arguments: argparse.Namespace) -> None:

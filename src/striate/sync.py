@@ -76,15 +76,20 @@ def sync(root: Path, store: Store) -> list[Row]:
             for twin in matching[1:]:
                 store.client.delete_run(twin.info.run_id)
                 done.append("removed a second run")
+            added, lacking = _complete(root, store, record, run)
+            done += added
         else:
             run, made = _create(root, store, record)
             done.append(made)
+            added, lacking = _complete(root, store, record, run)
+            done += added
             for half in finished:
                 if _is_unscored(half, record):
                     store.client.delete_run(half.info.run_id)
                     done.append("removed a run without scores")
-        added, lacking = _complete(root, store, record, run)
-        done += added
+            # Only now is it the experiment's, and not touched any more.
+            store.client.set_terminated(run.info.run_id)
+            done += _settle(store, record)
         whole = whole and not lacking and run.data.tags.get(CURVES) != MISSING
         names = ", ".join(name.name for name in record.names)
         rows.append(Row(names, run.info.run_name, ", ".join(done)))
@@ -188,7 +193,7 @@ def _is_unscored(run: Run, record: Record) -> bool:
 
 
 def _create(root: Path, store: Store, record: Record) -> tuple[Run, str]:
-    """Replay a record into a new run."""
+    """Replay a record into a new run, which is not terminated yet."""
     points, whole = _points(root, record)
     tags = dict(record.identity)
     if not whole:
@@ -196,9 +201,22 @@ def _create(root: Path, store: Store, record: Record) -> tuple[Run, str]:
     name = record.names[0].name
     if name == records.WORKSPACE or not record.names[0].baseline:
         name = tracking.run_name(record.params)
-    run_id = tracking.replay(store, name, record.params, tags, points, None)
+    run_id = tracking.replay(store, name, record.params, tags, points)
     made = "replayed" if whole else "replayed without curves: DVC does not have them (`dvc pull`)"
     return store.client.get_run(run_id), made
+
+
+def _settle(store: Store, record: Record) -> list[str]:
+    """Remove all finished runs of a record but the first.
+
+    Two people who sync at once may both have made one. Whoever is done last sees both, and if both
+    do, they keep the same one.
+    """
+    runs = [run for run in store.runs(record.identity) if run.info.status == "FINISHED"]
+    runs.sort(key=lambda run: (run.info.start_time, run.info.run_id))
+    for twin in runs[1:]:
+        store.client.delete_run(twin.info.run_id)
+    return ["somebody else made one too"] if runs[1:] else []
 
 
 def _points(root: Path, record: Record) -> tuple[list[Point], bool]:
@@ -252,6 +270,12 @@ def _complete(root: Path, store: Store, record: Record, run: Run) -> tuple[list[
         "dvc.baseline": " ".join(sorted({name.baseline for name in named if name.baseline})),
         "dvc.commit": " ".join(sorted({name.commit for name in named})),
     }
+    if tracking.shared():
+        # Others have other names for it.
+        tags = {
+            key: " ".join(sorted({*value.split(), *run.data.tags.get(key, "").split()}))
+            for key, value in tags.items()
+        }
     changed = {
         key: value for key, value in tags.items() if value and run.data.tags.get(key) != value
     }

@@ -12,15 +12,17 @@ import json
 import logging
 import os
 import queue
+import re
 import socket
 import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
@@ -43,8 +45,61 @@ SHOWN_PARAMS = (
     "training.optimizer", "training.learning_rate", "training.batch_size", "seed",
 )  # fmt: skip
 
-# A server that does not answer is given up after about a quarter of a minute, not after minutes.
-REQUEST_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+# A server that does not answer is asked again, by `Patient` and not by MLflow, for this long.
+# While a training goes on, there is no hurry: a server that is restarted loses nothing.
+AWAY_SECONDS = 15.0
+PAUSE_SECONDS = 1.0
+REQUEST_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+# Artifacts pass through the server, which asks who it is; its storage may be out of reach here.
+THROUGH_THE_SERVER = {
+    "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
+    "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false",
+}
+USER_INFO = re.compile(r"(?<=://)[^/\s]*@")  # the name and the password in an address
+
+
+class Patient:
+    """A client that asks again while its server is away.
+
+    It sends the same again, time stamps included, and MLflow takes an equal point only once.
+    """
+
+    def __init__(self, client: MlflowClient, may_wait: Callable[[float], bool]) -> None:
+        self._client = client
+        self._may_wait = may_wait  # whether to ask again, having asked since this time
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._client, name)
+
+        def ask(*arguments: Any, **options: Any) -> Any:
+            since = time.monotonic()
+            while True:
+                try:
+                    return call(*arguments, **options)
+                except failures() as error:
+                    if not _is_away(error) or not self._may_wait(since):
+                        raise
+                    time.sleep(PAUSE_SECONDS)
+
+        return ask
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether a server may do later what it does not do now."""
+    from mlflow.exceptions import MlflowException
+    from requests import HTTPError
+
+    if isinstance(error, MlflowException):
+        status = error.get_http_status_code()
+    elif isinstance(error, HTTPError) and error.response is not None:
+        status = error.response.status_code
+    else:
+        return False
+    return int(status) >= 500
+
+
+def _for_a_while(since: float) -> bool:
+    return time.monotonic() - since < AWAY_SECONDS
 
 
 class Store:
@@ -55,7 +110,10 @@ class Store:
         self.experiment = experiment
 
     def create(self, name: str, params: dict[str, Any], tags: dict[str, str]) -> str:
-        """Start a run with flat `params`; returns its id."""
+        """Start a run with flat `params`; returns its id.
+
+        Its tags are to name the process that fills it, so that `sync` can close what it left.
+        """
         run = self.client.create_run(self.experiment, tags=tags, run_name=name)
         run_id: str = run.info.run_id
         self.log_params(run_id, params)
@@ -108,9 +166,10 @@ class Store:
         columns = [f"metrics.`{name}`" for name in SHOWN_METRICS]
         columns += [f"params.`{name}`" for name in SHOWN_PARAMS]
         view = {"selectedColumns": columns, "orderByKey": columns[0], "orderByAsc": False}
-        self.client.set_experiment_tag(
-            self.experiment, f"mlflow.sharedViewState.{EXPERIMENT}", json.dumps(view)
-        )
+        key, value = f"mlflow.sharedViewState.{EXPERIMENT}", json.dumps(view)
+        # Who may only read can open what somebody else has kept.
+        if self.client.get_experiment(self.experiment).tags.get(key) != value:
+            self.client.set_experiment_tag(self.experiment, key, value)
         return EXPERIMENT
 
     def upload(self, run_id: str, path: Path, name: str) -> None:
@@ -131,26 +190,54 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{database()}"
 
 
+def shared() -> bool:
+    """Whether the store is a server, which other people may use at the same time."""
+    return tracking_uri().startswith(("http://", "https://"))
+
+
+def masked(text: str) -> str:
+    """A text that may be shown: no address in it has a name or a password."""
+    return USER_INFO.sub("***@", text)
+
+
 def database() -> Path:
     """Where the runs live unless `MLFLOW_TRACKING_URI` says otherwise."""
     return root() / "mlflow.db"
 
 
-def open_store() -> Store:
+def open_store(may_wait: Callable[[float], bool] = _for_a_while) -> Store:
     """Open the tracking store; create it and the experiment where they are missing.
 
     The artifacts of the local store lie beside its database, wherever the repository was moved.
+
+    Args:
+        may_wait: whether to ask a server again that has been away since this monotonic time.
     """
-    for variable, value in REQUEST_LIMITS.items():
+    _set_credentials_apart()
+    for variable, value in (REQUEST_LIMITS | THROUGH_THE_SERVER).items():
         os.environ.setdefault(variable, value)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     # Creating the database would print a line for each step of its schema.
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
     uri = tracking_uri()
+    if shared():
+        client = cast("MlflowClient", Patient(MlflowClient(uri), may_wait))
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            try:
+                return Store(client, client.create_experiment(EXPERIMENT))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            # Somebody else was faster.
+            experiment = client.get_experiment_by_name(EXPERIMENT)
+        return Store(client, experiment.experiment_id)
     lock = root() / ".dvc" / "tmp" / "mlflow.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     # Two processes that create one SQLite store at once leave it broken.
@@ -165,6 +252,18 @@ def open_store() -> Store:
             return Store(client, experiment.experiment_id)
         # A default location would follow the working folder of whoever came first.
         return Store(client, client.create_experiment(EXPERIMENT, location))
+
+
+def _set_credentials_apart() -> None:
+    """Move a name and a password from the server's address to the variables that MLflow has.
+
+    It would write the address into its messages, and send artifacts without them.
+    """
+    parts = urlsplit(tracking_uri())
+    if shared() and parts.username and parts.password:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password)
+        os.environ["MLFLOW_TRACKING_URI"] = USER_INFO.sub("", tracking_uri(), count=1)
 
 
 def _relocate(path: Path, location: str) -> None:
@@ -197,19 +296,14 @@ def _relocate(path: Path, location: str) -> None:
 
 
 def replay(
-    store: Store,
-    name: str,
-    params: dict[str, Any],
-    tags: dict[str, str],
-    points: list[Point],
-    models: Path | None,
+    store: Store, name: str, params: dict[str, Any], tags: dict[str, str], points: list[Point]
 ) -> str:
-    """Make a finished run out of what files hold; returns its id."""
-    run_id = store.create(name, params, tags)
+    """Begin a run out of what files hold; returns its id.
+
+    It is whole, and an experiment's, once it is terminated.
+    """
+    run_id = store.create(name, params, tags | {PROCESS: process_tag(os.getpid())})
     store.log(run_id, points)
-    if models is not None:
-        store.upload(run_id, models, "checkpoint")
-    store.client.set_terminated(run_id)
     return run_id
 
 
@@ -290,11 +384,13 @@ class Session:
                 records.trained_by(params),
                 _origin() | trained,
                 _curves(place) + _summary(place),
-                place / records.MODELS,
             )
+            self.store.upload(run_id, place / records.MODELS, "checkpoint")
         self.store.log_params(run_id, params)
         self.store.log(run_id, records.scored(test))
         self.store.tag(run_id, scores)
+        if None not in held:
+            self.store.client.set_terminated(run_id)
 
     def visualized(self, params: dict[str, Any], folder: str) -> None:
         """The pictures are written: add them to the run of this checkpoint and these scores."""
@@ -347,18 +443,26 @@ def _origin() -> dict[str, str]:
     return {key: value for key, value in tags.items() if value}
 
 
-def _messages() -> Iterator[list[Any]]:
-    """What comes on standard input, read at once so that the sender never waits."""
-    waiting: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+def _messages(over: threading.Event) -> Iterator[list[Any]]:
+    """What comes on standard input, read at once so that the sender never waits.
+
+    Args:
+        over: set when the stage has ended, whatever is still to be done for it.
+    """
+    waiting: queue.SimpleQueue[list[Any] | None] = queue.SimpleQueue()
 
     def read() -> None:
         for line in sys.stdin:
-            waiting.put(line)
+            message = json.loads(line)
+            if message[0] == "end":
+                over.set()
+            waiting.put(message)
+        over.set()
         waiting.put(None)
 
     threading.Thread(target=read, daemon=True).start()
-    while (line := waiting.get()) is not None:
-        yield json.loads(line)
+    while (message := waiting.get()) is not None:
+        yield message
 
 
 def failures() -> tuple[type[Exception], ...]:
@@ -375,22 +479,40 @@ def reachable() -> Iterator[None]:
     try:
         yield
     except failures() as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"MLflow at {tracking_uri()} failed: {reason}") from None
+        where = masked(tracking_uri())
+        raise UserError(f"MLflow at {where} failed: {_reason(error, 300)}") from None
+
+
+def _reason(error: Exception, length: int) -> str:
+    return " ".join(masked(str(error)).split())[:length]
 
 
 def main() -> None:
-    """Carry out what a stage sends; when it stops without a word, its run was killed."""
-    messages = _messages()
+    """Carry out what a stage sends; when it stops without a word, its run was killed.
+
+    A server that is away is asked again for as long as the stage goes on, which waits for nothing.
+    """
+    over = threading.Event()
+    messages = _messages(over)
+    told = False
+
+    def may_wait(since: float) -> bool:
+        nonlocal told
+        if not told:
+            told = True
+            where = masked(tracking_uri())
+            print(f"note: MLflow at {where} does not answer; it is asked again", file=sys.stderr)
+        return not over.is_set() or _for_a_while(since)
+
     try:
-        session = Session(open_store())
+        session = Session(open_store(may_wait))
         for method, *arguments in messages:
             getattr(session, method)(*arguments)
         session.end("KILLED")
     except failures() as error:
-        reason = " ".join(str(error).split())[:200]
         print(
-            f"warning: MLflow at {tracking_uri()} failed; this is not recorded there: {reason}"
+            f"warning: MLflow at {masked(tracking_uri())} failed; this is not recorded there:"
+            f" {_reason(error, 200)}"
             "\n         Nothing else is lost: `striate sync` records it from DVC's files.",
             file=sys.stderr,
         )

@@ -1,0 +1,155 @@
+"""Metrics of trainings that go on at once, logged to a team's server that is killed among them.
+
+usage: python benchmarks/team.py [RUNS] [METRICS]
+
+Starts `deploy/services.py`'s PostgreSQL, S3 server and MLflow. RUNS processes (8 unless said
+otherwise) log METRICS points in all (50,000), as stages/train.py does: through `striate.logbook`,
+100 steps an epoch, an epoch every second and a half. When half of it is there, the server is killed
+with SIGKILL and started again. Then every point is read back and compared: what is lost, and what
+is there twice. It ends with status 1 where something is.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "deploy")]
+
+import services as deploy  # noqa: E402
+
+STEPS = 100  # of an epoch
+EPOCH_SECONDS = 1.5
+PER_EPOCH = STEPS + 3  # the losses of the steps, and what else an epoch says
+PARAMS = {"seed": 0, "data.name": "digits", "model.layers": 2, "model.width": 4}
+
+
+def points(run, epochs):
+    """What a training says: for each epoch the row that `striate.training.fit` would yield."""
+    for epoch in range(1, epochs + 1):
+        first = (epoch - 1) * STEPS
+        yield {
+            "epoch": epoch, "learning_rate": 1 / epoch, "train_loss": run + 1 / epoch,
+            "train_accuracy": 1 - 1 / (epoch + 1),
+            "step_losses": [(first + k, run + 1 / (first + k)) for k in range(1, STEPS + 1)],
+        }  # fmt: skip
+
+
+def train(run, epochs):
+    """One training, in the folder that is the working folder; only its numbers are made up."""
+    from striate.logbook import logbook
+
+    with logbook() as log:
+        log.start(PARAMS | {"seed": run}, {})
+        for row in points(run, epochs):
+            log.epoch(row)
+            time.sleep(EPOCH_SECONDS)
+        done = time.monotonic()
+    print(f"{time.monotonic() - done:.1f}")  # what the end of the stage waited for
+
+
+def measure(services, folder, runs, epochs):
+    """Log from `runs` processes, kill the server among it, read back; returns what was found."""
+    from psycopg2 import connect
+
+    folder.mkdir(exist_ok=True)
+    environment = os.environ | services.environment("writer") | {"PYTHONPATH": str(ROOT / "src")}
+    environment.pop("DVC_ROOT", None)
+    begin = time.monotonic()
+    trainings = [
+        subprocess.Popen(
+            [sys.executable, __file__, "train", str(run), str(epochs)], cwd=folder,
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for run in range(runs)
+    ]  # fmt: skip
+    address = services.database.replace("+psycopg2", "")
+    connection = connect(address)
+    connection.autocommit = True
+
+    def ask(query):
+        with connection.cursor() as cursor:
+            cursor.execute(query)
+            return cursor.fetchall()
+
+    total = runs * epochs * PER_EPOCH
+    before = ask("SELECT count(*) FROM metrics")[0][0]
+    while ask("SELECT count(*) FROM metrics")[0][0] - before < total / 2:
+        time.sleep(0.1)
+        if all(training.poll() is not None for training in trainings):
+            break
+    at = ask("SELECT count(*) FROM metrics")[0][0] - before
+    killed = time.monotonic()
+    services.kill_mlflow()
+    services.start_mlflow()
+    away = time.monotonic() - killed
+    said = [training.communicate() for training in trainings]
+    seconds = time.monotonic() - begin
+    lost = twice = wrong = 0
+    found = {}
+    for run in range(runs):
+        # Of all runs, should there be two of one training.
+        rows = ask(
+            "SELECT key, step, value FROM metrics WHERE run_uuid IN (SELECT run_uuid FROM params"
+            f" WHERE key = 'seed' AND value = '{run}') AND step > 0"
+        )
+        expected = {
+            (name, row["epoch"]): row[name]
+            for row in points(run, epochs)
+            for name in ("learning_rate", "train_loss", "train_accuracy")
+        }
+        expected |= {
+            ("step_loss", step): loss
+            for row in points(run, epochs)
+            for step, loss in row["step_losses"]
+        }
+        there = Counter((key, step) for key, step, _ in rows)
+        lost += len(expected.keys() - there.keys())
+        twice += sum(count - 1 for count in there.values())
+        wrong += sum(expected.get((key, step)) != value for key, step, value in rows)
+        found[run] = len(rows)
+    finished = ask("SELECT count(*) FROM runs WHERE status = 'FINISHED'")[0][0]
+    connection.close()
+    return {
+        "metrics": total, "finished": finished, "there": sum(found.values()), "lost": lost,
+        "twice": twice, "wrong": wrong, "seconds": seconds, "killed_at": at, "away": away,
+        "waited": [float(out or "nan") for out, _ in said], "said": [err for _, err in said],
+    }  # fmt: skip
+
+
+def main():
+    """Print the table."""
+    from common import table
+
+    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 8
+    metrics = int(sys.argv[2]) if len(sys.argv) > 2 else 50_000
+    epochs = -(-metrics // (runs * PER_EPOCH))
+    with tempfile.TemporaryDirectory() as folder:
+        # PostgreSQL's user has to enter it.
+        Path(folder).chmod(0o755)
+        with deploy.services(Path(folder) / "services") as services:
+            found = measure(services, Path(folder) / "work", runs, epochs)
+    table(
+        [
+            "runs, finished", "metrics", "there when it was killed", "server away (s)", "lost",
+            "twice", "other value", "seconds", "waited at a stage's end (s)",
+        ],
+        [[
+            f"{runs}, {found['finished']}", f"{found['metrics']:,}", f"{found['killed_at']:,}",
+            f"{found['away']:.1f}", found["lost"], found["twice"], found["wrong"],
+            f"{found['seconds']:.0f}", f"up to {max(found['waited']):.1f}",
+        ]],
+    )  # fmt: skip
+    print("".join(sorted(set(found["said"]))), file=sys.stderr)
+    sys.exit(1 if found["lost"] or found["twice"] or found["wrong"] else 0)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["train"]:
+        train(int(sys.argv[2]), int(sys.argv[3]))
+    else:
+        main()

@@ -1,0 +1,210 @@
+"""What is deployed, as far as it can be looked at without a container engine or a cluster."""
+
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from clones import ROOT
+
+DEPLOY = ROOT / "deploy"
+DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
+COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+CLUSTER = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()))
+SLURM = (DEPLOY / "slurm.sbatch").read_text()
+
+
+def instructions(name):
+    joined = DOCKERFILE.replace("\\\n", " ")
+    return [line.split(None, 1)[1] for line in joined.splitlines() if line.startswith(f"{name} ")]
+
+
+def test_the_image_copies_what_is_there_and_what_is_not_ignored():
+    ignore = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
+    copied = [source for line in instructions("COPY") for source in line.split()[:-1]]
+    assert {"requirements.lock", "src", "pyproject.toml"} <= set(copied)
+    for source in copied:
+        assert (ROOT / source).exists(), source
+        assert f"!{source}" in ignore, source
+    assert ignore[1] == "*"
+    assert {line[1:] for line in ignore if line[:1] == "!"} == set(copied)
+
+
+def test_the_image_installs_by_hash_and_runs_as_nobody_special():
+    commands = [part.strip() for line in instructions("RUN") for part in line.split("&&")]
+    installs = [
+        command for command in commands if " install " in f" {command} " and "pip" in command
+    ]
+    assert len(installs) == 3
+    for command in installs:
+        assert "--require-hashes" in command or "--no-deps" in command
+        assert "index" not in command
+    assert instructions("USER") == ["striate"]
+    assert "://" not in DOCKERFILE
+    needed = (ROOT / "pyproject.toml").read_text()
+    for name in ("README.md", "LICENSE"):  # building the package reads them
+        assert name in needed
+
+
+def test_every_password_of_the_services_comes_from_the_environment(tmp_path, monkeypatch, capsys):
+    text = (DEPLOY / "compose.yaml").read_text()
+    for line in text.splitlines():
+        if re.search(r"(PASSWORD|SECRET\w*|secretKey)\"?: ", line):
+            assert "${" in line, line
+    wanted = set(re.findall(r"\$\{(\w+):\?\}", text))
+    assert len(wanted) == 7
+    monkeypatch.syspath_prepend(DEPLOY)
+    import make_env
+
+    (tmp_path / "compose.yaml").write_text(text)
+    (tmp_path / ".env").write_text("POSTGRES_PASSWORD=mine\n")
+    monkeypatch.setattr(make_env, "HERE", tmp_path)
+    for _ in range(2):
+        make_env.main()
+    assert "6 passwords added" in capsys.readouterr().out
+    values = dict(line.split("=") for line in (tmp_path / ".env").read_text().splitlines())
+    assert set(values) == wanted
+    assert values["POSTGRES_PASSWORD"] == "mine"
+    assert len(set(values.values())) == 7
+    assert min(len(value) for name, value in values.items() if name != "POSTGRES_PASSWORD") >= 32
+
+
+def test_a_file_of_passwords_is_its_owners_and_not_gits(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(DEPLOY)
+    import make_env
+
+    (tmp_path / "compose.yaml").write_text("${A:?}")
+    monkeypatch.setattr(make_env, "HERE", tmp_path)
+    make_env.main()
+    assert stat.S_IMODE((tmp_path / ".env").stat().st_mode) == 0o600
+    ignored = ["deploy/.env", "writer.env"]
+    for name in ignored:
+        subprocess.run(["git", "check-ignore", "-q", name], cwd=ROOT, check=True)
+
+
+def test_the_services_are_reached_from_this_machine_only_and_know_each_other():
+    services = COMPOSE["services"]
+    for service in services.values():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+        assert set(service["networks"]) <= set(COMPOSE["networks"])
+        for config in service.get("configs", []):
+            assert config["source"] in COMPOSE["configs"]
+        if "build" in service:
+            build = service["build"]
+            assert (DEPLOY / build["context"] / build["dockerfile"]).resolve().exists()
+    assert COMPOSE["networks"]["inside"] == {"internal": True}
+    mlflow = services["mlflow"]
+    assert mlflow["command"][:4] == ["mlflow", "server", "--app-name", "basic-auth"]
+    # What was tried with deploy/services.py.
+    import configparser
+
+    sys.path.insert(0, str(DEPLOY))
+    import services as tried
+
+    ours, theirs = configparser.ConfigParser(), configparser.ConfigParser()
+    ours.read_string(COMPOSE["configs"]["auth"]["content"])
+    theirs.read_string(tried.AUTH.format(database=""))
+    for section in (ours["mlflow"], theirs["mlflow"]):
+        del section["database_uri"]
+    assert dict(ours["mlflow"]) == dict(theirs["mlflow"])
+    assert ours["mlflow"]["default_permission"] == "NO_PERMISSIONS"
+    identities = yaml.safe_load(COMPOSE["configs"]["s3"]["content"])["identities"]
+    rights = {identity["name"]: identity["actions"] for identity in identities}
+    assert rights["reader"] == [f"Read:{tried.DVC}", f"List:{tried.DVC}"]
+    assert all(action.endswith(f":{tried.MLFLOW}") for action in rights["mlflow"])
+    assert services["buckets"]["command"][2:] == [tried.DVC, tried.MLFLOW]
+    compile(COMPOSE["configs"]["buckets"]["content"], "buckets.py", "exec")
+
+
+def test_the_job_of_a_cluster_finds_its_machines_and_has_no_rights():
+    claim, service, job = CLUSTER
+    assert [part["kind"] for part in CLUSTER] == ["PersistentVolumeClaim", "Service", "Job"]
+    spec, pod = job["spec"], job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    variables = {entry["name"]: entry["value"] for entry in container["env"]}
+    assert spec["completionMode"] == "Indexed"
+    assert spec["completions"] == spec["parallelism"] == int(variables["PET_NNODES"])
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
+    assert pod["subdomain"] == service["metadata"]["name"]
+    host, port = variables["PET_RDZV_ENDPOINT"].split(":")
+    assert host == f"{job['metadata']['name']}-0.{pod['subdomain']}"
+    assert int(port) == service["spec"]["ports"][0]["port"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    (volume,) = [v for v in pod["volumes"] if "persistentVolumeClaim" in v]
+    assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    assert {mount["name"] for mount in container["volumeMounts"]} == {
+        volume["name"] for volume in pod["volumes"]
+    }
+    assert container["envFrom"] == [{"secretRef": {"name": "striate-credentials"}}]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert f"--uid {pod['securityContext']['runAsUser']} " in DOCKERFILE
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    script = container["args"][0]
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    assert "torchrun stages/train.py" in script
+
+
+@pytest.mark.parametrize("text", [SLURM, (DEPLOY / "kubernetes.yaml").read_text()])
+def test_torchrun_takes_each_variable_that_a_template_sets(text, monkeypatch):
+    from torch.distributed.run import get_args_parser
+
+    names = set(re.findall(r"\bPET_\w+", text))
+    assert {"PET_NNODES", "PET_NPROC_PER_NODE", "PET_RDZV_ENDPOINT", "PET_RDZV_BACKEND"} <= names
+    for name in names:
+        monkeypatch.setenv(name, "seven")
+    options = vars(get_args_parser().parse_args(["stages/train.py"]))
+    for name in names:
+        assert options[name.removeprefix("PET_").lower()] == "seven", name
+
+
+def test_the_slurm_script_starts_the_first_machine_by_dvc_and_the_others_by_torchrun(tmp_path):
+    """With commands of its names that say what they were called with."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/activate").write_text("")
+    (tmp_path / "secret.env").write_text("MLFLOW_TRACKING_USERNAME=writer\n")
+    told = 'echo "$(basename "$0") $* by $MLFLOW_TRACKING_USERNAME at $PET_RDZV_ENDPOINT" >> said'
+    scripts = {
+        "dvc": f'{told}\n[ "$1" != status ] || exit 1',
+        "torchrun": f"{told}\necho $PYTHONPATH of $PET_NNODES x $PET_NPROC_PER_NODE >> said",
+        "scontrol": "echo first; echo second",
+        "srun": 'shift; for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; done',
+    }
+    for name, script in scripts.items():
+        (programs / name).write_text(f"#!/bin/bash\n{script}\n")
+        (programs / name).chmod(0o755)
+    environment = {
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(tmp_path),
+        "SLURM_JOB_ID": "123456", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4",
+        "SLURM_JOB_NODELIST": "x", "STRIATE_CREDENTIALS": str(tmp_path / "secret.env"),
+        "HOME": str(tmp_path), "PET_RDZV_ENDPOINT": "", "PYTHONPATH": "",
+    }  # fmt: skip
+    script = DEPLOY / "slurm.sbatch"
+    subprocess.run(["bash", script], env=environment, cwd=tmp_path, check=True)
+    assert (tmp_path / "said").read_text().splitlines() == [
+        "dvc repro download by writer at ",
+        "dvc status --quiet train by writer at ",
+        "dvc repro --no-run-cache by writer at first:23456",
+        "torchrun stages/train.py by writer at first:23456",
+        "src of 2 x 4",
+    ]
+    # Nothing to train: no other machine is to wait for it.
+    (programs / "dvc").write_text(f"#!/bin/bash\n{told}\n")
+    Path(tmp_path / "said").unlink()
+    subprocess.run(["bash", script], env=environment, cwd=tmp_path, check=True)
+    assert [line.split(" by")[0] for line in (tmp_path / "said").read_text().splitlines()] == [
+        "dvc repro download", "dvc status --quiet train", "dvc repro",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in DEPLOY.iterdir() if path.is_file()))
+def test_no_file_names_an_index_or_a_registry(name):
+    text = (DEPLOY / name).read_text()
+    # The name of a kind of device is no address.
+    assert not re.search(r"\w+\.(io|com|org|net)/", text.replace("nvidia.com/gpu", "")), name
