@@ -146,7 +146,7 @@ def test_the_job_of_a_cluster_finds_its_machines_and_has_no_rights():
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     script = container["args"][0]
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
-    assert "torchrun stages/train.py" in script
+    assert "python stages/train.py" in script
 
 
 @pytest.mark.parametrize("text", [SLURM, (DEPLOY / "kubernetes.yaml").read_text()])
@@ -162,7 +162,7 @@ def test_torchrun_takes_each_variable_that_a_template_sets(text, monkeypatch):
         assert options[name.removeprefix("PET_").lower()] == "seven", name
 
 
-def test_the_slurm_script_starts_the_first_machine_by_dvc_and_the_others_by_torchrun(tmp_path):
+def test_the_slurm_script_starts_the_first_machine_by_dvc_and_the_others_by_the_stage(tmp_path):
     """With commands of its names that say what they were called with."""
     programs = tmp_path / "bin"
     programs.mkdir()
@@ -172,7 +172,7 @@ def test_the_slurm_script_starts_the_first_machine_by_dvc_and_the_others_by_torc
     told = 'echo "$(basename "$0") $* by $MLFLOW_TRACKING_USERNAME at $PET_RDZV_ENDPOINT" >> said'
     scripts = {
         "dvc": f'{told}\n[ "$1" != status ] || exit 1',
-        "torchrun": f"{told}\necho $PYTHONPATH of $PET_NNODES x $PET_NPROC_PER_NODE >> said",
+        "python": f"{told}\necho $PYTHONPATH of $PET_NNODES x $PET_NPROC_PER_NODE >> said",
         "scontrol": "echo first; echo second",
         "srun": 'shift; for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; done',
     }
@@ -191,7 +191,7 @@ def test_the_slurm_script_starts_the_first_machine_by_dvc_and_the_others_by_torc
         "dvc repro download by writer at ",
         "dvc status --quiet train by writer at ",
         "dvc repro --no-run-cache by writer at first:23456",
-        "torchrun stages/train.py by writer at first:23456",
+        "python stages/train.py by writer at first:23456",
         "src of 2 x 4",
     ]
     # Nothing to train: no other machine is to wait for it.

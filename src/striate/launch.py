@@ -64,9 +64,10 @@ def launch(processes: int, script: Path) -> None:
         KeyboardInterrupt: says from where the same command goes on.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // processes)))
+    asked = os.environ.setdefault("PET_NPROC_PER_NODE", str(processes))
+    here = int(asked) if asked.isdigit() else processes
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // max(1, here))))
     os.environ.setdefault("PET_MAX_RESTARTS", str(RESTARTS))
-    os.environ["PET_NPROC_PER_NODE"] = str(processes)
     # Else the processes of a second attempt are given the addresses of the first.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     # Of what torchrun and its store report, the processes say better what a person wants to know.
