@@ -5,10 +5,11 @@
 CIFAR-10 at the notebook's budget: five epochs over all training images less a tenth, which
 validates; a network of two layers; the space of benchmarks/tuning.yaml. Random search, and TPE with
 the pruner of `striate tune`, for each seed in a process of its own with one core, in turn. Both
-draw the same first trials from a seed, and equal params are trained once. A run ends after so many minutes (a trial that goes on is finished first) and the same
-command takes it up again; studies and trainings lie in the temporary folder. Prints the best validation accuracy after every five trials,
-and the processor's seconds until then, which depend little on what else the machine does. Set
-STRIATE_MIRROR to a folder with the data.
+draw the same first trials from a seed, and equal params are trained once. A run ends after so many
+minutes (a trial that goes on is finished first), and the same command takes it up again; studies
+and trainings lie in the temporary folder. Prints the best validation accuracy after every five
+trials, and the processor's seconds until then, which depend little on what else the machine does.
+Set STRIATE_MIRROR to a folder with the data.
 """
 
 import argparse
@@ -95,17 +96,18 @@ def search(sampler, seed, trials, end):
         trial = study.ask()
         drawn = tuning.values_of(tuning.propose(trial, space, base), space)
         settings = params.check(tuning.laid_over(base, drawn))
-        state, accuracy, seconds = optuna.trial.TrialState.COMPLETE, 0.0, 0.0
+        state, row = optuna.trial.TrialState.COMPLETE, [0.0, 0.0]
         try:
             epochs = trained(drawn, settings, split, manifest)
-            for epoch, (accuracy, seconds) in enumerate(epochs, start=1):
-                trial.report(accuracy, epoch)
+            for epoch, row in enumerate(epochs, start=1):
+                trial.report(row[0], epoch)
                 if epoch < settings.training.epochs and trial.should_prune():
                     state = optuna.trial.TrialState.PRUNED
                     break
         except UserError as error:
             trial.set_user_attr("reason", str(error))
             state = optuna.trial.TrialState.FAIL
+        accuracy, seconds = row
         trial.set_user_attr("seconds", seconds)
         value = accuracy if state == optuna.trial.TrialState.COMPLETE else None
         study.tell(trial, value, state)
@@ -176,7 +178,8 @@ def main():
         )
         for seed in range(arguments.seeds)
     ]  # fmt: skip
-    if any([process.wait() for process in processes]):
+    statuses = [process.wait() for process in processes]
+    if any(statuses):
         sys.exit(1)
     found = [
         result(sampler, seed)
