@@ -460,9 +460,9 @@ def _messages(over: threading.Event) -> Iterator[list[Any]]:
         over.set()
         waiting.put(None)
 
+    # At once and not when the first message is asked for: the end may come before that.
     threading.Thread(target=read, daemon=True).start()
-    while (message := waiting.get()) is not None:
-        yield message
+    return iter(waiting.get, None)
 
 
 def failures() -> tuple[type[Exception], ...]:
