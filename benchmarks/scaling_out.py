@@ -3,13 +3,14 @@
     python benchmarks/scaling_out.py                    MNIST and cifar10-94, three rounds
     python benchmarks/scaling_out.py --rounds 1 --processes 1 2 4
 
-Each process has one thread on a CPU, or a GPU of its own. The global batch stays what it is, so a
+Each process has one thread on a CPU, or a GPU of its own; on a CPU, one process with as many threads
+stands beside them. The global batch stays what it is, so a
 process of two has half of each batch. What is trained: the notebook's network with its settings on
 MNIST, and the network, the batches and the settings of the recipe `cifar10-94`. The bare loop is
 what tutorials show: a DataLoader with a DistributedSampler, DDP, torch.optim (SGD for cifar10-94,
 whose optimiser PyTorch does not have in this form), float32. Both are started by torchrun, in turn;
 the first epoch of each is not counted. Efficiency is images a second, divided by the number of
-processes and by the images a second of one process. Set STRIATE_MIRROR to a folder with the data.
+processes and threads and by the images a second of one process with one thread. Set STRIATE_MIRROR to a folder with the data.
 """
 
 import argparse
@@ -84,12 +85,12 @@ def member(program, name, place):
             Path(place).write_text(json.dumps(seconds))
 
 
-def measured(program, name, processes, place):
-    """Images a second of a training by so many processes."""
+def measured(program, name, processes, threads, place):
+    """Images a second of a training by so many processes with so many threads each."""
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone",
          f"--nproc-per-node={processes}", __file__, "--member", program, name, str(place)],
-        check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": str(threads)},
     )  # fmt: skip
     return SETTINGS[name][2] / json.loads(place.read_text())
 
@@ -97,7 +98,7 @@ def measured(program, name, processes, place):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="begin with 1")
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=SETTINGS)
     parser.add_argument("--member", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -108,19 +109,24 @@ def main():
     place = stored("digits").parent / "seconds.json"
     for name in arguments.settings:
         stored(settings_of(name)["data"]["name"])  # not by two processes at once
+        shapes = [(processes, 1) for processes in arguments.processes]
+        if not torch.cuda.is_available():
+            shapes.append((1, max(arguments.processes)))
         found = {}
         for _ in range(arguments.rounds):
             for program in ("striate", "bare"):
-                for processes in arguments.processes:
-                    speed = measured(program, name, processes, place)
-                    found.setdefault((program, processes), []).append(speed)
+                for shape in shapes:
+                    speed = measured(program, name, *shape, place)
+                    found.setdefault((program, *shape), []).append(speed)
         rows = []
-        for (program, processes), speeds in sorted(found.items(), reverse=True):
-            one = statistics.median(found[program, arguments.processes[0]])
-            efficiency = statistics.median(speeds) / one / processes * arguments.processes[0]
-            rows.append([program, processes, spread(speeds, digits=0), f"{efficiency:.0%}"])
+        for (program, processes, threads), speeds in found.items():
+            one = statistics.median(found[program, 1, 1])
+            efficiency = statistics.median(speeds) / one / processes / threads
+            rows.append(
+                [program, processes, threads, spread(speeds, digits=0), f"{efficiency:.0%}"]
+            )
         print(f"\n{name}, {arguments.rounds} rounds\n")
-        table(["program", "processes", "images a second", "efficiency"], rows)
+        table(["program", "processes", "threads each", "images a second", "efficiency"], rows)
 
 
 if __name__ == "__main__":
