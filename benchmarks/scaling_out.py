@@ -3,14 +3,14 @@
     python benchmarks/scaling_out.py                    MNIST and cifar10-94, three rounds
     python benchmarks/scaling_out.py --rounds 1 --processes 1 2 4
 
-Each process has one thread on a CPU, or a GPU of its own; on a CPU, one process with as many threads
-stands beside them. The global batch stays what it is, so a
-process of two has half of each batch. What is trained: the notebook's network with its settings on
-MNIST, and the network, the batches and the settings of the recipe `cifar10-94`. The bare loop is
-what tutorials show: a DataLoader with a DistributedSampler, DDP, torch.optim (SGD for cifar10-94,
-whose optimiser PyTorch does not have in this form), float32. Both are started by torchrun, in turn;
-the first epoch of each is not counted. Efficiency is images a second, divided by the number of
-processes and threads and by the images a second of one process with one thread. Set STRIATE_MIRROR to a folder with the data.
+Each process has one thread on a CPU, or a GPU of its own; on a CPU, one process with as many
+threads stands beside them. The global batch stays what it is, so a process of two has half of each
+batch. What is trained: the notebook's network with its settings on MNIST, and the network, the
+batches and the settings of the recipe `cifar10-94`. The bare loop is what tutorials show: a
+DataLoader with a DistributedSampler, DDP, torch.optim (SGD for cifar10-94, whose optimiser PyTorch
+does not have in this form), float32. Both are started by torchrun, in turn; the first epoch of each
+is not counted. Efficiency is images a second, divided by processes and threads and by the images a
+second of one process with one thread. Set STRIATE_MIRROR to a folder with the data.
 """
 
 import argparse
