@@ -151,7 +151,8 @@ def test_one_run_holds_the_params_the_curves_the_scores_and_the_files(finished, 
     assert (artifacts / "report/index.html").read_bytes() == page
     hashes = {records.CHECKPOINT, records.DATA, records.PARAMS, records.EVALUATION}
     tagged = {key for key in run.data.tags if key.startswith("striate.")}
-    assert tagged - {tracking.PROCESS} == hashes
+    assert tagged - {tracking.PROCESS, "striate.residency"} == hashes
+    assert run.data.tags["striate.residency"] == "device"
 
 
 def test_the_same_params_give_the_same_bytes(finished, workspace):
