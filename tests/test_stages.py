@@ -165,6 +165,15 @@ def test_the_same_params_give_the_same_bytes(finished, workspace):
         assert (workspace / name).read_bytes() == (finished / name).read_bytes(), name
 
 
+def test_images_that_are_read_from_disk_give_the_same_bytes(finished, workspace, capsys):
+    write_params(workspace, data__residency="disk")
+    shutil.rmtree(workspace / "models")
+    run_stage("train")
+    assert "1,293 images on disk, on cpu" in capsys.readouterr().out
+    for name in ("models/cnn_trained.ckpt", "models/model.json", "metrics/history.csv"):
+        assert (workspace / name).read_bytes() == (finished / name).read_bytes(), name
+
+
 def test_another_evaluation_of_a_checkpoint_gets_a_run_of_its_own(finished, tmp_path, monkeypatch):
     folder = tmp_path / "copy"
     shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
