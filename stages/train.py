@@ -41,6 +41,7 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
         models,
         results,
         resume,
+        stored,
         training,
     )
 
@@ -55,18 +56,27 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
     description = checkpoint.describe(settings.model.model_dump(), manifest, normalization)
     torch.manual_seed(settings.seed)
     model = checkpoint.build(description).to(device)
-    stored = images.load_split(Path("data"), "train", device)
-    learnt, val = images.hold_out(stored, settings.data.val_size, settings.seed)
-    models.whiten_(model, normalization(learnt.images[: models.WHITENING_IMAGES]))
+    everything = stored.load(Path("data"), "train", device)
+    size = everything.images.pixels.nbytes
+    # All processes look at what is free before any of them takes it.
+    where = group.gathered(
+        devices.pick_residency(settings.data.residency, size, device, launch.beside())
+    )[group.rank]
+    first, second = images.hold_out(everything, settings.data.val_size, settings.seed)
+    models.whiten_(model, normalization(first.images[: models.WHITENING_IMAGES].read()))
+    precision = devices.pick_precision(settings.training.precision, device)
+    learnt = stored.reside(first, where, precision.memory_format)
+    val = None if second is None else stored.reside(second, where)
     said = []
     source = Path(settings.training.init_from)
-    first = checkpoint.first_weights(source)
-    if first is not None:
-        taken, others = (", ".join(parts) or "none" for parts in models.transfer_(model, first))
+    weights = checkpoint.first_weights(source)
+    if weights is not None:
+        taken, others = (", ".join(parts) or "none" for parts in models.transfer_(model, weights))
         said.append(f"weights of {source}: {taken}; new ones: {others}")
     models.freeze_(model, settings.training.freeze)
     parameters = models.count_parameters(model)
-    said.append(f"{parameters:,} parameters, {len(learnt.labels):,} images, on {device}")
+    place = {"device": "in device memory", "host": "in host memory", "disk": "on disk"}[where]
+    said.append(f"{parameters:,} parameters, {len(learnt.labels):,} images {place}, on {device}")
     if group.size > 1:
         whole = models.synchronize_(model, device)
         said[-1] += f", {group.size} processes" + (
@@ -77,7 +87,8 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
     with resume.kept(settings, manifest, device, Path(__file__)) as keeper:
         if group.rank == 0:
             print(*said, sep="\n", flush=True)
-        log.start(flat, devices.describe(device) | {"torch.processes": str(group.size)})
+        machine = {"torch.processes": str(group.size), "striate.residency": where}
+        log.start(flat, devices.describe(device) | machine)
         rows = []
         with keeper.stoppable():
             for row in training.fit(

@@ -23,20 +23,20 @@ def visualize(settings: params.Params, log: Logbook) -> None:
         records,
         report,
         results,
+        stored,
     )  # fmt: skip
 
     trained = checkpoint.load(Path("models"), torch.device("cpu"))
     classes = trained.classes
-    train, test = (
-        images.load_split(Path("data"), part, torch.device("cpu")) for part in ("train", "test")
-    )
+    train = stored.load(Path("data"), "train", torch.device("cpu"))
+    test = images.load_split(Path("data"), "test", torch.device("cpu"))
     manifest = images.load_manifest(Path("data"))
     checkpoint.check_fits(trained, manifest)
     logits = results.read_logits(Path("predictions"), (len(test.labels), len(classes)))
     confusion = evaluation.confusion_matrix(torch.from_numpy(logits), test.labels)
     calibration = evaluation.calibration(torch.from_numpy(logits), test.labels)
     history = results.read_history(Path("metrics/history.csv"))
-    learnt = images.displayed(train.images[:36], manifest["peak"]), train.labels[:36].numpy()
+    learnt = images.displayed(train.images[:36].read(), manifest["peak"]), train.labels[:36].numpy()
     shown, labels = images.displayed(test.images, manifest["peak"]), test.labels.numpy()
     maps = models.feature_maps(trained.model, trained.normalization(test.images[:1]))
     drawn = {

@@ -151,7 +151,8 @@ def test_one_run_holds_the_params_the_curves_the_scores_and_the_files(finished, 
     assert (artifacts / "report/index.html").read_bytes() == page
     hashes = {records.CHECKPOINT, records.DATA, records.PARAMS, records.EVALUATION}
     tagged = {key for key in run.data.tags if key.startswith("striate.")}
-    assert tagged - {tracking.PROCESS} == hashes
+    assert tagged - {tracking.PROCESS, "striate.residency"} == hashes
+    assert run.data.tags["striate.residency"] == "device"
 
 
 def test_the_same_params_give_the_same_bytes(finished, workspace):
@@ -161,6 +162,15 @@ def test_the_same_params_give_the_same_bytes(finished, workspace):
         run_stage(name)
     assert not (workspace / "mlflow.db").exists()  # tracking is off
     for name in written(finished) - {"mlflow.db"}:
+        assert (workspace / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+def test_images_that_are_read_from_disk_give_the_same_bytes(finished, workspace, capsys):
+    write_params(workspace, data__residency="disk")
+    shutil.rmtree(workspace / "models")
+    run_stage("train")
+    assert "1,293 images on disk, on cpu" in capsys.readouterr().out
+    for name in ("models/cnn_trained.ckpt", "models/model.json", "metrics/history.csv"):
         assert (workspace / name).read_bytes() == (finished / name).read_bytes(), name
 
 

@@ -269,7 +269,7 @@ def run_export(arguments: argparse.Namespace) -> None:
         raise UserError(f"--int8 goes with --format onnx only, not with {kind}")
     import torch
 
-    from striate import checkpoint, devices, export, images, sources
+    from striate import checkpoint, devices, export, images, sources, stored
     from striate.tables import columns
 
     devices.keep_freed_memory()
@@ -281,8 +281,8 @@ def run_export(arguments: argparse.Namespace) -> None:
     test = images.load_split(Path("data"), "test", torch.device("cpu"))
     calibration = None
     if arguments.int8:
-        learnt = images.load_split(Path("data"), "train", torch.device("cpu"))
-        calibration = learnt.images[: export.CALIBRATION_IMAGES]
+        learnt = stored.load(Path("data"), "train", torch.device("cpu"))
+        calibration = learnt.images[: export.CALIBRATION_IMAGES].read()
     path = arguments.to / f"model{'-int8' if arguments.int8 else ''}.{export.ENDINGS[kind]}"
     export.write(trained, kind, path, calibration)
     if kind == "safetensors":

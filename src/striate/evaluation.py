@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from striate.stored import Stored
 
 ECE_BINS = 15
 FALSE_ALARMS = 0.05  # of images like those that were learnt are said to be unlike them
@@ -20,7 +24,7 @@ Z = 1.959964  # standard deviations within which 95 % of a normal distribution l
 @torch.no_grad()
 def predict(
     model: nn.Module,
-    images: Tensor,
+    images: Tensor | Stored,
     normalize: Callable[[Tensor], Tensor],
     *,
     batch_size: int,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,14 +22,20 @@ from striate.splits import stratified_split
 
 if TYPE_CHECKING:
     from striate.params import Augment
+    from striate.stored import Stored
+
+Pixels = TypeVar("Pixels", Tensor, "Stored")
 
 MANIFEST_KEYS = {"name", "shape", "classes", "peak", "mean", "std", "frame", "train", "test"}
 
 
-class Split(NamedTuple):
-    """Images as published, uint8 (N, C, H, W), and their classes, int64 (N,), on one device."""
+class Split(NamedTuple, Generic[Pixels]):
+    """Images as published, uint8 (N, C, H, W), and their classes, int64 (N,), on one device.
 
-    images: Tensor
+    Images that are `Stored` come to that device when they are needed.
+    """
+
+    images: Pixels
     labels: Tensor
 
 
@@ -156,7 +162,7 @@ def _is_list(values: Any, kind: type) -> bool:
     return isinstance(values, list) and all(type(value) is kind for value in values)
 
 
-def load_split(folder: Path, part: str, device: torch.device) -> Split:
+def load_split(folder: Path, part: str, device: torch.device) -> Split[Tensor]:
     """Read the images and labels of a part, verified, onto a device.
 
     Args:
@@ -167,14 +173,32 @@ def load_split(folder: Path, part: str, device: torch.device) -> Split:
     Raises:
         UserError: a file is missing or is not the one that the manifest describes.
     """
+    pixels, labels = map_split(folder, part)
+    return Split(torch.from_numpy(np.array(pixels, order="C")).to(device), labels.to(device))
+
+
+def map_split(folder: Path, part: str) -> tuple[np.ndarray, Tensor]:
+    """Map the images of a part and read its labels, both verified.
+
+    Args:
+        folder: as in `load_split`.
+        part: likewise.
+
+    Returns:
+        Images, uint8 (N, C, H, W), of which nothing is in memory yet, and int64 (N,).
+
+    Raises:
+        UserError: likewise.
+    """
     manifest = load_manifest(folder)
     described = manifest[part]
-    images, labels = (
-        torch.from_numpy(_read_array(folder / part / f"{name}.npy", described, shape, dtype))
+    pixels, mapped = (
+        _map_array(folder / part / f"{name}.npy", described, shape, dtype)
         for name, shape, dtype in (
             ("images", manifest["shape"], np.uint8), ("labels", [], np.int64),
         )
     )  # fmt: skip
+    labels = torch.from_numpy(np.array(mapped))
     per_class = described["per_class"]
     inside = int(labels.min()) >= 0 and int(labels.max()) < len(per_class)
     if not inside or labels.bincount(minlength=len(per_class)).tolist() != per_class:
@@ -182,10 +206,10 @@ def load_split(folder: Path, part: str, device: torch.device) -> Split:
             f"{folder / part / 'labels.npy'} has other counts of classes than"
             f" {folder / 'manifest.json'}; `dvc repro` makes both anew"
         )
-    return Split(images.to(device), labels.to(device))
+    return pixels, labels
 
 
-def _read_array(path: Path, described: dict[str, Any], shape: list[int], dtype: type) -> np.ndarray:
+def _map_array(path: Path, described: dict[str, Any], shape: list[int], dtype: type) -> np.ndarray:
     """An array of one item of a shape for each image, if it is the one that is described."""
     try:
         with path.open("rb") as stream:
@@ -196,14 +220,16 @@ def _read_array(path: Path, described: dict[str, Any], shape: list[int], dtype: 
         mapped = np.lib.format.open_memmap(path, mode="r")
         if mapped.dtype != dtype or mapped.shape != (described["count"], *shape):
             raise ValueError(f"it holds {mapped.dtype} {mapped.shape}, not what the manifest says")
-        return np.array(mapped, order="C")
+        return mapped
     except Exception as error:  # a mangled header makes NumPy's reader raise almost anything
         raise UserError(
             f"{path} cannot be read: {one_line(error)}; `dvc repro` makes it anew"
         ) from None
 
 
-def hold_out(split: Split, size: float, seed: int) -> tuple[Split, Split | None]:
+def hold_out(
+    split: Split[Pixels], size: float, seed: int
+) -> tuple[Split[Pixels], Split[Pixels] | None]:
     """Keep a stratified part of the images for validation.
 
     Args:

@@ -28,6 +28,11 @@ def is_first() -> bool:
     return not is_member() or os.environ["RANK"] == "0"
 
 
+def beside() -> int:
+    """How many processes of this training are on this machine, with this one."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if is_member() else 1
+
+
 def is_needed(processes: int | str) -> bool:
     """Whether this process is to start others, which do its work.
 

@@ -39,6 +39,7 @@ class Data(Section):
     test_size: Annotated[float, Field(gt=0, lt=1)]
     val_size: Annotated[float, Field(ge=0, le=1_000_000)]
     normalize: Literal["unit", "standard"]
+    residency: Literal["auto", "device", "host", "disk"]
 
     @field_validator("val_size")
     @classmethod

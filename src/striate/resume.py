@@ -199,7 +199,8 @@ def kept(
         yield Keeper(None, minutes)
         return
     states = Path(os.environ.get("DVC_ROOT", "."), STATES)
-    params = settings.model_dump(exclude={"evaluate"})
+    # Where images lie changes nothing, and a training may have been stopped for want of memory.
+    params = settings.model_dump(exclude={"evaluate": True, "data": {"residency"}})
     source = Path(settings.training.init_from)
     first = files.md5(source) if source.exists() else ""
     name = fingerprint(params, manifest, first, device, script)

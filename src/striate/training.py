@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from striate.limits import check_validation
 from striate.models import Network, running_statistics, synchronize_, train_
 from striate.optimizers import build_optimizers
 from striate.parallel import ALONE, Group
+from striate.stored import Stored
 
 if TYPE_CHECKING:
     from striate.params import Augment, Training
@@ -32,8 +34,8 @@ WARM_UP = 3  # steps before a CUDA graph is recorded
 
 def fit(
     model: Network,
-    train: Split,
-    val: Split | None,
+    train: Split[Tensor] | Split[Stored],
+    val: Split[Tensor] | Split[Stored] | None,
     *,
     settings: Training,
     augmentation: Augment,
@@ -46,7 +48,7 @@ def fit(
 
     Args:
         model: on the device of `train`.
-        train: the images to learn from.
+        train: the images to learn from. Where they lie changes nothing but the time.
         val: images that are scored after each epoch and never learnt from; None for no scores.
         settings: the section `training` of params.yaml.
         augmentation: the section `augment` of params.yaml.
@@ -75,7 +77,9 @@ def fit(
     if group.size > 1:
         synchronize_(model, device)
     model.to(memory_format=precision.memory_format)
-    images = train.images.contiguous(memory_format=precision.memory_format)
+    stored = train.images if isinstance(train.images, Stored) else None
+    if isinstance(train.images, Tensor):
+        images = train.images.contiguous(memory_format=precision.memory_format)
     count, size = len(train.labels), settings.batch_size
     steps = math.ceil(count / size)
     total = steps * settings.epochs
@@ -83,7 +87,8 @@ def fit(
     optimizers = build_optimizers(
         model, settings, fused=fast and device.type != "mps", dtype=precision.dtype
     )
-    capture = settings.capture == "auto" and device.type == "cuda" and group.size == 1
+    alone = group.size == 1
+    capture = settings.capture == "auto" and device.type == "cuda" and alone and stored is None
     peaks = [optimizer.lr for optimizer in optimizers]
     if capture:
         # A recorded step reads its rate from the device; a number would be recorded with it.
@@ -109,12 +114,18 @@ def fit(
         if group.rank:
             torch.manual_seed(seed + group.rank)  # each process drops other features
 
-    def step(chosen: Tensor, shrunk: bool) -> None:
+    def step(chosen: Tensor, shrunk: bool, pixels: Tensor | None = None) -> None:
+        """Learn from a batch, or this process's share of it, which `pixels` are if not None."""
         share = group.share(len(chosen))
         places = chosen[share.part]
         flipped = mirrored[places] if mirrored is not None else None
+        if pixels is None:
+            source, inside = images, places
+        else:
+            source = pixels.contiguous(memory_format=precision.memory_format)
+            inside = torch.arange(len(places), device=device)
         inputs = augment(
-            images, places, flipped, normalize, augmentation, generator, share=share, shrunk=shrunk
+            source, inside, flipped, normalize, augmentation, generator, share=share, shrunk=shrunk
         )
         labels = train.labels[places]
         # Each weight is used once a step, so that a cache of converted weights gains nothing.
@@ -200,14 +211,17 @@ def fit(
             torch.randperm(count, generator=generator, device=device, out=order)
             if mirrored is not None and epoch > 1:
                 mirrored.logical_not_()
-        with tqdm(
-            total=count,
-            initial=sum(sizes[:taken]),
-            desc=f"epoch {epoch}/{settings.epochs}",
-            unit=" images",
-            disable=True if group.rank else None,
-            leave=False,
-        ) as bar:
+        with (
+            closing(shares(stored, order, size, taken, group)) as pixels,
+            tqdm(
+                total=count,
+                initial=sum(sizes[:taken]),
+                desc=f"epoch {epoch}/{settings.epochs}",
+                unit=" images",
+                disable=True if group.rank else None,
+                leave=False,
+            ) as bar,
+        ):
             for number in range(taken, steps):
                 factor = rate_factor(first + number, total, settings)
                 for optimizer, peak in zip(optimizers, peaks, strict=True):
@@ -215,7 +229,12 @@ def fit(
                         optimizer.lr.fill_(peak * factor)
                     else:
                         optimizer.lr = peak * factor
-                take[first + number < shrunk_steps](order[number * size : (number + 1) * size])
+                chosen = order[number * size : (number + 1) * size]
+                shrunk = first + number < shrunk_steps
+                if stored is None:
+                    take[shrunk](chosen)
+                else:
+                    step(chosen, shrunk, next(pixels))
                 losses[number] = last_loss
                 # Reading a number makes the host wait for a device that computes by itself.
                 read = device.type == "cpu" or number % CHECKED_EVERY == 0 or number == steps - 1
@@ -304,8 +323,28 @@ def check_finite(losses: Tensor, first: int, total: int, settings: Training) -> 
     )
 
 
+def shares(
+    stored: Stored | None, order: Tensor, size: int, taken: int, group: Group
+) -> Generator[Tensor]:
+    """What one of several processes takes of each batch of an epoch, read ahead of its use.
+
+    Args:
+        stored: the images; None yields nothing.
+        order: of the images in the epoch.
+        size: of a batch.
+        taken: how many batches are passed over.
+        group: the processes among which each batch is divided.
+    """
+    if stored is not None:
+        batches = order.cpu().split(size)[taken:]
+        yield from stored.batches(batch[group.share(len(batch)).part] for batch in batches)
+
+
 def predict_together(
-    model: Network, val: Split, normalize: Callable[[Tensor], Tensor], group: Group
+    model: Network,
+    val: Split[Tensor] | Split[Stored],
+    normalize: Callable[[Tensor], Tensor],
+    group: Group,
 ) -> Tensor:
     """`predict`, by several processes, each of which takes a part of the images."""
     part = group.share(len(val.labels)).part
