@@ -190,8 +190,11 @@ def valid_params(draw):
     for section in ("data", "augment", "model", "training", "evaluate"):
         schema = params.Params.model_fields[section].annotation.model_json_schema()["properties"]
         values[section] = {
-            key: draw(range_of(key, allowed)) for key, allowed in schema.items() if key != "width"
+            key: draw(range_of(key, allowed))
+            for key, allowed in schema.items()
+            if key not in ("width", "processes")
         }
+    values["training"]["processes"] = draw(st.just("auto") | st.integers(1, 1024))
     model = values["model"]
     widths = st.integers(1, 6)
     model["width"] = draw(
