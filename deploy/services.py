@@ -171,10 +171,12 @@ def services(
         ServiceError: one cannot be started; the message says why.
     """
     folder = folder.resolve()
-    if folder.exists() and any(folder.iterdir()):
-        raise ServiceError(f"{folder} is not empty; name a new folder")
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ServiceError(f"{folder} is no empty folder; name a new one")
     port = {name: free_port() for name in ("mlflow", "s3", "postgresql")} | (ports or {})
     for name, number in port.items():
+        if not 0 < number < 2**16:
+            raise ServiceError(f"--{name}-port is {number}; it must be from 1 to 65535")
         if not is_free(number):
             raise ServiceError(f"port {number} is in use; name another: --{name}-port")
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)

@@ -75,7 +75,7 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
         said.append(f"weights of {source}: {taken}; new ones: {others}")
     models.freeze_(model, settings.training.freeze)
     parameters = models.count_parameters(model)
-    place = {"device": "in device memory", "host": "in host memory", "disk": "on disk"}[where]
+    place = {"device": "in memory", "host": "in host memory", "disk": "on disk"}[where]
     said.append(f"{parameters:,} parameters, {len(learnt.labels):,} images {place}, on {device}")
     if group.size > 1:
         whole = models.synchronize_(model, device)

@@ -208,3 +208,23 @@ def test_no_file_names_an_index_or_a_registry(name):
     text = (DEPLOY / name).read_text()
     # The name of a kind of device is no address.
     assert not re.search(r"\w+\.(io|com|org|net)/", text.replace("nvidia.com/gpu", "")), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["params.yaml"], "params.yaml is no empty folder; name a new one"),
+        (["src"], "src is no empty folder; name a new one"),
+        (["--s3-port", "99999", "new"], "--s3-port is 99999; it must be from 1 to 65535"),
+    ],
+)
+def test_services_refuse_a_faulty_argument_in_one_line(arguments, said):
+    answer = subprocess.run(
+        [sys.executable, "deploy/services.py", *arguments], cwd=ROOT, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert answer.stderr.startswith("error: ")
+    assert answer.stderr.endswith(f"{said}\n")
+    assert answer.stderr.count("\n") == 1
+    assert not (ROOT / "new").exists()

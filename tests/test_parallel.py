@@ -254,6 +254,20 @@ def test_which_processes_are_started(monkeypatch):
     assert not launch.is_first()
 
 
+@pytest.mark.parametrize(("name", "value"), [("PET_NNODES", "two"), ("PET_MAX_RESTARTS", "x")])
+def test_a_faulty_variable_of_torchrun_is_named_in_one_line(name, value):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), name: value}
+    code = "from striate import launch; launch.launch(2, 'no-script.py')"
+    answer = subprocess.run(
+        [sys.executable, "-c", f"from striate.errors import reported\nwith reported(): {code}"],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert answer.stderr.startswith("error: torchrun cannot use what ")
+    assert name in answer.stderr
+    assert answer.stderr.count("\n") == 1
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """A folder in which the digits are stored."""

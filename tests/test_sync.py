@@ -176,6 +176,25 @@ def test_a_run_whose_logging_broke_off_before_the_scores_is_replaced(clone):
 
 
 @pytest.mark.slow
+def test_scores_of_another_network_make_no_experiment(clone, capsys):
+    """After a run of the stage train alone, metrics/test.json is still that of the last network."""
+    changed = ("-S", "training.learning_rate=0.02")
+    clone.run("dvc", "exp", "run", "--temp", "-n", "half", *changed, "train")
+    names = {name.name for record in records.find(clone.folder) for name in record.names}
+    assert names == {"main", "other"}
+    assert striate("sync") == 0
+    assert striate("verify") == 0
+    assert "agrees with DVC on 2 experiments" in capsys.readouterr().out
+    with pytest.raises(UserError, match="half holds no experiment that was evaluated"):
+        records.named(clone.folder, "half")
+    # And the whole of it is one, with scores and pages of its own.
+    clone.run("dvc", "exp", "run", "--temp", "-n", "whole", *changed)
+    record = records.named(clone.folder, "whole")
+    assert record.test != records.named(clone.folder, "main").test
+    assert len(record.pages) == 3
+
+
+@pytest.mark.slow
 def test_an_experiment_whose_files_are_not_here_gets_a_run_without_curves(clone, capsys):
     cache, hidden = clone.folder / ".dvc/cache", clone.folder / "hidden"
     cache.rename(hidden)

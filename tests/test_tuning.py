@@ -478,6 +478,7 @@ def test_a_study_keeps_its_space_and_its_params(root):
     [
         "postgresql://someone:S%40cret@127.0.0.1:1/studies",
         "postgresql://someone:S@cret@127.0.0.1:port/studies?password=S@cret",
+        "postgresql://someone:x@cret@127.0.0.1:1/studies",
         "S@cret",
         "nosuch://someone:S%40cret@127.0.0.1/studies",
         "postgresql://someone:S{cret@127.0.0.1:1/studies?sslmode=S@cret",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 import sys
@@ -91,7 +93,15 @@ def launch(processes: int, script: Path) -> None:
         os.environ[WORDS] = scratch
         failed = None
         try:
-            run(parse_args([*(["--standalone"] if alone else []), str(script)]))
+            with contextlib.redirect_stderr(io.StringIO()):  # its usage, of 25 lines
+                options = parse_args([*(["--standalone"] if alone else []), str(script)])
+            run(options)
+        except (ValueError, SystemExit) as error:
+            named = ", ".join(sorted(name for name in os.environ if name.startswith("PET_")))
+            reason = "" if isinstance(error, SystemExit) else f": {error}"
+            raise UserError(
+                f"torchrun cannot use what {named} say; each must be what its option takes{reason}"
+            ) from None
         except SignalException:
             raise KeyboardInterrupt(_read(scratch, STOPPED)) from None
         except RendezvousError as error:

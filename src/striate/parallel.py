@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -111,6 +112,8 @@ def joined(name: str) -> Iterator[tuple[Group, torch.device]]:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
         yield Group(dist.get_rank(), dist.get_world_size()), device
     except PeerLostError as error:
+        # torchrun is about to end this process, which ends by itself.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         print(f"process {os.environ['RANK']} has lost another one: {error}", file=sys.stderr)
         sys.exit(1)
     finally:

@@ -258,9 +258,13 @@ def _record(name: Name, read: Callable[[str], str | None], revision: str | None)
             flatten(stage["params"]["params.yaml"]) for stage in (train, evaluate)
         )
         hashes = {entry["path"]: entry["md5"] for entry in train["deps"] + train["outs"]}
+        if not _is_of(evaluate, hashes[MODELS]):
+            return None  # after a `dvc repro train`, the scores are those of another network
         hashes |= {entry["path"]: entry["md5"] for entry in evaluate["outs"]}
-        drawn = lock.get("visualize", {}).get("outs", [])
-        pages = [entry["path"] for entry in drawn if entry["path"] in PAGES]
+        drawn = lock.get("visualize", {"deps": [], "outs": []})
+        pages = [entry["path"] for entry in drawn["outs"] if entry["path"] in PAGES]
+        if not _is_of(drawn, hashes[MODELS]):
+            pages = []
         params = trained | evaluated
         identity = _training_identity(params, hashes.__getitem__)
         identity |= _evaluation_identity(params, hashes.__getitem__)
@@ -272,6 +276,11 @@ def _record(name: Name, read: Callable[[str], str | None], revision: str | None)
         values = parse_json(texts[path] or "", called)
         scores[path] = check_metrics(values, called, Path(path).name)
     return Record([name], identity, params, scores[TRAIN], scores[TEST], revision, pages)
+
+
+def _is_of(stage: dict[str, Any], models: str) -> bool:
+    """Whether a stage, as dvc.lock has it, has read the network with this hash."""
+    return any(entry["path"] == MODELS and entry["md5"] == models for entry in stage["deps"])
 
 
 def _working_tree(root: Path) -> Callable[[str], str | None]:

@@ -251,8 +251,8 @@ def shown(storage: str) -> str:
     from sqlalchemy.engine import make_url
 
     url = make_url(storage)
-    host = f"{url.host}{f':{url.port}' if url.port else ''}/" if url.host else ""
-    return f"{url.drivername}://{host}{url.database or ''}"
+    host = f"{url.host}{f':{url.port}' if url.port else ''}" if url.host else ""
+    return f"{url.drivername}://{host}/{url.database or ''}"
 
 
 @contextmanager
@@ -264,6 +264,8 @@ def reachable(storage: str) -> Iterator[None]:
 
     try:
         url = make_url(storage)
+        if "@" in (url.host or ""):
+            raise ValueError("a part of the password")
         shown(storage)
     except (SQLAlchemyError, ValueError):
         # What is wrong with it may be a password that is not quoted.
