@@ -5,8 +5,8 @@ usage: python benchmarks/team.py [RUNS] [METRICS]
 Starts `deploy/services.py`'s PostgreSQL, S3 server and MLflow. RUNS processes (8 unless said
 otherwise) log METRICS points in all (50,000), as stages/train.py does: through `striate.logbook`,
 100 steps an epoch, an epoch every second and a half. When half of it is there, the server is killed
-with SIGKILL and started again. Then every point is read back and compared: what is lost, and what
-is there twice. It ends with status 1 where something is.
+with SIGKILL and started again; a training goes on at least until then. Every point is read back
+and compared: what is lost, and what is there twice. It ends with status 1 where something is.
 """
 
 import os
@@ -25,6 +25,7 @@ import services as deploy  # noqa: E402
 STEPS = 100  # of an epoch
 EPOCH_SECONDS = 1.5
 SEED = 900_000  # of the first run, by which it is found: no training has it
+BACK = "back"  # a file that says that the server is there again
 PER_EPOCH = STEPS + 3  # the losses of the steps, and what else an epoch says
 PARAMS = {"seed": 0, "data.name": "digits", "model.layers": 2, "model.width": 4}
 
@@ -49,6 +50,9 @@ def train(run, epochs):
         for row in points(run, epochs):
             log.epoch(row)
             time.sleep(EPOCH_SECONDS)
+        end = time.monotonic() + deploy.START_SECONDS
+        while not Path(BACK).exists() and time.monotonic() < end:
+            time.sleep(0.1)
         done = time.monotonic()
     print(f"{time.monotonic() - done:.1f}")  # what the end of the stage waited for
 
@@ -87,6 +91,7 @@ def measure(services, folder, runs, epochs):
     killed = time.monotonic()
     services.kill_mlflow()
     services.start_mlflow()
+    (folder / BACK).touch()
     away = time.monotonic() - killed
     said = [training.communicate() for training in trainings]
     seconds = time.monotonic() - begin
