@@ -136,13 +136,7 @@ def find(root: Path) -> list[Record]:
     Raises:
         UserError: this is no Git repository.
     """
-    commit = head(root)
-    branch = (git(root, "symbolic-ref", "--short", "-q", "HEAD") or commit[:7]).strip()
-    listed = [Name(branch, commit)]
-    refs = git(root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or ""
-    for match in EXPERIMENT_REF.finditer(refs):
-        listed.append(Name(match["name"], match["commit"], match["a"] + match["b"]))
-    found = [_record(name, _reader(root, name.commit), name.commit) for name in listed]
+    found = [_record(name, _reader(root, name.commit), name.commit) for name in _listed(root)]
     found.append(_record(Name(WORKSPACE), _working_tree(root), None))
 
     records: dict[str, Record] = {}
@@ -158,6 +152,17 @@ def find(root: Path) -> list[Record]:
     return list(records.values())
 
 
+def _listed(root: Path) -> list[Name]:
+    """HEAD, and the experiments of DVC, evaluated or not."""
+    commit = head(root)
+    branch = (git(root, "symbolic-ref", "--short", "-q", "HEAD") or commit[:7]).strip()
+    listed = [Name(branch, commit)]
+    refs = git(root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or ""
+    for match in EXPERIMENT_REF.finditer(refs):
+        listed.append(Name(match["name"], match["commit"], match["a"] + match["b"]))
+    return listed
+
+
 def named(root: Path, name: str) -> Record:
     """The experiment of this name: DVC's, `workspace`, or what a branch, tag or commit holds.
 
@@ -168,7 +173,9 @@ def named(root: Path, name: str) -> Record:
     for record in found:
         if name in {own.name for own in record.names}:
             return record
-    if name == WORKSPACE:
+    if name in {own.name for own in _listed(root)}:
+        there = None
+    elif name == WORKSPACE:
         there = _record(Name(name), _working_tree(root), None)
     else:
         asked = ("rev-parse", "--verify", "--quiet", "--end-of-options", name + "^{commit}")
