@@ -524,7 +524,7 @@ def test_what_a_worker_finds_wrong_is_the_line_of_the_command(root, monkeypatch,
     out, err = commands.run(monkeypatch, capsys, "tune", "--trials", 3, "--workers", 2, status=2)
     (line,) = err.splitlines()
     assert "cannot be run: " in line
-    assert out.startswith(f"study tune in sqlite://{root}/tune.db: 0 of 3 trials are finished")
+    assert out.startswith(f"study tune in sqlite:///{root}/tune.db: 0 of 3 trials are finished")
 
 
 def test_optuna_is_loaded_by_no_other_command():
