@@ -27,7 +27,16 @@ import common
 import optuna
 import torch
 
-from striate import checkpoint, devices, images, models, params, training, tuning
+from striate import (
+    checkpoint,
+    devices,
+    images,
+    models,
+    params,
+    search_space,
+    studies,
+    training,
+)
 from striate.errors import UserError
 
 SPACE = Path(__file__).with_suffix(".yaml")
@@ -78,24 +87,24 @@ def search(sampler, seed, trials, end):
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     devices.keep_freed_memory()
     base = params.load(common.ROOT / "params.yaml")
-    space = tuning.read_space(SPACE, base)
+    space = search_space.read(SPACE, base)
     folder = common.stored(space["data.name"])
     manifest = images.load_manifest(folder)
     split = images.load_split(folder, "train", torch.device("cpu"))
     study = optuna.create_study(
         study_name=f"{sampler}-{seed}", storage=f"sqlite:///{database(sampler, seed)}",
         direction="maximize", load_if_exists=True,
-        pruner=tuning.pruner() if sampler == "tpe" else optuna.pruners.NopPruner(),
+        pruner=studies.pruner() if sampler == "tpe" else optuna.pruners.NopPruner(),
     )  # fmt: skip
-    study.sampler = tuning.sampler_of(sampler, seed)
+    study.sampler = studies.sampler_of(sampler, seed)
     for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # it was killed
     while time.monotonic() < end:
-        if len(tuning.finished(study.get_trials(deepcopy=False))) >= trials:
+        if len(studies.finished(study.get_trials(deepcopy=False))) >= trials:
             return
         trial = study.ask()
-        drawn = tuning.values_of(tuning.propose(trial, space, base), space)
-        settings = params.check(tuning.laid_over(base, drawn))
+        drawn = search_space.values_of(search_space.propose(trial, space, base), space)
+        settings = params.check(search_space.laid_over(base, drawn))
         state, row = optuna.trial.TrialState.COMPLETE, [0.0, 0.0]
         try:
             epochs = trained(drawn, settings, split, manifest)
@@ -135,7 +144,7 @@ def result(sampler, seed):
 def print_table(found, trials):
     marks = list(range(EVERY, trials + 1, EVERY))
     rows = []
-    for sampler in tuning.SAMPLERS:
+    for sampler in studies.SAMPLERS:
         mine = [one for one in found if one["sampler"] == sampler]
         for one in mine:
             cells = [f"{accuracy:.2%}, {seconds:,.0f} s"
@@ -165,7 +174,7 @@ def main():
     FOLDER.mkdir(exist_ok=True)
     if arguments.one is not None:
         end = time.monotonic() + 60 * arguments.minutes
-        for sampler in reversed(tuning.SAMPLERS):  # random first: its trainings are never cut
+        for sampler in reversed(studies.SAMPLERS):  # random first: its trainings are never cut
             search(sampler, arguments.one, arguments.trials, end)
         return
     print(common.header() + "\n")
@@ -183,7 +192,7 @@ def main():
         sys.exit(1)
     found = [
         result(sampler, seed)
-        for seed in range(arguments.seeds) for sampler in tuning.SAMPLERS
+        for seed in range(arguments.seeds) for sampler in studies.SAMPLERS
         if database(sampler, seed).exists()
     ]  # fmt: skip
     print_table(found, arguments.trials)

@@ -264,6 +264,19 @@ def test_promote_registers_a_model_and_refuses_a_worse_one(clone, capsys):
     assert striate("verify") == 0
 
 
+def test_models_are_looked_up_where_the_runs_are(tmp_path, monkeypatch):
+    import mlflow
+
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_registry_uri(f"sqlite:///{tmp_path}/others.db")
+    try:
+        tracking.open_store().client.create_registered_model("ours")
+    finally:
+        mlflow.set_registry_uri("")
+    assert (tmp_path / "mlflow.db").exists()
+    assert not (tmp_path / "others.db").exists()
+
+
 def test_outside_a_repository_it_is_one_line_and_status_2(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert striate("verify") == 2

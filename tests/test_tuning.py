@@ -19,98 +19,12 @@ import yaml
 from clones import Clone
 from optuna.trial import TrialState
 
-from striate import params, progress, tuning
+from striate import params, progress, search_space, stage, studies, tracking, tuning
 from striate.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 BASE = params.load(ROOT / "params.yaml")
 SPACE = {"training.learning_rate": {"low": 0.001, "high": 0.1, "log": True}}
-
-
-def written(folder, space):
-    path = folder / "space.yaml"
-    path.write_text(space if isinstance(space, str) else yaml.safe_dump(space))
-    return path
-
-
-def test_the_committed_space_is_one():
-    space = tuning.read_space(ROOT / "tune.yaml", BASE)
-    assert {"training.learning_rate", "model.width"} <= set(space)
-    benchmark = tuning.read_space(ROOT / "benchmarks/tuning.yaml", BASE)
-    assert benchmark["data.name"] == "cifar10"
-
-
-@pytest.mark.parametrize(
-    ("space", "said"),
-    [
-        ({"model.layer": [1, 2]}, "model.layer is not a known key; known here: arch, layers"),
-        ({"modle.layers": [1, 2]}, "modle is not a known key; known here: seed, data"),
-        ({"model": {"layers": [1, 2]}}, "'model' is not the name of a param, such as model.layers"),
-        ({3: [1, 2]}, "3 is not the name of a param"),
-        ({"model.layers": [1, 9]}, "model.layers is 9, too many for images of 8×8 pixels"),
-        ({"model.layers": [1, "two"]}, "model.layers is 'two'; it must be a whole number from 1"),
-        ({"model.layers": {"low": 1, "high": 2.5}}, "model.layers is 2.5; it must be a whole"),
-        ({"model.layers": [1, 1]}, "model.layers must list 1 to 50 choices, each once"),
-        ({"model.layers": []}, "model.layers must list 1 to 50 choices"),
-        ({"model.layers": {"low": 1}}, "model.layers is no range; it must hold low and high"),
-        ({"model.layers": {"low": 1, "high": 2, "by": 1}}, "model.layers is no range"),
-        ({"model.layers": {"low": 2, "high": 1}}, "low is 2; it must be less than high, which is"),
-        ({"model.layers": {"low": 1, "high": 2, "log": 1}}, "log is 1; it must be true or false"),
-        ({"model.width": {"low": 8, "high": 30, "step": 8}}, "a whole number of steps above 0"),
-        ({"model.width": {"low": 8, "high": 16, "step": 0}}, "a whole number of steps above 0"),
-        (
-            {"training.weight_decay": {"low": 0, "high": 0.1, "log": True}},
-            "with log, low must be above 0, and there can be no step",
-        ),
-        ({"augment.flip": {"low": 0, "high": 1}}, "augment.flip is 0; it must be true or false"),
-        ("training.learning_rate: {low: .nan, high: 1}", "low is nan; it must be a number"),
-        ("training.learning_rate: {low: small, high: 1}", "low is 'small'; it must be a number"),
-        ({"training.learning_rate": {"low": 0.1, "high": 101}}, "is 101; it must be a number abo"),
-        ({"model.arch": ["convnet", "speedrun"], "model.whiten": [0, 2]}, "model.whiten is 2; it"),
-        ({"model.layers": 3}, "no param varies; give one a list, or a range with low and high"),
-        ({"data.val_size": [0.1, 0.2]}, "data.val_size must be one value: it says how networks"),
-        ({"evaluate.tta": ["none", "flip"]}, "evaluate.tta must be one value"),
-        (SPACE | {"data.val_size": 0}, "data.val_size is 0, which leaves no validation images"),
-        (SPACE | {"data.val_size": 0.0001}, "leaves no validation images"),
-        (SPACE | {"data.name": "folder", "data.val_size": 0}, "leaves no validation images"),
-        ("[1, 2]", "must hold keys and their values"),
-        ("{", "is not valid YAML"),
-    ],
-)
-def test_a_space_that_no_study_can_have_is_refused_in_a_line(tmp_path, space, said):
-    with pytest.raises(UserError) as caught:
-        tuning.read_space(written(tmp_path, space), BASE)
-    (line,) = str(caught.value).splitlines()
-    assert said in line
-
-
-def test_what_a_trial_draws_is_of_the_kind_that_the_param_has(tmp_path):
-    import optuna
-
-    space = {
-        "training.weight_decay": {"low": 0, "high": 1},
-        "training.learning_rate": {"low": 0.00001, "high": 0.1, "log": True},
-        "training.warmup": {"low": 0.0, "high": 0.3, "step": 0.1},
-        "model.layers": 2,
-        "model.width": [8, [8, 16]],
-        "model.kernel_size": {"low": 3, "high": 7, "step": 2},
-        "augment.flip": [False],
-        "seed": 3,
-    }
-    path = written(tmp_path, space)
-    assert tuning.read_space(path, BASE) == space
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    seen = []
-    for _ in range(40):
-        drawn = tuning.values_of(tuning.propose(study.ask(), space, BASE), space)
-        settings = params.check(tuning.laid_over(BASE, drawn))
-        assert settings.seed == 3
-        assert drawn["training.warmup"] in (0, 0.1, 0.2, 0.3)
-        assert len(f"{drawn['training.learning_rate']:e}".split("e")[0].rstrip("0")) <= 5
-        seen.append(settings)
-    assert any(isinstance(one.model.width, list) for one in seen)
-    assert {one.model.kernel_size for one in seen} == {3, 5, 7}
-    assert len({one.training.weight_decay for one in seen}) > 30
 
 
 @pytest.fixture
@@ -129,8 +43,8 @@ def root(tmp_path, monkeypatch):
 
 
 def opened(root, space=None, name="tune"):
-    study = tuning.open_study(name, tuning.default_storage(root), root)
-    tuning.agree(study, space or SPACE, BASE)
+    study = studies.open_study(name, studies.default_storage(root), root)
+    studies.agree(study, space or SPACE, BASE)
     return study
 
 
@@ -156,7 +70,7 @@ def proposed(root):
 
 def test_a_study_that_was_stopped_goes_on_as_one_that_was_not(root, monkeypatch):
     monkeypatch.setattr(tuning.Worker, "_train", quick)
-    monkeypatch.setattr(tuning, "STARTUP_TRIALS", 3)
+    monkeypatch.setattr(studies, "STARTUP_TRIALS", 3)
     worker(root, 6).work()
     whole = proposed(root)
     (root / "tune.db").unlink()
@@ -196,56 +110,56 @@ def test_the_last_trial_is_run_once_where_two_machines_begin_it(root, monkeypatc
     with here._lock:
         here._one()
     assert [trial.state.name for trial in elsewhere.trials] == ["RUNNING", "FAIL"]
-    assert tuning.rows(elsewhere) == []
+    assert studies.rows(elsewhere) == []
 
 
 def test_the_trial_of_a_worker_that_is_gone_is_begun_again_under_its_name(root, monkeypatch):
     monkeypatch.setattr(tuning.Worker, "_train", quick)
     study = opened(root)
     lost = asked(study)
-    tuning.propose(lost, SPACE, BASE)
+    search_space.propose(lost, SPACE, BASE)
     with subprocess.Popen(["true"]) as process:
-        tag = tuning.process_tag(process.pid)
+        tag = tracking.process_tag(process.pid)
     for key, value in {"experiment": "tune-0", "training": "abc", "process": tag}.items():
         lost.set_user_attr(key, value)
     alive = asked(study)
-    alive.set_user_attr("process", tuning.process_tag(os.getpid()))
+    alive.set_user_attr("process", tracking.process_tag(os.getpid()))
     nameless = asked(study)
     assert nameless.number == 2
     successor = worker(root, 3)
-    tuning.bury(successor.study)
+    studies.bury(successor.study)
     successor._one()
     trials = opened(root).trials
     assert [trial.state.name for trial in trials] == ["FAIL", "RUNNING", "RUNNING", "COMPLETE"]
     assert trials[3].params == trials[0].params
     assert trials[3].user_attrs["experiment"] == "tune-0"
-    assert [(row.number, row.experiment) for row in tuning.rows(study)] == [(3, "tune-0")]
-    monkeypatch.setattr(tuning, "SILENT_SECONDS", -1)
-    tuning.bury(study)  # the one that never said whose it is does not hold the study up
+    assert [(row.number, row.experiment) for row in studies.rows(study)] == [(3, "tune-0")]
+    monkeypatch.setattr(studies, "SILENT_SECONDS", -1)
+    studies.bury(study)  # the one that never said whose it is does not hold the study up
     assert [trial.state.name for trial in study.trials][:3] == ["FAIL", "RUNNING", "FAIL"]
 
 
 def test_a_worker_elsewhere_that_is_silent_is_given_up(root, monkeypatch):
-    monkeypatch.setattr(tuning, "BEAT_SECONDS", 1)
-    monkeypatch.setattr(tuning, "SILENT_SECONDS", 1)
+    monkeypatch.setattr(studies, "BEAT_SECONDS", 1)
+    monkeypatch.setattr(studies, "SILENT_SECONDS", 1)
     study = opened(root)
     trial = asked(study)
     trial.set_user_attr("process", "elsewhere 1 1")
     study._storage.record_heartbeat(trial._trial_id)
-    tuning.bury(study)
+    studies.bury(study)
     assert [one.state.name for one in study.trials] == ["RUNNING"]
     time.sleep(3)
-    tuning.bury(study)
+    studies.bury(study)
     assert [one.state.name for one in study.trials] == ["FAIL", "WAITING"]
 
 
 def test_a_trial_whose_workers_are_killed_again_and_again_is_given_up(root):
     study = opened(root)
     with subprocess.Popen(["true"]) as process:
-        tag = tuning.process_tag(process.pid)
+        tag = tracking.process_tag(process.pid)
     for _ in range(6):
         asked(study).set_user_attr("process", tag)
-        tuning.bury(study)
+        studies.bury(study)
     numbers = [trial.system_attrs.get("failed_trial") for trial in study.trials]
     assert numbers == [None, 0, 0, 0, None, 4, 4]
 
@@ -280,14 +194,12 @@ def canned(root, monkeypatch):
     monkeypatch.setattr(tuning, "BUSY_SECONDS", 0)
     monkeypatch.setattr(tuning, "metrics_of", lambda root, name: kept.get(name))
     Canned.runs, Canned.stopped = [], 0
-    (root / tuning.STATES).mkdir(parents=True)
+    (root / stage.STATES).mkdir(parents=True)
     return SimpleNamespace(runs=Canned.runs, kept=kept)
 
 
 def states(root):
-    return sorted(
-        path.name for path in (root / tuning.STATES).glob("*.*") if path.suffix != ".lock"
-    )
+    return sorted(path.name for path in (root / stage.STATES).glob("*.*") if path.suffix != ".lock")
 
 
 def epochs(*accuracies):
@@ -296,12 +208,12 @@ def epochs(*accuracies):
 
 
 def test_a_trial_that_is_worse_than_half_of_the_others_is_cut(root, canned, monkeypatch, capsys):
-    monkeypatch.setattr(tuning, "STARTUP_TRIALS", 2)
+    monkeypatch.setattr(studies, "STARTUP_TRIALS", 2)
     curves = [(0.2, 0.5, 0.6, 0.7, 0.8), (0.3, 0.6, 0.7, 0.8, 0.9), (0.9, 0.1, 0.1, 0.1, 0.1),
               (0.1, 0.2)]  # fmt: skip
     for number, curve in enumerate(curves):
         canned.runs.append([{"training": f"t{number}"}, *epochs(*curve), {"status": 0, "said": ""}])
-        (root / tuning.STATES / f"t{number}.state").touch()
+        (root / stage.STATES / f"t{number}.state").touch()
     canned.runs[3][-1]["status"] = 255
     for number in range(3):
         # Each is there once DVC has run it.
@@ -318,7 +230,7 @@ def test_a_trial_that_is_worse_than_half_of_the_others_is_cut(root, canned, monk
     said = capsys.readouterr().out
     assert "tune-1: 90.00%\n" in said
     assert "tune-3: cut, 20.00% after epoch 2\n" in said
-    table = tuning.table(tuning.rows(study))
+    table = studies.table(studies.rows(study))
     assert table[0][4:] == ["validation accuracy", "learning_rate"]
     assert [cells[:5] for cells in table[1:]] == [
         ["1", "tune-1", "complete", "5", "90.00%"],
@@ -339,8 +251,8 @@ NAN = "error: the loss became nan at step 3\nERROR: failed to reproduce 'train':
 def test_a_training_that_fails_is_not_tried_again_and_others_follow(root, canned, capsys):
     for number in (0, 2):
         canned.runs.append([{"training": f"t{number}"}, {"status": 255, "said": NAN}])
-        (root / tuning.STATES / f"t{number}.state").touch()
-        (root / tuning.STATES / f"t{number}.done").touch()
+        (root / stage.STATES / f"t{number}.state").touch()
+        (root / stage.STATES / f"t{number}.done").touch()
     canned.kept["tune-1"] = {"epochs": 5, "val_accuracy": 0.5}
     canned.kept["tune-3"] = {"epochs": 5, "val_accuracy": 0.6}
     worker(root, 2).work()
@@ -348,7 +260,7 @@ def test_a_training_that_fails_is_not_tried_again_and_others_follow(root, canned
     assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE", "FAIL", "COMPLETE"]
     assert "tune-0: failed: the loss became nan at step 3" in capsys.readouterr().out
     assert states(root) == []
-    states_shown = [row.state for row in tuning.rows(opened(root))]
+    states_shown = [row.state for row in studies.rows(opened(root))]
     assert states_shown == ["complete", "complete", "failed", "failed"]
 
 
@@ -400,9 +312,9 @@ def test_a_database_that_is_gone_is_a_line(root, canned):
         (root / "tune.db").unlink()
 
     canned.runs.append(gone())
-    storage = tuning.default_storage(root)
+    storage = studies.default_storage(root)
     said = r"the studies in sqlite://.*/tune.db cannot be used: .*database"
-    with refused(said), tuning.reachable(storage):
+    with refused(said), studies.reachable(storage):
         worker(root, 1).work()
 
 
@@ -419,7 +331,7 @@ def test_a_trial_that_is_interrupted_comes_first_when_the_study_goes_on(root, ca
     first, again = opened(root).trials
     assert (first.state.name, again.state.name) == ("FAIL", "COMPLETE")
     assert first.params == again.params
-    assert tuning.rows(opened(root))[0].experiment == "tune-0"
+    assert studies.rows(opened(root))[0].experiment == "tune-0"
 
 
 def test_a_trial_gets_all_params_and_what_git_does_not_track(root, canned):
@@ -463,14 +375,15 @@ def refused(said):
 
 def test_a_study_keeps_its_space_and_its_params(root):
     study = opened(root)
-    tuning.agree(study, SPACE, BASE)
-    assert tuning.base_of(study) == BASE
+    studies.agree(study, SPACE, BASE)
+    assert studies.base_of(study) == BASE
     with refused(r"study tune was begun with training.epochs 5, which is now 6; put it back"):
-        tuning.agree(study, SPACE, params.check(tuning.laid_over(BASE, {"training.epochs": 6})))
+        changed = params.check(search_space.laid_over(BASE, {"training.epochs": 6}))
+        studies.agree(study, SPACE, changed)
     with refused(r"begun with model.layers not set, which is now \[1, 2\]"):
-        tuning.agree(study, SPACE | {"model.layers": [1, 2]}, BASE)
+        studies.agree(study, SPACE | {"model.layers": [1, 2]}, BASE)
     with refused(r"begun with training.learning_rate .*, which is now not set"):
-        tuning.agree(study, {}, BASE)
+        studies.agree(study, {}, BASE)
 
 
 @pytest.mark.parametrize(
@@ -586,7 +499,7 @@ def test_kills_and_interrupts_cost_no_trial(tmp_path):
         )  # fmt: skip
 
     def saved():
-        return list((clone.folder / tuning.STATES).glob("*.state"))
+        return list((clone.folder / stage.STATES).glob("*.state"))
 
     running = start()
     wait_until(saved, running)
@@ -614,8 +527,8 @@ def test_kills_and_interrupts_cost_no_trial(tmp_path):
     assert list((clone.folder / ".dvc/tmp/exps/standalone").glob("tmp*")) == []
     assert clone.run("git", "status", "--porcelain") == ""
     assert clone.run("git", "log", "-1", "--decorate") == head
-    study = tuning.open_study("tune", tuning.default_storage(clone.folder), clone.folder)
-    done = tuning.finished(study.trials)
+    study = studies.open_study("tune", studies.default_storage(clone.folder), clone.folder)
+    done = studies.finished(study.trials)
     assert len(done) == 2
     lost = [trial for trial in study.trials if trial not in done]
     assert lost

@@ -19,7 +19,7 @@ import psutil
 import yaml
 from clones import Clone
 
-from striate import tuning
+from striate import stage, studies
 
 SECONDS = (10, 45)  # between two kills
 SPACE = {
@@ -70,10 +70,10 @@ def main(folder, count):
         trials += 2
     seconds = time.monotonic() - begin
     time.sleep(5)
-    study = tuning.open_study("tune", tuning.default_storage(folder), folder)
+    study = studies.open_study("tune", studies.default_storage(folder), folder)
     states = [trial.state.name for trial in study.trials]
     again = [trial for trial in study.trials if trial.system_attrs.get("failed_trial") is not None]
-    done = tuning.finished(study.trials)
+    done = studies.finished(study.trials)
     names = {trial.user_attrs["experiment"] for trial in done if trial.state.name == "COMPLETE"}
     kept = set(clone.run("dvc", "exp", "list", "--name-only").split())
     clone.striate("sync")
@@ -89,7 +89,7 @@ def main(folder, count):
                 "cut": states.count("PRUNED"),
                 "experiments as the study says": kept == names,
                 "processes left": len(below(folder)),
-                "states left": len(list((folder / tuning.STATES).glob("*.state"))),
+                "states left": len(list((folder / stage.STATES).glob("*.state"))),
                 "folders left": len(list((folder / ".dvc/tmp/exps/standalone").glob("tmp*"))),
                 "git status": clone.run("git", "status", "--porcelain"),
                 "verify": clone.striate("verify", status=None).strip(),

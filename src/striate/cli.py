@@ -510,24 +510,24 @@ def run_tune(arguments: argparse.Namespace) -> None:
         if getattr(arguments, name) < 1:
             raise UserError(f"--{name} is {getattr(arguments, name)}; it must be 1 or more")
     root = _repository()
-    from striate import logbook, params, sync, tracking, tuning
+    from striate import logbook, params, search_space, studies, sync, tracking, tuning
     from striate.tables import columns
 
-    if not tuning.STUDY_NAME.fullmatch(arguments.study):
+    if not studies.NAME.fullmatch(arguments.study):
         raise UserError(
             f"--study is {arguments.study!r:.60}; it must be letters, digits, and - _ . between"
             " them, as it begins the names of experiments"
         )
     base = params.load()
-    space = tuning.read_space(arguments.space, base)
-    storage = arguments.storage or os.environ.get(tuning.STORAGE) or tuning.default_storage(root)
-    with tuning.reachable(storage):
-        study = tuning.open_study(arguments.study, storage, root)
-        tuning.agree(study, space, base)
+    space = search_space.read(arguments.space, base)
+    storage = arguments.storage or os.environ.get(tuning.STORAGE) or studies.default_storage(root)
+    with studies.reachable(storage):
+        study = studies.open_study(arguments.study, storage, root)
+        studies.agree(study, space, base)
         trials = study.get_trials(deepcopy=False)
         print(
-            f"study {arguments.study} in {tuning.shown(storage)}:"
-            f" {len(tuning.finished(trials))} of {arguments.trials} trials are finished",
+            f"study {arguments.study} in {studies.shown(storage)}:"
+            f" {len(studies.finished(trials))} of {arguments.trials} trials are finished",
             flush=True,
         )
         try:
@@ -535,13 +535,13 @@ def run_tune(arguments: argparse.Namespace) -> None:
                 study, storage, root, arguments.trials, arguments.workers, arguments.sampler
             )
         except KeyboardInterrupt:
-            done = len(tuning.finished(study.get_trials(deepcopy=False)))
+            done = len(studies.finished(study.get_trials(deepcopy=False)))
             raise KeyboardInterrupt(
                 f"{done} of {arguments.trials} trials are finished; the same command goes on"
             ) from None
-        rows = tuning.rows(study)
+        rows = studies.rows(study)
     print()
-    print(columns(tuning.table(rows)))
+    print(columns(studies.table(rows)))
     if rows and rows[0].accuracy is not None:
         print(f"\nto take the best one up: dvc exp apply {rows[0].experiment}")
     if logbook.enabled() and not sync.agreed(root):

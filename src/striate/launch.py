@@ -59,6 +59,11 @@ def count(processes: int | str) -> int:
     return max(1, torch.cuda.device_count())
 
 
+def cores() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def launch(processes: int, script: Path) -> None:
     """Run a script in so many processes on this machine, and wait for their end.
 
@@ -70,10 +75,9 @@ def launch(processes: int, script: Path) -> None:
             other machines were not to be found.
         KeyboardInterrupt: says from where the same command goes on.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     asked = os.environ.setdefault("PET_NPROC_PER_NODE", str(processes))
     here = int(asked) if asked.isdigit() else processes
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // max(1, here))))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // max(1, here))))
     os.environ.setdefault("PET_MAX_RESTARTS", str(RESTARTS))
     # Else the processes of a second attempt are given the addresses of the first.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"

@@ -227,7 +227,7 @@ def open_store(may_wait: Callable[[float], bool] = _for_a_while) -> Store:
 
     uri = tracking_uri()
     if shared():
-        client = cast("MlflowClient", Patient(MlflowClient(uri), may_wait))
+        client = cast("MlflowClient", Patient(MlflowClient(uri, uri), may_wait))
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             try:
@@ -246,7 +246,7 @@ def open_store(may_wait: Callable[[float], bool] = _for_a_while) -> Store:
         location = (root() / "mlartifacts").as_uri() if local else None
         if location and database().exists():
             _relocate(database(), location)
-        client = MlflowClient(uri)
+        client = MlflowClient(uri, uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is not None:
             return Store(client, experiment.experiment_id)

@@ -18,7 +18,7 @@ from striate.errors import UserError
 from striate.evaluation import accuracy, mean_loss, predict
 from striate.images import Split, augment, draw_mirrored
 from striate.limits import check_validation
-from striate.models import Network, running_statistics, synchronize_, train_
+from striate.models import Network, running_statistics, train_
 from striate.optimizers import build_optimizers
 from striate.parallel import ALONE, Group
 from striate.stored import Stored
@@ -57,7 +57,8 @@ def fit(
         keeper: saves the state after each epoch and whenever it wants to. A state that it holds
             is gone on from, to the same end; the epochs before it are yielded once more.
         group: the processes among which each batch is divided. All call this with equal arguments
-            and are given equal rows; the network ends with equal weights in each of them.
+            and are given equal rows; the network ends with equal weights in each of them. Norms
+            see the whole batch only after `models.synchronize_`.
 
     Yields:
         After each epoch: `epoch` (from 1), `learning_rate` (of its last step), `train_loss` and
@@ -74,8 +75,6 @@ def fit(
     device = train.labels.device
     generator = torch.Generator(device).manual_seed(seed)
     precision = pick_precision(settings.precision, device)
-    if group.size > 1:
-        synchronize_(model, device)
     model.to(memory_format=precision.memory_format)
     stored = train.images if isinstance(train.images, Stored) else None
     if isinstance(train.images, Tensor):
