@@ -146,4 +146,4 @@ def table(columns, rows):
 def spread(values, unit="", digits=2):
     """Median, and the range in brackets."""
     low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{middle:.{digits}f}{unit} ({low:.{digits}f}–{high:.{digits}f})"
+    return f"{middle:,.{digits}f}{unit} ({low:,.{digits}f}–{high:,.{digits}f})"

@@ -73,7 +73,9 @@ ELSEWHERE = {
     "dvc exp run -S data.name=folder": "tests/test_folders.py; it needs pictures",
     "MLFLOW_TRACKING_URI=sqlite:///mlflow.db mlflow models serve": "tests/test_agreement.py",
     "dvc exp run $(striate recipe cifar10-94)": "tests/test_recipes.py; it takes ten minutes",
-    "STRIATE_MIRROR=/path/to/mirror python benchmarks/": "it takes ten minutes",
+    "STRIATE_MIRROR=/path/to/mirror python benchmarks/training.py": "it takes ten minutes",
+    "STRIATE_MIRROR=/path/to/mirror python benchmarks/tuning.py": "it takes more than an hour",
+    "python benchmarks/residency.py": "it needs the rights of root",
 }
 
 
