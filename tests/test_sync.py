@@ -167,10 +167,15 @@ def test_a_run_whose_logging_broke_off_before_the_scores_is_replaced(clone):
     trained = {key: run.data.tags[key] for key in records.find(clone.folder)[0].identity}
     del trained[records.EVALUATION]
     store.client.delete_run(run.info.run_id)
-    store.client.set_terminated(tracking.replay(store, "half", {}, trained, []))
+    told = {"torch.threads": "3", "striate.residency": "disk"}
+    half = tracking.replay(store, "half", {}, trained | told, [("training_seconds", 4.5, 0)])
+    store.client.set_terminated(half)
     rows = {row.experiment: row.done for row in sync.sync(clone.folder, store)}
     assert rows["main"].startswith("replayed, added checkpoint")
     assert rows["main"].endswith("removed a run without scores")
+    _, run = run_called("digits-2x4-seed0")
+    assert told.items() <= run.data.tags.items()
+    assert run.data.metrics["training_seconds"] == 4.5
     assert "half" not in {run.info.run_name for run in store.runs()}
     assert sync.verify(clone.folder, store) == (2, [])
 

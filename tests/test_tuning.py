@@ -393,6 +393,7 @@ def test_a_study_keeps_its_space_and_its_params(root):
         "postgresql://someone:S@cret@127.0.0.1:port/studies?password=S@cret",
         "postgresql://someone:x@cret@127.0.0.1:1/studies",
         "S@cret",
+        "mysql://someone:S%40cret@127.0.0.1/studies",
         "nosuch://someone:S%40cret@127.0.0.1/studies",
         "postgresql://someone:S{cret@127.0.0.1:1/studies?sslmode=S@cret",
     ],
@@ -410,10 +411,10 @@ def test_no_password_is_shown(root, monkeypatch, capsys, storage):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--trials", "0"], "--trials is 0; it must be 1 or more"),
-        (["--trials", "1", "--workers", "0"], "--workers is 0; it must be 1 or more"),
-        (["--trials", "1", "--study", "a b"], "--study is 'a b'; it must be letters, digits"),
-        (["--trials", "1", "--study", "-b/c"], "--study is '-b/c'; it must be letters"),
+        (["--trials", "0"], "--trials is 0; it must be from 1 to 100000"),
+        (["--trials", "1", "--workers", "9999"], "--workers is 9999; it must be from 1 to 1024"),
+        (["--trials", "1", "--study", "a b"], "--study is 'a b'; it must be 1 to 61 letters"),
+        (["--trials", "1", "--study", "-b/c"], "--study is '-b/c'; it must be 1 to 61"),
         (["--trials", "1"], "tune.yaml cannot be read: No such file"),
         (["--trials", "1", "--space", "params.yaml"], "params.yaml: 'data' is not the name of a p"),
     ],

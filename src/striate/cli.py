@@ -506,17 +506,17 @@ def run_recipe(arguments: argparse.Namespace) -> None:
 
 def run_tune(arguments: argparse.Namespace) -> None:
     """Print each trial as it ends, the table of all, and how to take the best one up."""
-    for name in ("trials", "workers"):
-        if getattr(arguments, name) < 1:
-            raise UserError(f"--{name} is {getattr(arguments, name)}; it must be 1 or more")
+    for name, most in (("trials", 100_000), ("workers", 1024)):
+        if not 1 <= getattr(arguments, name) <= most:
+            raise UserError(f"--{name} is {getattr(arguments, name)}; it must be from 1 to {most}")
     root = _repository()
     from striate import logbook, params, search_space, studies, sync, tracking, tuning
     from striate.tables import columns
 
     if not studies.NAME.fullmatch(arguments.study):
         raise UserError(
-            f"--study is {arguments.study!r:.60}; it must be letters, digits, and - _ . between"
-            " them, as it begins the names of experiments"
+            f"--study is {arguments.study!r:.60}; it must be 1 to 61 letters, digits, and"
+            " - _ . between them, as it begins the names of experiments"
         )
     base = params.load()
     space = search_space.read(arguments.space, base)

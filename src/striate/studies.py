@@ -79,6 +79,8 @@ def reachable(storage: str) -> Iterator[None]:
         url = make_url(storage)
         if "@" in (url.host or ""):
             raise ValueError("a part of the password")
+        if url.drivername.partition("+")[0] not in ("sqlite", "postgresql", "postgres"):
+            raise ValueError("nothing that studies are tried with")
         shown(storage)
     except (SQLAlchemyError, ValueError):
         # What is wrong with it may be a password that is not quoted.

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from striate.tracking import Store
 
+OF_THE_MACHINE = ("torch.", "striate.residency")  # how such tags of a run begin
 CURVES = "striate.curves"  # tag of a run whose curves DVC did not have when it was made
 MISSING = "missing"
 
@@ -85,6 +86,7 @@ def sync(root: Path, store: Store) -> list[Row]:
             done += added
             for half in finished:
                 if _is_unscored(half, record):
+                    _hand_over(store, half, run)
                     store.client.delete_run(half.info.run_id)
                     done.append("removed a run without scores")
             # Only now is it the experiment's, and not touched any more.
@@ -204,6 +206,15 @@ def _create(root: Path, store: Store, record: Record) -> tuple[Run, str]:
     run_id = tracking.replay(store, name, record.params, tags, points)
     made = "replayed" if whole else "replayed without curves: DVC does not have them (`dvc pull`)"
     return store.client.get_run(run_id), made
+
+
+def _hand_over(store: Store, half: Run, run: Run) -> None:
+    """Give a run what DVC's files do not say of its training: where it ran, and for how long."""
+    tags = half.data.tags
+    store.tag(run.info.run_id, {key: tags[key] for key in tags if key.startswith(OF_THE_MACHINE)})
+    if "training_seconds" in half.data.metrics:
+        seconds = half.data.metrics["training_seconds"]
+        store.log(run.info.run_id, [("training_seconds", seconds, 0)])
 
 
 def _settle(store: Store, record: Record) -> list[str]:
