@@ -9,12 +9,13 @@ import sqlite3
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 from mlflow.exceptions import MlflowException
 
-from striate import records, results, tracking
+from striate import logbook, records, results, tracking
 from striate.errors import UserError
 
 PARAMS = {"seed": 3, "data.name": "digits", "model.layers": 2, "model.width": 4,
@@ -504,6 +505,19 @@ def test_a_stage_that_falls_silent_was_killed(folder, monkeypatch):
     say(monkeypatch, ["start", PARAMS, {}], ["log", [["train_loss", 2.0, 1]]])
     (run,) = tracking.open_store().runs()
     assert run.info.status == "KILLED"
+
+
+@pytest.mark.parametrize(
+    ("end", "status"), [(SystemExit, "KILLED"), (KeyboardInterrupt, "KILLED"), (OSError, "FAILED")]
+)
+def test_a_training_that_was_stopped_is_told_from_one_that_failed(monkeypatch, end, status):
+    pipe = io.StringIO()
+    tracker = SimpleNamespace(stdin=pipe, communicate=lambda timeout: None)
+    monkeypatch.setattr("striate.logbook.subprocess.Popen", lambda *_, **__: tracker)
+    monkeypatch.delenv("STRIATE_TRACKING", raising=False)
+    with pytest.raises(end), logbook.logbook():
+        raise end
+    assert json.loads(pipe.getvalue()) == ["end", status]
 
 
 def test_a_failure_of_mlflow_is_a_warning_and_the_rest_is_read(folder, monkeypatch, capsys):

@@ -87,7 +87,8 @@ def logbook() -> Iterator[Logbook]:
     try:
         yield log
         status = "FINISHED"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
+        # The latter ends a process that has lost another one of its training.
         status = "KILLED"
         raise
     finally:
