@@ -124,14 +124,18 @@ def _check_drawn(base: Params, drawn: dict[str, Any], path: Path) -> None:
 
 def laid_over(base: Params, drawn: dict[str, Any]) -> dict[str, Any]:
     """The params as sections, with some of their values replaced, by keys such as `model.width`."""
-    values: dict[str, Any] = base.model_dump()
-    for key, value in drawn.items():
+    return nested(drawn, base.model_dump())
+
+
+def nested(values: dict[str, Any], sections: dict[str, Any]) -> dict[str, Any]:
+    """Put values that have keys such as `model.width` into sections, which are returned."""
+    for key, value in values.items():
         section, _, name = key.rpartition(".")
         if section:
-            values.setdefault(section, {})[name] = value
+            sections.setdefault(section, {})[name] = value
         else:
-            values[name] = value
-    return values
+            sections[name] = value
+    return sections
 
 
 def propose(trial: optuna.Trial, space: dict[str, Any], base: Params) -> dict[str, Any]:

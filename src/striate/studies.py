@@ -20,7 +20,7 @@ from filelock import FileLock
 from striate import results
 from striate.errors import UserError
 from striate.params import Params, check
-from striate.search_space import flat, values_of, varies
+from striate.search_space import flat, nested, values_of, varies
 from striate.stage import STATES
 from striate.tracking import is_gone
 
@@ -173,14 +173,7 @@ def agree(study: optuna.Study, space: dict[str, Any], base: Params) -> None:
 
 def base_of(study: optuna.Study) -> Params:
     """The params that hold where the space of a study says nothing."""
-    sections: dict[str, Any] = {}
-    for key, value in study.user_attrs[BASE].items():
-        section, _, name = key.rpartition(".")
-        if section:
-            sections.setdefault(section, {})[name] = value
-        else:
-            sections[name] = value
-    return check(sections, f"study {study.study_name}")
+    return check(nested(study.user_attrs[BASE], {}), f"study {study.study_name}")
 
 
 def sampler_of(kind: str, seed: int) -> optuna.samplers.BaseSampler:
