@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from striate import params
+from striate import params, portable
 from striate.logbook import Logbook, logbook
 from striate.stage import stage
 
@@ -40,5 +40,6 @@ def evaluate(settings: params.Params, log: Logbook) -> None:
 if __name__ == "__main__":
     with stage():
         loaded = params.load()
+        portable.use(loaded.training, Path("data"))
         with logbook() as opened:
             evaluate(loaded, opened)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from striate import launch, limits, params
+from striate import launch, limits, params, portable
 from striate.logbook import Logbook, logbook
 from striate.stage import stage
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """Train in this process, or in several that it starts."""
     settings = params.load()
+    portable.use(settings.training, Path("data"))
     if launch.is_needed(settings.training.processes):
         launch.launch(launch.count(settings.training.processes), Path(__file__))
         return
@@ -46,7 +47,7 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
     )
 
     devices.keep_freed_memory()
-    devices.set_deterministic(settings.training.deterministic)
+    devices.set_deterministic(settings.training.deterministic is not False)
     manifest = images.load_manifest(Path("data"))
     limits.check(
         settings, manifest["shape"], len(manifest["classes"]), manifest["train"]["count"],
@@ -76,7 +77,10 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
     models.freeze_(model, settings.training.freeze)
     parameters = models.count_parameters(model)
     place = {"device": "in memory", "host": "in host memory", "disk": "on disk"}[where]
-    said.append(f"{parameters:,} parameters, {len(learnt.labels):,} images {place}, on {device}")
+    said.append(
+        f"{parameters:,} parameters, {len(learnt.labels):,} images {place}, on {device}"
+        + (", portable arithmetic" if portable.is_used() and device.type == "cpu" else "")
+    )
     if group.size > 1:
         whole = models.synchronize_(model, device)
         said[-1] += f", {group.size} processes" + (

@@ -76,7 +76,9 @@ def pick_precision(name: str, device: torch.device) -> Precision:
 def _has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
+    # A processor that is held to AVX2, as in `striate.portable`, would emulate it.
+    held = torch.backends.cpu.get_cpu_capability() == "AVX2"
+    if device.type == "cpu" and not held and hasattr(torch.cpu, "get_capabilities"):
         found = torch.cpu.get_capabilities()
         return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
     return False

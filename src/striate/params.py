@@ -15,6 +15,7 @@ Count = Annotated[int, Field(ge=1, le=1_000_000)]
 FREEZE = r"^(none|features|layer([1-9]|1[0-6]))$"
 FREEZE_SAID = "none, features, or the last layer that is frozen, such as layer1"
 PROCESSES = "auto, or a whole number from 1 to 1024"
+DETERMINISTIC = "one of auto, portable, true, false"
 WIDTH = "a whole number from 1 to 1024, or a list of them, one for each layer"
 MOST_BYTES = 100_000  # of a params file; the committed one has a few thousand
 MOST_FAULTS = 20  # that are listed
@@ -129,7 +130,7 @@ class Training(Section):
     processes: int | str
     precision: Literal["auto", "float32", "bfloat16"]
     capture: Literal["auto", "never"]
-    deterministic: bool
+    deterministic: bool | str
     log_every: Count
     keep: Literal["last", "best"]
     patience: Annotated[int, Field(ge=0, le=1_000_000)]
@@ -143,6 +144,22 @@ class Training(Section):
         if value != "auto" and not (type(value) is int and 1 <= value <= 1024):
             raise ValueError(PROCESSES)
         return value
+
+    @field_validator("deterministic", mode="before")
+    @classmethod
+    def _known_kind(cls, value: Any) -> Any:
+        if value not in ("auto", "portable") and type(value) is not bool:
+            raise ValueError(DETERMINISTIC)
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Training":
+        if self.deterministic == "portable" and self.precision != "auto":
+            raise ValueError(
+                f"training.precision is {self.precision}; it must be auto where"
+                " training.deterministic is portable, which computes in float32"
+            )
+        return self
 
 
 class Evaluate(Section):
@@ -368,7 +385,7 @@ def _allowed(loc: tuple[Any, ...]) -> str:
     if "enum" in schema:
         return "one of " + ", ".join(schema["enum"])
     if "anyOf" in schema:
-        return {"width": WIDTH, "processes": PROCESSES}[loc[-1]]
+        return {"width": WIDTH, "processes": PROCESSES, "deterministic": DETERMINISTIC}[loc[-1]]
     if schema["type"] == "boolean":
         return "true or false"
     if schema["type"] == "string":
