@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 
 import psutil
@@ -42,6 +43,13 @@ def striate(*arguments):
     return 0
 
 
+def found(clone):
+    """All experiments, of which none may be left out."""
+    whole, left_out = records.find(clone.folder)
+    assert left_out == []
+    return whole
+
+
 def run_called(name):
     store = tracking.open_store()
     return store, next(run for run in store.runs() if run.info.run_name == name)
@@ -58,7 +66,7 @@ def test_hashes_are_those_of_dvc(clone):
     flat = records.flatten(params)
     identity = records.training_identity(flat, clone.folder)
     identity |= records.evaluation_identity(flat, clone.folder)
-    main, other = records.find(clone.folder)
+    main, other = found(clone)
     assert main.identity == identity
     assert [name.name for name in main.names] == ["main"]
     assert [name.name for name in other.names] == ["other"]
@@ -87,7 +95,7 @@ def test_a_replayed_run_is_the_logged_run_in_all_that_is_compared(clone):
         if name != "training_seconds"
     }
     store.client.delete_run(logged.info.run_id)
-    rows = {row.experiment: row.done for row in sync.sync(clone.folder, store)}
+    rows = {row.experiment: row.done for row in sync.sync(clone.folder, store, found(clone))}
     added = "added checkpoint, added figures, added report, added card"
     assert rows["main"] == f"replayed, {added}, named"
     (replayed,) = [r for r in store.runs() if r.info.run_name == "digits-2x4-seed0"]
@@ -103,7 +111,7 @@ def test_a_replayed_run_is_the_logged_run_in_all_that_is_compared(clone):
     assert replayed.data.params == logged.data.params
     best = min(value for _, value in after["val_loss"])
     assert after["best/val_loss"][0][1] == best
-    assert sync.verify(clone.folder, store) == (2, [])
+    assert sync.verify(clone.folder, store, found(clone)) == []
 
 
 @pytest.mark.slow
@@ -152,11 +160,11 @@ def test_scores_that_were_edited_by_hand_disagree(clone, capsys):
 @pytest.mark.slow
 def test_a_second_run_of_one_experiment_is_removed(clone):
     store, run = run_called("digits-2x4-seed0")
-    tags = {key: run.data.tags[key] for key in records.find(clone.folder)[0].identity}
+    tags = {key: run.data.tags[key] for key in found(clone)[0].identity}
     store.client.set_terminated(tracking.replay(store, "twin", {}, tags, []))
-    count, faults = sync.verify(clone.folder, store)
-    assert (count, faults) == (2, ["main: 2 runs in MLflow, not 1; `striate sync`"])
-    rows = {row.experiment: row.done for row in sync.sync(clone.folder, store)}
+    faults = sync.verify(clone.folder, store, found(clone))
+    assert faults == (["main: 2 runs in MLflow, not 1; `striate sync`"])
+    rows = {row.experiment: row.done for row in sync.sync(clone.folder, store, found(clone))}
     assert rows["main"] == "removed a second run"
     assert "twin" not in {run.info.run_name for run in store.runs()}
 
@@ -164,20 +172,20 @@ def test_a_second_run_of_one_experiment_is_removed(clone):
 @pytest.mark.slow
 def test_a_run_whose_logging_broke_off_before_the_scores_is_replaced(clone):
     store, run = run_called("digits-2x4-seed0")
-    trained = {key: run.data.tags[key] for key in records.find(clone.folder)[0].identity}
+    trained = {key: run.data.tags[key] for key in found(clone)[0].identity}
     del trained[records.EVALUATION]
     store.client.delete_run(run.info.run_id)
     told = {"torch.threads": "3", "striate.residency": "disk"}
     half = tracking.replay(store, "half", {}, trained | told, [("training_seconds", 4.5, 0)])
     store.client.set_terminated(half)
-    rows = {row.experiment: row.done for row in sync.sync(clone.folder, store)}
+    rows = {row.experiment: row.done for row in sync.sync(clone.folder, store, found(clone))}
     assert rows["main"].startswith("replayed, added checkpoint")
     assert rows["main"].endswith("removed a run without scores")
     _, run = run_called("digits-2x4-seed0")
     assert told.items() <= run.data.tags.items()
     assert run.data.metrics["training_seconds"] == 4.5
     assert "half" not in {run.info.run_name for run in store.runs()}
-    assert sync.verify(clone.folder, store) == (2, [])
+    assert sync.verify(clone.folder, store, found(clone)) == []
 
 
 @pytest.mark.slow
@@ -185,12 +193,13 @@ def test_scores_of_another_network_make_no_experiment(clone, capsys):
     """After a run of the stage train alone, metrics/test.json is still that of the last network."""
     changed = ("-S", "training.learning_rate=0.02")
     clone.run("dvc", "exp", "run", "--temp", "-n", "half", *changed, "train")
-    names = {name.name for record in records.find(clone.folder) for name in record.names}
-    assert names == {"main", "other"}
+    whole, left_out = records.find(clone.folder)
+    assert {name.name for record in whole for name in record.names} == {"main", "other"}
+    assert left_out == [("half", "its network was not evaluated")]
     assert striate("sync") == 0
     assert striate("verify") == 0
     assert "agrees with DVC on 2 experiments" in capsys.readouterr().out
-    with pytest.raises(UserError, match="half holds no experiment that was evaluated"):
+    with pytest.raises(UserError, match="half cannot be used: its network was not evaluated"):
         records.named(clone.folder, "half")
     # And the whole of it is one, with scores and pages of its own.
     clone.run("dvc", "exp", "run", "--temp", "-n", "whole", *changed)
@@ -200,28 +209,120 @@ def test_scores_of_another_network_make_no_experiment(clone, capsys):
 
 
 @pytest.mark.slow
-def test_an_experiment_whose_files_are_not_here_gets_a_run_without_curves(clone, capsys):
+def test_an_experiment_whose_files_are_not_here_is_never_shown_as_if_it_were_whole(clone, capsys):
+    """As in a clone on another kind of processor, where the committed results are somebody's."""
     cache, hidden = clone.folder / ".dvc/cache", clone.folder / "hidden"
     cache.rename(hidden)
-    for path in (
-        "mlflow.db",
-        "mlartifacts",
-        "metrics/history.csv",
-        "metrics/steps.csv",
-    ):
+    for path in ("mlflow.db", "mlartifacts", "models", "metrics/history.csv"):
         path = clone.folder / path
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert striate("sync") == 0
-    assert capsys.readouterr().out.count("replayed without curves") == 2
-    assert striate("verify") == 0
-    _, run = run_called("digits-2x4-seed0")
-    assert run.data.metrics["train_loss"] == clone.json("metrics/train.json")["train_loss"]
-    # Once the files are back, as after `dvc pull`, the next sync makes the run whole.
+    said = "note: left out: main: its files are not in DVC's cache here; "
+    for command in ("sync", "verify"):
+        assert striate(command) == 0
+        shown = capsys.readouterr()
+        assert shown.err.count(said) == 1
+        assert "note: left out: other: its files are not in DVC's cache here" in shown.err
+        assert "0 experiments" in shown.out
+    assert tracking.open_store().runs() == []
+    assert striate("pareto") == 2
+    assert "no finished experiment" in capsys.readouterr().err
+    for command in (["compare", "main", "other"], ["promote", "main"], ["fetch", "main"]):
+        assert striate(*command) == 2
+        assert "main cannot be used: its files are not in DVC's cache" in capsys.readouterr().err
+    # Once the files are back, as after `dvc pull`, each has its run.
     hidden.rename(cache)
     assert striate("sync") == 0
     store, run = run_called("digits-2x4-seed0")
     assert len(store.client.get_metric_history(run.info.run_id, "train_loss")) == 2
     assert striate("verify") == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_a_working_tree_that_is_not_what_dvc_lock_names_is_left_out(clone, capsys):
+    (clone.folder / "metrics/history.csv").unlink()
+    shutil.copy(clone.folder / "metrics/per_class.csv", clone.folder / "metrics/history.csv")
+    assert striate("verify") == 0
+    said = "workspace: metrics/history.csv is not what dvc.lock names; `dvc repro` makes it"
+    assert f"note: left out: {said}" in capsys.readouterr().err
+    assert striate("compare", "main", "workspace") == 2
+    assert "workspace cannot be used: metrics/history.csv is not" in capsys.readouterr().err
+
+
+def reference(clone, name, baseline, changes):
+    """An experiment of DVC's kind whose commit changes files: path → text, None to remove it."""
+    index = clone.folder / "index"
+    clone.env["GIT_INDEX_FILE"] = str(index)
+    try:
+        clone.run("git", "read-tree", baseline)
+        for path, text in changes.items():
+            if text is None:
+                clone.run("git", "rm", "-q", "--cached", path)
+                continue
+            (clone.folder / "blob").write_text(text)
+            blob = clone.run("git", "hash-object", "-w", "blob").strip()
+            clone.run("git", "update-index", "--add", "--cacheinfo", f"100644,{blob},{path}")
+        tree = clone.run("git", "write-tree").strip()
+    finally:
+        del clone.env["GIT_INDEX_FILE"]
+    commit = clone.run("git", "commit-tree", tree, "-p", baseline, "-m", name).strip()
+    clone.run("git", "update-ref", f"refs/exps/{baseline[:2]}/{baseline[2:]}/{name}", commit)
+    return commit
+
+
+@pytest.mark.slow
+def test_an_odd_experiment_stops_nothing_and_is_named_once(clone, capsys):
+    head = clone.run("git", "rev-parse", "HEAD").strip()
+    lock = (clone.folder / "dvc.lock").read_text()
+    test = json.loads((clone.folder / "metrics/test.json").read_text())
+    odd = {
+        "renamed": ({"dvc.lock": lock.replace("  evaluate:\n", "  score:\n")}, "no stage evaluate"),
+        "broken": ({"dvc.lock": "stages: ["}, "its dvc.lock cannot be used"),
+        "other-pipeline": ({"dvc.lock": "schema: '2.0'\nstages: {}\n"}, "no stage train"),
+        "a-list": ({"dvc.lock": "- 1\n"}, "its dvc.lock cannot be used"),
+        "no-lock": ({"dvc.lock": None}, "it was not evaluated"),
+        "no-metrics": ({"metrics/test.json": None}, "it was not evaluated"),
+        "no-accuracy": ({"metrics/test.json": json.dumps(test | {"accuracy": None})}, "accuracy"),
+        "no-json": ({"metrics/train.json": "{"}, "metrics/train.json is not valid JSON"),
+        "no-models": ({"dvc.lock": lock.replace("path: models", "path: nets")}, "cannot be used"),
+    }  # fmt: skip
+    for name, (changes, _) in odd.items():
+        reference(clone, name, head, changes)
+    for *command, said in [
+        ("sync", "agree"), ("verify", "on 2 experiments"), ("pareto", "other"),
+        ("compare", "main", "other", "evaluate.batch_size  1000"), ("fetch", "other", "weights/other"),
+    ]:  # fmt: skip
+        assert striate(*command) == 0, command
+        shown = capsys.readouterr()
+        assert said in shown.out
+        if len(command) == 1:
+            for name, (_, reason) in odd.items():
+                lines = [line for line in shown.err.splitlines() if name in line]
+                assert len(lines) == 1, (command, name)
+                assert reason in lines[0]
+    for name, (_, reason) in odd.items():
+        assert striate("compare", "main", name) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {name} cannot be used: ")
+        assert reason in line
+
+
+@pytest.mark.slow
+def test_a_name_that_two_experiments_have_means_that_of_head_or_none(clone, capsys):
+    head = clone.run("git", "rev-parse", "HEAD").strip()
+    clone.run("git", "commit", "-q", "--allow-empty", "-m", "On.")
+    test = (clone.folder / "metrics/test.json").read_text()
+    first = reference(clone, "twice", head, {"metrics/test.json": test.replace("{", "{ ")})
+    second = reference(clone, "twice", clone.run("git", "rev-parse", "HEAD").strip(), {})
+    assert records.named(clone.folder, "twice").revision == second
+    clone.run("git", "commit", "-q", "--allow-empty", "-m", "On and on.")
+    assert striate("compare", "main", "twice") == 2
+    said = capsys.readouterr().err
+    assert "several experiments are called twice; name the commit: " in said
+    assert first[:7] in said
+    assert second[:7] in said
+    assert striate("compare", "main", "thrice") == 2
+    assert capsys.readouterr().err.endswith("known here: main, other, twice, workspace\n")
 
 
 @pytest.mark.slow
@@ -233,7 +334,7 @@ def test_a_live_run_is_left_alone_and_a_dead_one_is_closed(clone):
     free = next(number for number in range(10**5, 10**6) if not psutil.pid_exists(number))
     absent = store.create("absent", {}, {tracking.PROCESS: f"{name} {free} {start}"})
     foreign = store.create("foreign", {}, {tracking.PROCESS: f"other-host {free} {start}"})
-    sync.sync(clone.folder, store)
+    sync.sync(clone.folder, store, found(clone))
     states = {
         name: store.client.get_run(run_id).info.status
         for name, run_id in [("alive", alive), ("gone", gone), ("absent", absent),
@@ -286,7 +387,10 @@ def test_outside_a_repository_it_is_one_line_and_status_2(tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     assert striate("verify") == 2
     assert "is not the root of a DVC repository" in capsys.readouterr().err
-    with pytest.raises(UserError, match="is not a Git repository"):
+    with pytest.raises(UserError, match="is not in a Git repository"):
+        records.find(tmp_path)
+    subprocess.run(["git", "init", "-q"], check=True)
+    with pytest.raises(UserError, match="has no commit yet, and experiments live in commits"):
         records.find(tmp_path)
 
 

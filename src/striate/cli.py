@@ -1,11 +1,17 @@
 """The command `striate`."""
 
+from __future__ import annotations
+
 import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from striate.errors import UserError, reported
+
+if TYPE_CHECKING:
+    from striate.records import LeftOut
 
 
 def main() -> None:
@@ -371,7 +377,7 @@ def run_pareto(arguments: argparse.Namespace) -> None:
     from striate.tables import columns
 
     root = _repository()
-    everything = records.find(root)
+    everything, left_out = records.find(root)
     found = pareto.on_the_same_data(everything)
     if not found:
         raise UserError("there is no finished experiment yet; `dvc repro` makes one")
@@ -382,9 +388,10 @@ def run_pareto(arguments: argparse.Namespace) -> None:
     accuracy = pareto.accuracy_of(found)
     candidates = pareto.candidates(found, accuracy, seconds)
     print(columns(pareto.table(candidates, accuracy)))
-    left_out = len(everything) - len(found)
-    if left_out:
-        print(f"\n{left_out} on other data left out")
+    others = len(everything) - len(found)
+    if others:
+        print(f"\n{others} on other data left out")
+    _print_left_out(left_out)
     figures.save(figures.trade_off(pareto.panels(candidates), accuracy), arguments.picture)
     print(f"\nas a picture: {arguments.picture}")
 
@@ -422,18 +429,20 @@ def run_summary(arguments: argparse.Namespace) -> None:
 
 def run_sync(arguments: argparse.Namespace) -> None:
     """Print a row for each experiment and what was done about its run."""
-    from striate import logbook, sync, tracking
+    from striate import logbook, records, sync, tracking
     from striate.tables import columns
 
     if not logbook.enabled():
         print("tracking is off: nothing was synchronised")
         return
     root = _repository()
-    if sync.agreed(root):
+    found, left_out = records.find(root)
+    _print_left_out(left_out)
+    if sync.agreed(root, found):
         print("MLflow agrees with DVC: nothing to do")
         return
     with tracking.reachable():
-        rows = sync.sync(root, tracking.open_store())
+        rows = sync.sync(root, tracking.open_store(), found)
     if any(row.done for row in rows):
         said = [row if row.done else row._replace(done="agrees") for row in rows]
         print(columns([sync.HEADER, *said]))
@@ -451,16 +460,25 @@ def run_share(arguments: argparse.Namespace) -> None:
 
 def run_verify(arguments: argparse.Namespace) -> None:
     """Print every disagreement; exit with status 1 when there is one."""
-    from striate import sync, tracking
+    from striate import records, sync, tracking
 
     root = _repository()
+    found, left_out = records.find(root)
+    _print_left_out(left_out)
     with tracking.reachable():
-        count, faults = sync.verify(root, tracking.open_store())
+        faults = sync.verify(root, tracking.open_store(), found)
     for fault in faults:
         print(fault)
     if not faults:
-        print(f"MLflow agrees with DVC on {_experiments(count)}")
+        print(f"MLflow agrees with DVC on {_experiments(len(found))}")
     sys.exit(1 if faults else 0)
+
+
+def _print_left_out(left_out: list[LeftOut]) -> None:
+    from striate import records
+
+    for line in records.in_words(left_out):
+        print(f"note: left out: {line}", file=sys.stderr)
 
 
 def _experiments(count: int) -> str:
@@ -510,7 +528,7 @@ def run_tune(arguments: argparse.Namespace) -> None:
         if not 1 <= getattr(arguments, name) <= most:
             raise UserError(f"--{name} is {getattr(arguments, name)}; it must be from 1 to {most}")
     root = _repository()
-    from striate import logbook, params, search_space, studies, sync, tracking, tuning
+    from striate import logbook, params, records, search_space, studies, sync, tracking, tuning
     from striate.tables import columns
 
     if not studies.NAME.fullmatch(arguments.study):
@@ -544,10 +562,11 @@ def run_tune(arguments: argparse.Namespace) -> None:
     print(columns(studies.table(rows)))
     if rows and rows[0].accuracy is not None:
         print(f"\nto take the best one up: dvc exp apply {rows[0].experiment}")
-    if logbook.enabled() and not sync.agreed(root):
+    found = records.find(root).records
+    if logbook.enabled() and not sync.agreed(root, found):
         try:
             with tracking.reachable():
-                sync.sync(root, tracking.open_store())
+                sync.sync(root, tracking.open_store(), found)
         except UserError as error:
             print(f"warning: {error}; `striate sync` records the rest later", file=sys.stderr)
 

@@ -74,7 +74,7 @@ def read(root: Path, name: str, scratch: Path) -> tuple[Side, Scored]:
     record = records.named(root, name)
     place = records.fetch(root, record, FILES, scratch)
     if place is None:
-        raise UserError(f"DVC does not have the predictions and test images of {name}; `dvc pull`")
+        raise UserError(f"the test set of {name} is not in DVC's cache here; `dvc repro` makes it")
     data = place / "data"
     manifest = load_manifest(data)
     split = load_split(data, "test", torch.device("cpu"))

@@ -2,7 +2,8 @@
 
 An experiment is known by what went into it and came out of it, as `dvc.lock` has it: the params,
 and DVC's own hashes of the data's manifest, of the checkpoint and of the test scores. Two
-experiments with equal hashes are one, whatever their names.
+experiments with equal hashes are one, whatever their names. One whose files nobody has here, or
+that another pipeline made, is left out and named: nothing is ever said of it as if it were whole.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -39,6 +42,8 @@ PAGES = {  # what visualize writes, and the folders for it in a run
 TRAIN, TEST = "metrics/train.json", "metrics/test.json"
 COUNTS = ("parameters", "epochs", "kept_epoch")  # in TRAIN; the last came later than the others
 TABLES = ("metrics/history.csv", "metrics/steps.csv")
+NEEDED = (MODELS, *TABLES, "predictions")  # without these in reach, an experiment is not whole
+MOST_NAMED = 5  # experiments that are left out for one reason
 EXPERIMENT_REF = re.compile(r"(?P<commit>\S+) refs/exps/(?P<a>\w{2})/(?P<b>\w{38})/(?P<name>\S+)")
 
 WORKSPACE = "workspace"  # how the working tree is called
@@ -65,8 +70,9 @@ class Record:
         params: flat, of training and evaluation.
         train: what metrics/train.json holds.
         test: what metrics/test.json holds.
-        revision: the commit to read its files from; None for the working tree.
-        pages: those of PAGES that it has; they came one after the other.
+        revision: the commit that it is read from; None for the working tree.
+        hashes: path → DVC's hash of each file and folder that its stages read or wrote.
+        pages: those of PAGES that are here.
     """
 
     names: list[Name]
@@ -75,7 +81,30 @@ class Record:
     train: dict[str, float]
     test: dict[str, float]
     revision: str | None
+    hashes: dict[str, str]
     pages: list[str]
+
+
+class LeftOut(NamedTuple):
+    """An experiment that nothing can be said of, and why."""
+
+    name: str
+    reason: str
+
+
+class Found(NamedTuple):
+    """Every experiment that is whole, and those that are not."""
+
+    records: list[Record]
+    left_out: list[LeftOut]
+
+
+class NotWholeError(UserError):
+    """Why an experiment cannot be used, as a clause without its name."""
+
+
+class NotEvaluatedError(NotWholeError):
+    """It has no scores, or they are those of another network."""
 
 
 def trained_by(params: dict[str, Any]) -> dict[str, Any]:
@@ -120,28 +149,33 @@ def head(root: Path) -> str:
         UserError: there is none.
     """
     commit = git(root, "rev-parse", "--verify", "HEAD")
-    if commit is None:
-        raise UserError(
-            f"{root} is not a Git repository with a commit; experiments live in commits"
-        )
-    return commit.strip()
+    if commit is not None:
+        return commit.strip()
+    if git(root, "rev-parse", "--git-dir") is None:
+        raise UserError(f"{root} is not in a Git repository; experiments live in its commits")
+    raise UserError(
+        f"{root} has no commit yet, and experiments live in commits:"
+        ' git add -A && git commit -m "Start."'
+    )
 
 
-def find(root: Path) -> list[Record]:
+def find(root: Path) -> Found:
     """Every experiment that DVC knows here: the working tree, HEAD, and all of `dvc exp list -A`.
 
-    Experiments with equal identities come as one record with several names. What has not been
-    evaluated yet is no experiment and is left out.
+    Experiments with equal identities come as one record with several names.
 
     Raises:
-        UserError: this is no Git repository.
+        UserError: this is no Git repository, or it has no commit.
     """
-    found = [_record(name, _reader(root, name.commit), name.commit) for name in _listed(root)]
-    found.append(_record(Name(WORKSPACE), _working_tree(root), None))
-
     records: dict[str, Record] = {}
-    for record in found:
-        if record is None:
+    left_out = []
+    for name in [*_listed(root), Name(WORKSPACE)]:
+        try:
+            record = _record(root, name)
+        except UserError as error:
+            # Before the first `dvc repro`, neither is an experiment that anybody asked for.
+            if name.baseline or not isinstance(error, NotEvaluatedError):
+                left_out.append(LeftOut(name.name, str(error)))
             continue
         # Scores that were edited by hand differ although dvc.lock, which is identical, does not.
         key = hash_values(record.identity | {TRAIN: record.train, TEST: record.test})
@@ -149,7 +183,7 @@ def find(root: Path) -> list[Record]:
             records[key] = record
         elif record.revision is not None:
             records[key].names += record.names
-    return list(records.values())
+    return Found(list(records.values()), left_out)
 
 
 def _listed(root: Path) -> list[Name]:
@@ -158,55 +192,106 @@ def _listed(root: Path) -> list[Name]:
     branch = (git(root, "symbolic-ref", "--short", "-q", "HEAD") or commit[:7]).strip()
     listed = [Name(branch, commit)]
     refs = git(root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or ""
-    for match in EXPERIMENT_REF.finditer(refs):
-        listed.append(Name(match["name"], match["commit"], match["a"] + match["b"]))
-    return listed
+    found = [
+        Name(match["name"], match["commit"], match["a"] + match["b"])
+        for match in EXPERIMENT_REF.finditer(refs)
+    ]
+    if found and (git(root, "rev-parse", "--show-prefix") or "").strip():
+        # Several projects share this Git repository, and an experiment changes one of them.
+        found = [name for name in found if _tree(root, name.commit) != _tree(root, name.baseline)]
+    return listed + found
+
+
+def _tree(root: Path, commit: str) -> str | None:
+    return git(root, "rev-parse", "--verify", "--quiet", f"{commit}:./")
 
 
 def named(root: Path, name: str) -> Record:
     """The experiment of this name: DVC's, `workspace`, or what a branch, tag or commit holds.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, there are several, or it is not whole.
     """
-    found = find(root)
-    for record in found:
-        if name in {own.name for own in record.names}:
-            return record
-    if name in {own.name for own in _listed(root)}:
-        there = None
-    elif name == WORKSPACE:
-        there = _record(Name(name), _working_tree(root), None)
-    else:
-        asked = ("rev-parse", "--verify", "--quiet", "--end-of-options", name + "^{commit}")
-        commit = (git(root, *asked) or "").strip()
+    listed = _listed(root)
+    asked = [own for own in listed if own.name == name] or [Name(name)] * (name == WORKSPACE)
+    if len(asked) > 1:
+        # As DVC does: that of HEAD, if there is one.
+        asked = [own for own in asked if own.baseline in ("", listed[0].commit)] or asked
+    if len(asked) > 1:
+        commits = ", ".join(own.commit[:7] for own in asked)
+        raise UserError(f"several experiments are called {name}; name the commit: {commits}")
+    if not asked:
+        spoken = ("rev-parse", "--verify", "--quiet", "--end-of-options", name + "^{commit}")
+        commit = (git(root, *spoken) or "").strip()
         if not commit:
-            known = ", ".join(own.name for record in found for own in record.names)
+            known = ", ".join(dict.fromkeys([*(own.name for own in listed), WORKSPACE]))
             raise UserError(
                 f"there is no experiment, branch or commit {name!r}; known here: {known}"
             )
-        there = _record(Name(name, commit), _reader(root, commit), commit)
-    if there is None:
-        raise UserError(f"{name} holds no experiment that was evaluated")
-    return there
+        asked = [Name(name, commit)]
+    try:
+        return _record(root, asked[0])
+    except NotWholeError as error:
+        raise UserError(f"{name} cannot be used: {error}") from None
+
+
+def in_words(left_out: Iterable[LeftOut]) -> list[str]:
+    """A line for each reason, with the names that it is true of."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in left_out:
+        by_reason.setdefault(reason, []).append(name)
+    return [
+        f"{', '.join(names[:MOST_NAMED])}"
+        + (f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else "")
+        + f": {reason}"
+        for reason, names in by_reason.items()
+    ]
 
 
 def fetch(root: Path, record: Record, paths: Sequence[str], scratch: Path) -> Path | None:
-    """A folder with files or folders of a record, or None where DVC does not have all of them."""
+    """A folder with files or folders of a record, or None where DVC's cache lacks one of them."""
     if record.revision is None:
         return root if all((root / path).exists() for path in paths) else None
-    from dvc.api import DVCFileSystem
-    from dvc.exceptions import DvcException
-    from dvc_data.index import DataIndexDirError
-
-    files = DVCFileSystem(str(root), rev=record.revision)
     try:
         for path in paths:
-            (scratch / path).parent.mkdir(parents=True, exist_ok=True)
-            files.get(f"/{path}", str(scratch / path), recursive=True)
-    except (OSError, DvcException, DataIndexDirError):
+            for inside, content in _cached(root, record.hashes[path]):
+                target = scratch / path / inside
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(content, target)
+    except (KeyError, FileNotFoundError):
         return None
     return scratch
+
+
+def is_here(root: Path, digest: str) -> bool:
+    """Whether DVC's cache holds all of a file or folder."""
+    try:
+        return all(content.exists() for _, content in _cached(root, digest))
+    except FileNotFoundError:
+        return False
+
+
+def _cached(root: Path, digest: str) -> Iterator[tuple[str, Path]]:
+    """The files of a hash in DVC's cache: their path in the folder (none for a file), and place.
+
+    Raises:
+        FileNotFoundError: the list of a folder's files is not there.
+    """
+    place = _cache(root) / digest[:2] / digest[2:]
+    if not digest.endswith(".dir"):
+        yield "", place
+        return
+    for entry in json.loads(place.read_text()):
+        yield entry["relpath"], _cache(root) / entry["md5"][:2] / entry["md5"][2:]
+
+
+@cache
+def _cache(root: Path) -> Path:
+    """Where DVC keeps files by their hash, which its configuration may say."""
+    from dvc.config import Config
+
+    folder = Config(str(root / ".dvc"))["cache"].get("dir") or root / ".dvc" / "cache"
+    return Path(folder, "files", "md5")
 
 
 def curves(table: str, text: str) -> list[Point]:
@@ -253,36 +338,86 @@ def scored(test: dict[str, float]) -> list[Point]:
     return [(f"test_{name}", value, 0) for name, value in test.items()]
 
 
-def _record(name: Name, read: Callable[[str], str | None], revision: str | None) -> Record | None:
-    """A record from dvc.lock and metrics/; None where there is no finished experiment."""
-    texts = {path: read(path) for path in ("dvc.lock", TRAIN, TEST)}
-    if any(text is None for text in texts.values()):
-        return None
+def _record(root: Path, name: Name) -> Record:
+    """An experiment from its dvc.lock and metrics.
+
+    Args:
+        root: the repository.
+        name: of a commit, or of the working tree.
+
+    Raises:
+        NotWholeError: something of it is missing, or is not what this pipeline makes.
+    """
+    read = _reader(root, name.commit) if name.commit else _working_tree(root)
+    text, *scores = (read(path) for path in ("dvc.lock", TRAIN, TEST))
+    if text is None or None in scores:
+        raise NotEvaluatedError("it was not evaluated")
     try:
-        lock = yaml.load(texts["dvc.lock"] or "", Loader)["stages"]  # noqa: S506
+        lock = yaml.load(text, Loader)["stages"]  # noqa: S506
+        missing = [stage for stage in ("train", "evaluate") if stage not in lock]
+        if missing:
+            raise NotWholeError(f"its dvc.lock has no stage {missing[0]}")
         train, evaluate = lock["train"], lock["evaluate"]
         trained, evaluated = (
             flatten(stage["params"]["params.yaml"]) for stage in (train, evaluate)
         )
         hashes = {entry["path"]: entry["md5"] for entry in train["deps"] + train["outs"]}
         if not _is_of(evaluate, hashes[MODELS]):
-            return None  # after a `dvc repro train`, the scores are those of another network
-        hashes |= {entry["path"]: entry["md5"] for entry in evaluate["outs"]}
+            # After a `dvc repro train`, the scores are those of another network.
+            raise NotEvaluatedError("its network was not evaluated")
+        hashes |= {entry["path"]: entry["md5"] for entry in evaluate["deps"] + evaluate["outs"]}
         drawn = lock.get("visualize", {"deps": [], "outs": []})
-        pages = [entry["path"] for entry in drawn["outs"] if entry["path"] in PAGES]
-        if not _is_of(drawn, hashes[MODELS]):
-            pages = []
+        if _is_of(drawn, hashes[MODELS]):
+            hashes |= {entry["path"]: entry["md5"] for entry in drawn["outs"]}
         params = trained | evaluated
         identity = _training_identity(params, hashes.__getitem__)
         identity |= _evaluation_identity(params, hashes.__getitem__)
+        needed = {path: hashes[path] for path in NEEDED}
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"dvc.lock of {name.name} cannot be used: {one_line(error)}") from None
-    scores = {}
-    for path in (TRAIN, TEST):
-        called = path if name.name == WORKSPACE else f"{path} of {name.name}"
-        values = parse_json(texts[path] or "", called)
-        scores[path] = check_metrics(values, called, Path(path).name)
-    return Record([name], identity, params, scores[TRAIN], scores[TEST], revision, pages)
+        raise NotWholeError(f"its dvc.lock cannot be used: {one_line(error)}") from None
+    made = {}
+    for path, content in zip((TRAIN, TEST), scores, strict=True):
+        try:
+            made[path] = check_metrics(parse_json(content or "", path), path, Path(path).name)
+        except UserError as error:
+            raise NotWholeError(str(error)) from None
+    _check_here(root, name, needed)
+    pages = [path for path in PAGES if path in hashes and _has(root, name, path, hashes[path])]
+    return Record(
+        [name], identity, params, made[TRAIN], made[TEST], name.commit or None, hashes, pages
+    )
+
+
+def _check_here(root: Path, name: Name, needed: dict[str, str]) -> None:
+    """Refuse an experiment whose files are not here, or are another's.
+
+    Raises:
+        NotWholeError: says how to bring them.
+    """
+    for path, digest in needed.items():
+        if _has(root, name, path, digest):
+            continue
+        if not name.commit and not (root / path).exists():
+            raise NotEvaluatedError("its results are not here; `dvc repro` makes them")
+        if not name.commit:
+            raise NotWholeError(
+                f"{path} is not what dvc.lock names; `dvc repro` makes it, or brings it back"
+            )
+        if name.baseline:
+            raise NotWholeError(
+                "its files are not in DVC's cache here; `dvc exp pull` brings them from a remote"
+            )
+        raise NotWholeError(
+            "its files are not in DVC's cache here; `dvc fetch --all-commits` brings them from a"
+            " remote, or `dvc repro` makes yours, which are the baseline once you commit dvc.lock"
+            " and metrics"
+        )
+
+
+def _has(root: Path, name: Name, path: str, digest: str) -> bool:
+    if name.commit:
+        return is_here(root, digest)
+    return (root / path).exists() and md5(root / path) == digest
 
 
 def _is_of(stage: dict[str, Any], models: str) -> bool:

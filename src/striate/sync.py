@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from striate import records, tracking
+from striate.errors import UserError
 from striate.records import Point, Record
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from striate.tracking import Store
 
 OF_THE_MACHINE = ("torch.", "striate.residency")  # how such tags of a run begin
-CURVES = "striate.curves"  # tag of a run whose curves DVC did not have when it was made
-MISSING = "missing"
 
 
 class Row(NamedTuple):
@@ -36,13 +35,13 @@ def stamp(root: Path) -> Path:
     return root / ".dvc" / "tmp" / "striate.synced"
 
 
-def agreed(root: Path) -> bool:
+def agreed(root: Path, found: Sequence[Record]) -> bool:
     """Whether nothing has changed since the last `sync`; needs no MLflow, and so no time."""
-    now = fingerprint(records.find(root))
+    now = fingerprint(found)
     return now is not None and stamp(root).exists() and stamp(root).read_text() == now
 
 
-def sync(root: Path, store: Store) -> list[Row]:
+def sync(root: Path, store: Store, found: Sequence[Record]) -> list[Row]:
     """Give every experiment its one run, and every run the names that DVC has for it.
 
     An experiment whose run is missing gets one out of DVC's files; pictures and checkpoint are
@@ -52,6 +51,7 @@ def sync(root: Path, store: Store) -> list[Row]:
     Args:
         root: the repository.
         store: the open tracking store.
+        found: all experiments.
 
     Returns:
         A row for each experiment, and for each run that was closed.
@@ -64,26 +64,18 @@ def sync(root: Path, store: Store) -> list[Row]:
             store.client.set_terminated(run.info.run_id, "KILLED")
             rows.append(Row("–", run.info.run_name, "closed: its process is gone"))
     finished = [run for run in runs if run.info.status == "FINISHED"]
-    found = records.find(root)
-    whole = True  # whether DVC had the files of every experiment
     for record in found:
         matching = [run for run in finished if _belongs(run, record)]
         done = []
-        bare = bool(matching) and matching[0].data.tags.get(CURVES) == MISSING
-        if bare and _files(root, record, records.TABLES) is not None:
-            store.client.delete_run(matching.pop(0).info.run_id)
         if matching:
             run = matching[0]
             for twin in matching[1:]:
                 store.client.delete_run(twin.info.run_id)
                 done.append("removed a second run")
-            added, lacking = _complete(root, store, record, run)
-            done += added
+            done += _complete(root, store, record, run)
         else:
-            run, made = _create(root, store, record)
-            done.append(made)
-            added, lacking = _complete(root, store, record, run)
-            done += added
+            run = _create(root, store, record)
+            done += ["replayed", *_complete(root, store, record, run)]
             for half in finished:
                 if _is_unscored(half, record):
                     _hand_over(store, half, run)
@@ -92,18 +84,16 @@ def sync(root: Path, store: Store) -> list[Row]:
             # Only now is it the experiment's, and not touched any more.
             store.client.set_terminated(run.info.run_id)
             done += _settle(store, record)
-        whole = whole and not lacking and run.data.tags.get(CURVES) != MISSING
         names = ", ".join(name.name for name in record.names)
         rows.append(Row(names, run.info.run_name, ", ".join(done)))
     now = fingerprint(found)
-    # A later `dvc pull`, which the fingerprint does not show, may bring what is lacking.
-    if now is not None and whole:
+    if now is not None:
         stamp(root).parent.mkdir(parents=True, exist_ok=True)
         stamp(root).write_text(now)
     return rows
 
 
-def fingerprint(found: list[Record]) -> str | None:
+def fingerprint(found: Sequence[Record]) -> str | None:
     """Changes whenever `sync` may have something to do; None where that cannot be told.
 
     Args:
@@ -115,20 +105,19 @@ def fingerprint(found: list[Record]) -> str | None:
     if not database.exists():
         return None
     state = database.stat()
-    named = [(record.identity, record.names) for record in found]
+    named = [(record.identity, record.names, record.pages) for record in found]
     return records.hash_values({"store": [state.st_size, state.st_mtime_ns], "dvc": repr(named)})
 
 
-def verify(root: Path, store: Store) -> tuple[int, list[str]]:
+def verify(root: Path, store: Store, found: Sequence[Record]) -> list[str]:
     """Compare every experiment with its run, exactly.
 
     Returns:
-        How many experiments there are, and a line for each disagreement: a missing or second
-        run, a param, a metric, a point of a curve.
+        A line for each disagreement: a missing or second run, a param, a metric, a point of a
+        curve.
     """
     finished = [run for run in store.runs() if run.info.status == "FINISHED"]
     faults = []
-    found = records.find(root)
     for record in found:
         name = record.names[0].name
         matching = [run for run in finished if _belongs(run, record)]
@@ -136,7 +125,7 @@ def verify(root: Path, store: Store) -> tuple[int, list[str]]:
             faults.append(f"{name}: {len(matching) or 'no'} runs in MLflow, not 1; `striate sync`")
         for run in matching[:1]:
             faults += [f"{name}: {fault}" for fault in _differences(root, store, record, run)]
-    return len(found), faults
+    return faults
 
 
 def _differences(root: Path, store: Store, record: Record, run: Run) -> list[str]:
@@ -146,7 +135,7 @@ def _differences(root: Path, store: Store, record: Record, run: Run) -> list[str
         ours, theirs = expected.get(key), run.data.params.get(key)
         if ours != theirs:
             faults.append(f"param {key} is {ours} in DVC and {theirs} in MLflow")
-    points, _ = _points(root, record)
+    points = _points(root, record)
     by_name: dict[str, dict[int, float]] = {}
     for name, value, step in points:
         by_name.setdefault(name, {})[step] = value
@@ -194,18 +183,13 @@ def _is_unscored(run: Run, record: Record) -> bool:
     return records.EVALUATION not in tags and trained.items() <= tags.items()
 
 
-def _create(root: Path, store: Store, record: Record) -> tuple[Run, str]:
+def _create(root: Path, store: Store, record: Record) -> Run:
     """Replay a record into a new run, which is not terminated yet."""
-    points, whole = _points(root, record)
-    tags = dict(record.identity)
-    if not whole:
-        tags[CURVES] = MISSING
     name = record.names[0].name
     if name == records.WORKSPACE or not record.names[0].baseline:
         name = tracking.run_name(record.params)
-    run_id = tracking.replay(store, name, record.params, tags, points)
-    made = "replayed" if whole else "replayed without curves: DVC does not have them (`dvc pull`)"
-    return store.client.get_run(run_id), made
+    run_id = tracking.replay(store, name, record.params, record.identity, _points(root, record))
+    return store.client.get_run(run_id)
 
 
 def _hand_over(store: Store, half: Run, run: Run) -> None:
@@ -230,51 +214,36 @@ def _settle(store: Store, record: Record) -> list[str]:
     return ["somebody else made one too"] if runs[1:] else []
 
 
-def _points(root: Path, record: Record) -> tuple[list[Point], bool]:
-    """All metrics of a record, and whether its curves are among them."""
-    texts = _files(root, record, records.TABLES)
-    points: list[Point] = []
-    if texts is None:
-        points += [
-            (name, value, records.kept_epoch(record.train))
-            for name, value in record.train.items()
-            if name.endswith(("_loss", "_accuracy"))
-        ]
-    else:
-        for table, text in texts.items():
-            points += records.curves(table, text)
-        points += records.best(points)
-    points += records.final(record.train) + records.scored(record.test)
-    return points, texts is not None
-
-
-def _files(root: Path, record: Record, paths: tuple[str, ...]) -> dict[str, str] | None:
-    """The text of files of a record, or None where DVC does not have all of them."""
+def _points(root: Path, record: Record) -> list[Point]:
+    """All metrics of a record, with its curves."""
     with tempfile.TemporaryDirectory() as scratch:
-        place = records.fetch(root, record, paths, Path(scratch))
-        return {path: (place / path).read_text() for path in paths} if place else None
+        place = _fetched(root, record, records.TABLES, scratch)
+        points = [
+            point
+            for table in records.TABLES
+            for point in records.curves(table, (place / table).read_text())
+        ]
+    points += records.best(points)
+    return points + records.final(record.train) + records.scored(record.test)
 
 
-def _complete(root: Path, store: Store, record: Record, run: Run) -> tuple[list[str], bool]:
-    """Add artifacts and tags that a run lacks.
+def _fetched(root: Path, record: Record, paths: Sequence[str], scratch: str) -> Path:
+    place = records.fetch(root, record, paths, Path(scratch))
+    if place is None:
+        raise UserError(f"the files of {record.names[0].name} were removed meanwhile")
+    return place
 
-    Returns:
-        What was added, and whether artifacts are still lacking, because DVC does not have them.
-    """
+
+def _complete(root: Path, store: Store, record: Record, run: Run) -> list[str]:
+    """Add artifacts and tags that a run lacks; returns what was added."""
     done = []
-    lacking = False
     present = {artifact.path for artifact in store.client.list_artifacts(run.info.run_id)}
     pages = {path: records.PAGES[path] for path in record.pages}
     for path, name in ({records.MODELS: "checkpoint"} | pages).items():
-        if name in present:
-            continue
-        with tempfile.TemporaryDirectory() as scratch:
-            place = records.fetch(root, record, (path,), Path(scratch))
-            if place is None:
-                lacking = True
-            else:
-                store.upload(run.info.run_id, place / path, name)
-                done.append(f"added {name}")
+        if name not in present:
+            with tempfile.TemporaryDirectory() as scratch:
+                store.upload(run.info.run_id, _fetched(root, record, (path,), scratch) / path, name)
+            done.append(f"added {name}")
     named = [name for name in record.names if name.commit]
     tags = {
         "dvc.experiment": " ".join(sorted(name.name for name in named if name.baseline)),
@@ -296,4 +265,4 @@ def _complete(root: Path, store: Store, record: Record, run: Run) -> tuple[list[
     missing = {k: v for k, v in record.params.items() if k not in run.data.params}
     if missing:
         store.log_params(run.info.run_id, missing)
-    return done, lacking
+    return done

@@ -404,7 +404,7 @@ class Session:
             # MLflow is loaded by now, so the sync that follows a `dvc repro` costs next to nothing.
             from striate.sync import sync
 
-            sync(root(), self.store)
+            sync(root(), self.store, records.find(root()).records)
 
     def end(self, status: str) -> None:
         """The stage has ended; the run of a training has this status."""
