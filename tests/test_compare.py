@@ -135,11 +135,11 @@ def test_experiments_branches_and_commits_are_compared(tmp_path):
         ("main",): "name at least two experiments",
         ("main", "main"): "name at least two experiments",
         ("main", "none"): "there is no experiment, branch or commit 'none'; known here: main",
-        ("main", "HEAD~1"): "HEAD~1 holds no experiment that was evaluated",
+        ("main", "HEAD~1"): "HEAD~1 cannot be used: it was not evaluated",
     }
     for names, words in refused.items():
         (line,) = clone.striate("compare", *names, status=2).splitlines()
         assert words in line
     shutil.rmtree(clone.folder / ".dvc/cache")
     (line,) = clone.striate("compare", "workspace", "deeper", status=2).splitlines()
-    assert "DVC does not have the predictions and test images of deeper; `dvc pull`" in line
+    assert "deeper cannot be used: its files are not in DVC's cache here; `dvc exp pull`" in line

@@ -290,7 +290,7 @@ def test_an_odd_experiment_stops_nothing_and_is_named_once(clone, capsys):
         reference(clone, name, head, changes)
     for *command, said in [
         ("sync", "agree"), ("verify", "on 2 experiments"), ("pareto", "other"),
-        ("compare", "main", "other", "evaluate.batch_size  1000"), ("fetch", "other", "weights/other"),
+        ("compare", "main", "other", "evaluate.batch_size  1000"), ("fetch", "other", "other"),
     ]:  # fmt: skip
         assert striate(*command) == 0, command
         shown = capsys.readouterr()

@@ -408,9 +408,8 @@ def _check_here(root: Path, name: Name, needed: dict[str, str]) -> None:
                 "its files are not in DVC's cache here; `dvc exp pull` brings them from a remote"
             )
         raise NotWholeError(
-            "its files are not in DVC's cache here; `dvc fetch --all-commits` brings them from a"
-            " remote, or `dvc repro` makes yours, which are the baseline once you commit dvc.lock"
-            " and metrics"
+            "its files are not in DVC's cache here; `dvc pull` brings them if a remote has them, or"
+            " `dvc repro` makes yours and `git commit -m Baseline dvc.lock metrics` has them instead"
         )
 
 
