@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -61,6 +61,7 @@ class Collection(NamedTuple):
     train: Part
     test: Part
     twins: tuple[tuple[str, str], ...] = ()  # training and test files with the same pixels
+    left_out: Mapping[str, int] = {}  # files in a person's folder that are no pictures, by kind
 
 
 @dataclass(frozen=True)
