@@ -1,7 +1,6 @@
 """The pipeline under DVC, in a clone of its own."""
 
 import ast
-import shutil
 import subprocess
 import sys
 from pathlib import Path
