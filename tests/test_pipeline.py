@@ -212,7 +212,7 @@ def test_own_pictures_are_no_concern_of_digits_and_can_be_kept_by_dvc(clone):
 
 
 @pytest.mark.slow
-def test_the_dependency_covers_what_is_behind_a_linked_path_and_linked_files(clone):
+def test_dvc_sees_all_that_is_learnt_also_behind_a_linked_path_and_linked_files(clone):
     for name, classes in (("a", {"dark": 10, "light": 200}), ("b", {"dim": 10, "bright": 200})):
         write_pictures(clone.folder / "tmp" / name, **classes)
     (clone.folder / ".git/info/exclude").write_text("/tmp\n/own\n")
@@ -229,5 +229,9 @@ def test_the_dependency_covers_what_is_behind_a_linked_path_and_linked_files(clo
     file.unlink()
     file.symlink_to(clone.folder / "tmp/a/train/light/9.png")
     assert "Running stage 'download'" in clone.run("dvc", "repro", "download")
+    # What DVC does not look at must not be learnt.
+    (clone.folder / ".dvcignore").write_text("9.png\n")
+    said = clone.run("dvc", "repro", "download", status=255)
+    assert "error: DVC does not see own/train/bright/9.png: it matches .dvcignore" in said
     own.unlink()
     clone.go_back()

@@ -67,6 +67,7 @@ def read(path: Path, size: int, test_size: float) -> Collection:
     if test is not None:
         more, their_labels = _in_order(test, classes)
         files, labels = files + more, np.concatenate([labels, their_labels])
+    _refuse_unseen(files)
     images = _load(path, files, size)
     if test is not None:
         first, second = np.arange(count), np.arange(count, len(files))
@@ -125,6 +126,21 @@ def _refuse_lookalikes(path: Path, parts: dict[str, dict[str, list[Path]]]) -> N
                 raise DataError(
                     f"{first} and {path / part / name} look the same, but are written in two ways,"
                     f" {first.name!a} and {name!a}; give the class one name"
+                )
+
+
+def _refuse_unseen(files: list[Path]) -> None:
+    """Refuse pictures whose changes DVC would not see, where it is DVC that runs this."""
+    if "DVC_STAGE" not in os.environ:
+        return
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        for file in files:
+            if repo.dvcignore.is_ignored_file(os.path.abspath(file)):
+                raise DataError(
+                    f"DVC does not see {file}: it matches .dvcignore, or lies in a DVC repository"
+                    " of its own; mend .dvcignore, or move it out of the folder"
                 )
 
 
