@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 from test_stages import STAGES, fail_stage, run_stage, write_params
 
-from striate import datasets, folders, images
+from striate import datasets, folders, images, pictures
 from striate.datasets import DataError
 
 GREEN, RED = (20, 200, 30), (200, 20, 30)
@@ -326,3 +326,34 @@ def test_all_pictures_have_one_range(tmp_path):
     found = folders.read(tmp_path, 0, 0.2)
     levels = [found.train.images[found.train.labels == label].mean() for label in (0, 1)]
     assert levels == pytest.approx([30_000 / 257, 180 / 257], abs=3)
+
+
+@pytest.mark.parametrize(("size", "side"), [(0, 40), (16, 64), (16, 16)])
+@pytest.mark.parametrize("kind", ["on paper", "noise", "colour", "16 bits"])
+def test_a_file_gives_the_same_pixels_in_training_and_in_predict(tmp_path, size, side, kind):
+    """Also where all pictures have plain paper: sizes and places may be what tells classes."""
+    random = np.random.RandomState(0)
+    for name, drawn in (("big", 12), ("small", 4)):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for number in range(5):
+            values = np.full((side, side), 255, np.uint8)
+            top, left = random.randint(0, side - drawn, 2)
+            values[top : top + drawn, left : left + drawn] = 0
+            if kind == "noise":
+                values = random.randint(0, 256, (side, side), np.uint8)
+            if kind == "colour":
+                values = np.stack([values, values // 2, 255 - values], axis=-1)
+            if kind == "16 bits":
+                values = values.astype(np.uint16) * 200
+            Image.fromarray(values).save(tmp_path / "train" / name / f"{number}.png")
+    found = folders.read(tmp_path, size, 0.2)
+    datasets.store(found, tmp_path / "data")
+    manifest = images.load_manifest(tmp_path / "data")
+    learnt = {image.tobytes() for image in np.concatenate([found.train.images, found.test.images])}
+    seen = {
+        pictures.prepare(
+            pictures.read(file), manifest["shape"], manifest["peak"], manifest["frame"]
+        ).tobytes()
+        for file in tmp_path.glob("train/*/*.png")
+    }
+    assert seen == learnt

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from striate import pictures
 from striate.datasets import Collection, DataError, Part
+from striate.frames import WHOLE
 from striate.splits import stratified_split
 
 GRAY = ("1", "L", "LA", "La")
@@ -79,6 +80,8 @@ def read(path: Path, size: int, test_size: float) -> Collection:
         name="folder", classes=classes, peak=255, mean=mean, std=std,
         train=learnt, test=Part(images[second], labels[second]),
         twins=_twins(images, files, first, second), left_out=dict(left_out),
+        # A file gives the same pixels here and in `striate predict`.
+        frame=WHOLE,
     )  # fmt: skip
 
 
