@@ -277,7 +277,7 @@ def test_pipes_and_sockets_are_not_waited_for(place, monkeypatch):
     os.mkfifo("pipe.png")
     with socket.socket(socket.AF_UNIX) as opened:
         opened.bind("socket.png")
-        assert folders.read(place, 0, 0.2).left_out == {"pipes, sockets or devices": 2}
+        assert folders.read(place, 0, 0.2).left_out == {"not regular": 2}
 
 
 def test_a_folder_that_may_not_be_read_is_named(place, monkeypatch, capsys):

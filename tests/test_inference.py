@@ -211,6 +211,5 @@ def test_what_is_left_out_of_a_folder_is_counted(place, capsys):
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err == (
-        "note: 10 files left out: 5 hidden, 2 .heic, 1 .txt, 1 linked folders,"
-        " 1 pipes, sockets or devices\n"
+        "note: 10 files left out: 5 hidden, 2 .heic, 1 .txt, 1 linked, 1 not regular\n"
     )

@@ -1,7 +1,8 @@
 """Any picture → the pixels that a network was trained on: its size, background and margins.
 
 The rules follow from the training images, of which `striate.frames` takes down two things: whether
-their background is dark, light or neither, and how much of the image what is drawn takes up.
+their background is dark, light or neither, and how much of the image what is drawn takes up. The
+pictures of a person's own folder are resized and nothing else, in training and here.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ SYSTEM = frozenset((
     "ehthumbs.db", "icon\r",
 ))  # fmt: skip
 # Why a file is left out.
-HIDDEN, SPECIAL, LINKED = "hidden", "pipes, sockets or devices", "linked folders"
+HIDDEN, LINKED, SPECIAL = "hidden", "linked", "not regular"  # as a pipe, a socket or a device
 MOST_ENDINGS = 6  # that are named
 
 # Tags of TIFF, and what they may say.
