@@ -203,6 +203,9 @@ def test_a_folder_without_a_picture_is_named(place):
     (place / "train/moss").mkdir()
     with pytest.raises(DataError, match="train has folders without a picture: moss; fill or"):
         folders.read(place, 0, 0.2)
+    (place / "train/moss/a.heic").touch()
+    with pytest.raises(DataError, match=r"picture: moss \(1 file left out: 1 \.heic\); fill or"):
+        folders.read(place, 0, 0.2)
 
 
 def test_what_is_hidden_or_left_by_systems_is_counted_and_not_learnt(place, monkeypatch, capsys):

@@ -114,7 +114,10 @@ def _listed(path: Path, part: str, left_out: Counter[str]) -> dict[str, list[Pat
     left_out.update(inside.left_out)
     empty = ", ".join(name for name, files in found.items() if not files)
     if empty:
-        raise DataError(f"{folder} has folders without a picture: {empty}; fill or remove them")
+        but = f" ({pictures.left_out_said(left_out)})" if left_out else ""
+        raise DataError(
+            f"{folder} has folders without a picture: {empty}{but}; fill or remove them"
+        )
     return found
 
 

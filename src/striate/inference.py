@@ -65,7 +65,8 @@ def files_of(names: Sequence[str]) -> list[Path]:
             left_out.update(inside.left_out)
             left_out.update({pictures.LINKED: len(inside.links)} if inside.links else {})
             if not inside.files:
-                raise UserError(f"{path} holds no file with the ending of a picture")
+                but = f" ({pictures.left_out_said(left_out)})" if left_out else ""
+                raise UserError(f"{path} holds no file with the ending of a picture{but}")
             found += inside.files
         else:
             found.append(path)
