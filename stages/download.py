@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from striate import datasets, folders, limits, params
+from striate import datasets, folders, limits, params, pictures
 from striate.stage import stage
 
 MOST_NAMED = 5  # twins that are listed
@@ -17,6 +17,8 @@ def main() -> None:
         found = folders.read(Path(settings.data.path), settings.data.size, settings.data.test_size)
         shape, count = found.train.images.shape[1:], len(found.train.labels)
         limits.check(settings, shape, len(found.classes), count)
+        if found.left_out:
+            print(f"note: {pictures.left_out_said(found.left_out)}")
         print_twins(found.twins)
     else:
         entry = datasets.CATALOGUE[name]

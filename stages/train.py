@@ -9,6 +9,8 @@ from striate import launch, limits, params, portable
 from striate.logbook import Logbook, logbook
 from striate.stage import stage
 
+FEW_STEPS = 50  # below, Adam at its usual rate of 0.001 hardly moves a weight as far as it is large
+
 if TYPE_CHECKING:
     import torch
 
@@ -85,6 +87,14 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
         whole = models.synchronize_(model, device)
         said[-1] += f", {group.size} processes" + (
             "" if whole else "; batch norm by each of them over its own part of a batch"
+        )
+    epochs, batch = settings.training.epochs, settings.training.batch_size
+    steps = epochs * -(-len(learnt.labels) // batch)
+    if weights is None and steps < FEW_STEPS:
+        said.append(
+            f"note: this training takes {steps} steps (epochs of {len(learnt.labels):,} images in"
+            f" batches of {batch:,}), and new networks learn little in fewer than {FEW_STEPS}; a"
+            " smaller training.batch_size or more training.epochs make more steps"
         )
 
     flat = params.flatten(settings.model_dump())

@@ -36,13 +36,18 @@ def visualize(settings: params.Params, log: Logbook) -> None:
     confusion = evaluation.confusion_matrix(torch.from_numpy(logits), test.labels)
     calibration = evaluation.calibration(torch.from_numpy(logits), test.labels)
     history = results.read_history(Path("metrics/history.csv"))
-    learnt = images.displayed(train.images[:36].read(), manifest["peak"]), train.labels[:36].numpy()
+    some = torch.from_numpy(report.spread(train.labels.numpy(), report.SAMPLES))
+    learnt = (
+        images.displayed(train.images[some].read(), manifest["peak"]), train.labels[some].numpy()
+    )  # fmt: skip
     shown, labels = images.displayed(test.images, manifest["peak"]), test.labels.numpy()
+    some_tested = report.spread(labels, report.PREDICTIONS)
+    predicted = shown[some_tested], labels[some_tested], logits[some_tested], classes
     maps = models.feature_maps(trained.model, trained.normalization(test.images[:1]))
     drawn = {
         "samples": figures.samples(*learnt, classes),
         "curves": figures.learning_curves(history),
-        "predictions": figures.predictions(shown, labels, logits, classes),
+        "predictions": figures.predictions(*predicted),
         "mistakes": figures.confident_mistakes(shown, labels, logits, classes),
         "confusion": figures.confusion_matrix(confusion, classes),
         "calibration": figures.calibration(calibration),
@@ -65,7 +70,7 @@ def visualize(settings: params.Params, log: Logbook) -> None:
         settings, manifest, scores, hashes, pictures, confusion, calibration,
         {
             "samples": report.samples(*learnt, classes),
-            "predictions": report.predictions(shown, labels, logits, classes),
+            "predictions": report.predictions(*predicted),
             "mistakes": report.mistakes(shown, labels, logits, classes),
         },
     )  # fmt: skip

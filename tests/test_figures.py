@@ -607,3 +607,66 @@ class TestSave:
         figures.save(self.figures()["samples"], str(path))
         assert path.read_bytes() != b"old"
         assert list(tmp_path.iterdir()) == [path]
+
+
+def everything_with_names(names):
+    """Each figure that shows the names of classes, by name."""
+    count = 2 * max(50, len(names))
+    images, _ = dataset(count)
+    labels = np.arange(count) % len(names)
+    logits = np.random.default_rng(0).random((count, len(names)))
+    counts = np.zeros((len(names), len(names)), int)
+    np.add.at(counts, (labels, logits.argmax(axis=1)), 1)
+    return {
+        "samples": figures.samples(images, labels, names),
+        "predictions": figures.predictions(images, labels, logits, names),
+        "mistakes": figures.confident_mistakes(images, labels, logits, names),
+        "confusion": figures.confusion_matrix(counts, names),
+        "features": figures.feature_maps(images[0], {"layer1": images[:4, 0]}, names[0]),
+    }
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100, 1000])
+@pytest.mark.parametrize("length", [80, 150])
+def test_long_names_make_no_large_pictures(classes, length):
+    names = [f"{n:05}_{'Kingdom_Phylum_Class_Order_' * 9}"[:length] for n in range(classes)]
+    assert len(set(figures._short(names))) == classes
+    for name, figure in everything_with_names(names).items():
+        width, height = figure.get_size_inches() * figures.DPI
+        assert max(width, height) < 5_000, name
+        assert width * height < 20e6, name
+        if name == "confusion":
+            figures.png(figure)  # which warns if the labels leave no room
+
+
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (["cat", "dog"], ["cat", "dog"]),
+        (["a" * 24, "b" * 25], ["a" * 24, "b" * 11 + "…" + "b" * 12]),
+        (["a" * 30 + "x" + "c" * 30, "a" * 30 + "y" + "c" * 30],
+         [f"aaaaaaaaaaa…cccccccccccc ({n})" for n in (0, 1)]),
+        (["中文", "\U0001f34e!"], ["U+4E2D U+6587", "U+1F34E !"]),
+        (["a\nb", "\udcff"], ["a U+000A b", "U+DCFF"]),
+        (["\U0001f469\u200d\U0001f467"], ["U+1F469 U+1F467"]),
+        (["العربية", "café", "Ωß"], ["العربية", "café", "Ωß"]),
+    ],
+)  # fmt: skip
+def test_names_are_shortened_and_stay_different(names, short, monkeypatch):
+    monkeypatch.setattr(figures.fontManager, "ttflist", [])
+    figures._family.cache_clear()
+    assert figures._short(names) == short
+    figures._family.cache_clear()
+
+
+def test_letters_that_the_font_lacks_come_from_another_one_and_never_as_boxes():
+    ours = figures._letters(figures.findfont(figures.FONT))
+    stix = figures._letters(figures.findfont("STIXGeneral"))  # ships with matplotlib, too
+    letter = chr(min(stix - ours - set(range(0xE000, 0xF900))))
+    names = [f"{letter}ab", "中文", "العربية"]
+    for figure in everything_with_names(names).values():
+        figures.png(figure)  # a letter without a font would be a warning, which is an error here
+    figure = figures.samples(*dataset(3, classes=1), [f"{letter}ab"])
+    figures.png(figure)
+    assert captions(figure)[0] == f"{letter}ab"
+    assert len(figure.axes[0].texts[0].get_fontfamily()) == 2

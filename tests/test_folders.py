@@ -1,8 +1,10 @@
 """A person's own pictures as a data set."""
 
 import json
+import os
 import re
 import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import yaml
 from PIL import Image
 from test_stages import STAGES, fail_stage, run_stage, write_params
 
-from striate import datasets, folders, images
+from striate import datasets, folders, images, pictures
 from striate.datasets import DataError
 
 GREEN, RED = (20, 200, 30), (200, 20, 30)
@@ -158,7 +160,10 @@ def test_all_stages_take_a_folder_and_say_which_pictures_are_in_both_parts(
 def test_a_folder_that_is_not_there_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_params(tmp_path, data__name="folder", data__path="nowhere", data__size=8)
-    assert fail_stage("download", capsys).startswith("error: nowhere/train is no folder; data.path")
+    assert fail_stage("download", capsys) == (
+        "error: data.path is nowhere, which is no folder; set it to that of your own pictures,"
+        " such as -S data.path=images\n"
+    )
     assert not Path("data").exists()
 
 
@@ -187,10 +192,10 @@ def test_cifar10_as_a_folder_of_files_is_cifar10(mirror, tmp_path):
         assert pairs == expected[part]
 
 
-def test_the_committed_folder_exists_for_dvc():
+def test_the_committed_paths_exist_for_dvc():
     root = Path(__file__).parent.parent
     values = yaml.safe_load((root / "params.yaml").read_text())
-    assert (root / values["data"]["path"]).is_dir()
+    assert (root / values["data"]["path"]).is_file()
     assert (root / values["training"]["init_from"]).exists()
 
 
@@ -198,3 +203,160 @@ def test_a_folder_without_a_picture_is_named(place):
     (place / "train/moss").mkdir()
     with pytest.raises(DataError, match="train has folders without a picture: moss; fill or"):
         folders.read(place, 0, 0.2)
+    (place / "train/moss/a.heic").touch()
+    with pytest.raises(DataError, match=r"picture: moss \(1 file left out: 1 \.heic\); fill or"):
+        folders.read(place, 0, 0.2)
+
+
+def test_what_is_hidden_or_left_by_systems_is_counted_and_not_learnt(place, monkeypatch, capsys):
+    cats = place / "train/brick"
+    for name in (".ipynb_checkpoints", ".thumbnails", "__MACOSX", "@eaDir", "deep/.git"):
+        shutil.copytree(place / "train/grass", cats / name)
+    for name in (".ipynb_checkpoints", "lost+found", "$RECYCLE.BIN", "System Volume Information"):
+        shutil.copytree(place / "train/grass", place / "train" / name)
+    for name in ("._00.png", ".DS_Store", "Thumbs.db", "desktop.ini"):
+        (cats / name).write_bytes(b"")
+    for name in ("a.heic", "b.HEIC", "notes.txt", "README"):
+        (cats / name).write_bytes(b"")
+    shutil.copy(cats / "00.png", place / "train")
+    shutil.copytree(cats, place / "valid/brick")
+    found = folders.read(place, 0, 0.2)
+    assert found.classes == ("brick", "grass")
+    assert len(found.train.labels) + len(found.test.labels) == 20
+    assert found.left_out == {
+        "hidden": 94, ".heic": 2, ".txt": 1, "without an ending": 1, "in no folder of a class": 1,
+        "outside train and test": 10,
+    }  # fmt: skip
+    monkeypatch.chdir(place)
+    write_params(place, data__name="folder", data__path=str(place), model__layers=1)
+    run_stage("download")
+    assert capsys.readouterr().out.startswith(
+        "note: 109 files left out: 94 hidden, 10 outside train and test, 2 .heic, 1 .txt,"
+        " 1 in no folder of a class, 1 without an ending\n"
+    )
+
+
+def test_folders_inside_a_class_belong_to_it_whatever_they_are_called(place):
+    (place / "train/brick/wall.png").mkdir()
+    shutil.copy(place / "train/brick/00.png", place / "train/brick/wall.png/x.png")
+    found = folders.read(place, 0, 0.2)
+    assert len(found.train.labels) + len(found.test.labels) == 21
+
+
+@pytest.mark.parametrize(
+    "linked", ["train", "test", "train/brick", "test/brick", "train/brick/new"]
+)
+def test_a_linked_folder_is_refused_because_dvc_does_not_look_behind_it(place, linked):
+    shutil.copytree(place / "train", place / "test")
+    link = place / linked
+    if link.exists():
+        link.rename(place / "elsewhere")
+    else:
+        shutil.copytree(place / "train/brick", place / "elsewhere")
+    link.symlink_to(place / "elsewhere")
+    with pytest.raises(DataError, match=f"^{link} is a link to a folder, and DVC does not see"):
+        folders.read(place, 0, 0.2)
+    link.unlink()
+    link.symlink_to("nowhere")
+    with pytest.raises(DataError, match=f"^{link} is "):
+        folders.read(place, 0, 0.2)
+
+
+def test_a_linked_path_and_linked_files_are_taken_and_broken_ones_named(place, tmp_path):
+    (place / "train/brick/00.png").rename(place / "moved.png")
+    link = place / "train/brick/00.png"
+    link.symlink_to(place / "moved.png")
+    os.link(place / "moved.png", place / "train/brick/hard.png")
+    (tmp_path / "link").symlink_to(place)
+    found = folders.read(tmp_path / "link", 0, 0.2)
+    assert len(found.train.labels) + len(found.test.labels) == 21
+    (place / "moved.png").unlink()
+    with pytest.raises(DataError, match=rf"{link} cannot be read: No such file or directory"):
+        folders.read(place, 0, 0.2)
+
+
+def test_pipes_and_sockets_are_not_waited_for(place, monkeypatch):
+    monkeypatch.chdir(place / "train/brick")  # an address of a socket is short
+    os.mkfifo("pipe.png")
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind("socket.png")
+        assert folders.read(place, 0, 0.2).left_out == {"not regular": 2}
+
+
+def test_a_folder_that_may_not_be_read_is_named(place, monkeypatch, capsys):
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("brick"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.chdir(place)
+    write_params(place, data__name="folder", data__path=".")
+    assert fail_stage("download", capsys) == "error: train/brick: Permission denied\n"
+
+
+@pytest.mark.parametrize("parts", [("train", "train"), ("train", "test")])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("caf\u00e9", "cafe\u0301"), ("moss", "moss ")],
+)
+def test_classes_whose_names_only_look_equal_are_refused(place, parts, one, other):
+    shutil.copytree(place / "train", place / "test")
+    for part, name in zip(parts, (one, other), strict=True):
+        shutil.copytree(place / "train/brick", place / part / name)
+    with pytest.raises(DataError, match=r"look the same, but .* give the class one name$") as error:
+        folders.read(place, 0, 0.2)
+    assert ascii(one) in str(error.value)
+    assert ascii(other) in str(error.value)
+
+
+def test_names_that_differ_in_case_are_classes_of_their_own(place):
+    for name in ("a", "A"):
+        shutil.copytree(place / "train/brick", place / "train" / name)
+    assert folders.read(place, 0, 0.2).classes == ("A", "a", "brick", "grass")
+
+
+def test_all_pictures_have_one_range(tmp_path):
+    """A class is not told by the largest value of a picture."""
+    random = np.random.RandomState(0)
+    for name, largest in (("dark", 240), ("bright", 40_000)):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for number in range(10):
+            values = random.randint(largest // 2, largest, (8, 8)).astype(np.uint16)
+            Image.fromarray(values).save(tmp_path / "train" / name / f"{number}.png")
+    found = folders.read(tmp_path, 0, 0.2)
+    levels = [found.train.images[found.train.labels == label].mean() for label in (0, 1)]
+    assert levels == pytest.approx([30_000 / 257, 180 / 257], abs=3)
+
+
+@pytest.mark.parametrize(("size", "side"), [(0, 40), (16, 64), (16, 16)])
+@pytest.mark.parametrize("kind", ["on paper", "noise", "colour", "16 bits"])
+def test_a_file_gives_the_same_pixels_in_training_and_in_predict(tmp_path, size, side, kind):
+    """Also where all pictures have plain paper: sizes and places may be what tells classes."""
+    random = np.random.RandomState(0)
+    for name, drawn in (("big", 12), ("small", 4)):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for number in range(5):
+            values = np.full((side, side), 255, np.uint8)
+            top, left = random.randint(0, side - drawn, 2)
+            values[top : top + drawn, left : left + drawn] = 0
+            if kind == "noise":
+                values = random.randint(0, 256, (side, side), np.uint8)
+            if kind == "colour":
+                values = np.stack([values, values // 2, 255 - values], axis=-1)
+            if kind == "16 bits":
+                values = values.astype(np.uint16) * 200
+            Image.fromarray(values).save(tmp_path / "train" / name / f"{number}.png")
+    found = folders.read(tmp_path, size, 0.2)
+    datasets.store(found, tmp_path / "data")
+    manifest = images.load_manifest(tmp_path / "data")
+    learnt = {image.tobytes() for image in np.concatenate([found.train.images, found.test.images])}
+    seen = {
+        pictures.prepare(
+            pictures.read(file), manifest["shape"], manifest["peak"], manifest["frame"]
+        ).tobytes()
+        for file in tmp_path.glob("train/*/*.png")
+    }
+    assert seen == learnt

@@ -1,6 +1,7 @@
 """Pictures in files → classes: `striate predict` and what it is made of."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -195,3 +196,20 @@ def test_a_folder_and_a_file_go_together_and_hidden_files_are_left_out(place):
         Path("other"), Path("in/deep/0000.png"), Path("in/deep/0001.png"),
     ]  # fmt: skip
     assert inference.files_of(["gone"]) == [Path("gone")]  # which is told when it is read
+
+
+def test_what_is_left_out_of_a_folder_is_counted(place, capsys):
+    write_pictures(place / "in/cat", 2)
+    for name in (".thumbnails", "__MACOSX", "linked"):
+        write_pictures(place / "in" / name, 2)
+    (place / "in/linked").rename(place / "elsewhere")
+    (place / "in/linked").symlink_to(place / "elsewhere")
+    for name in ("a.heic", "b.HEIC", "notes.txt", "Thumbs.db"):
+        (place / "in" / name).touch()
+    os.mkfifo(place / "in/pipe.png")
+    assert inference.files_of(["in"]) == [Path("in/cat/0000.png"), Path("in/cat/0001.png")]
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == (
+        "note: 10 files left out: 5 hidden, 2 .heic, 1 .txt, 1 linked, 1 not regular\n"
+    )

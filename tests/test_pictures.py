@@ -1,6 +1,8 @@
 """Any picture is brought to what a network takes, and what is none is named."""
 
 import io
+import re
+import struct
 import warnings
 
 import numpy as np
@@ -183,12 +185,76 @@ def test_hidden_files_and_other_endings_are_passed_over(tmp_path):
     for name in ("b/c.JPG", "a.png", ".hidden.png", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    assert pictures.listed(tmp_path) == [tmp_path / "a.png", tmp_path / "b/c.JPG"]
+    found = pictures.listed(tmp_path)
+    assert found.files == [tmp_path / "a.png", tmp_path / "b/c.JPG"]
+    assert found.left_out == {"hidden": 1, ".txt": 1}
 
 
-@pytest.mark.parametrize(("scale", "kind"), [(1.0, np.float32), (255.0, np.float32)])
-def test_floats_from_0_to_1_or_to_255_are_the_same_picture(tmp_path, scale, kind):
-    values = np.linspace(0, 1, 64, dtype=kind).reshape(8, 8)
-    Image.fromarray(values * np.float32(scale)).save(tmp_path / "x.tif")
-    found = np.asarray(pictures.read(tmp_path / "x.tif"), np.int64)
-    assert np.abs(found - values * 255).max() <= 1
+@pytest.mark.parametrize(
+    ("kind", "full"), [("F", 1), ("I;16", 65_535), ("I;16B", 65_535), ("I", 65_535), ("12", 4_095)]
+)
+@pytest.mark.parametrize("part", [1, 0.02])
+def test_black_and_white_follow_from_the_type_of_the_pixels(tmp_path, kind, full, part):
+    """Not from the largest value of one picture."""
+    values = np.rint(np.linspace(0, part, 64) * 255).reshape(8, 8)
+    stored = values / 255 * full
+    path = tmp_path / "x.tif"
+    if kind == "12":
+        write_tiff(path, stored.astype(int), bits=12)
+    else:
+        types = {"F": "<f4", "I;16": "<u2", "I;16B": ">u2", "I": "<i4"}
+        Image.fromarray(stored.astype(types[kind])).save(path)
+    with Image.open(path) as opened:
+        assert opened.mode == kind if kind != "12" else "I;16"
+    assert (np.asarray(pictures.read(path)) == values).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "said"),
+    [
+        ([0, np.nan], "<f4", "x.tif has pixels that are not finite (NaN or infinity)"),
+        ([0, -np.inf], "<f4", "x.tif has pixels that are not finite"),
+        ([0, 1.3], "<f4", "x.tif has floats from 0 to 1.3 as pixels; they must be from 0 to 1:"),
+        ([0, 255], "<f4", "x.tif has floats from 0 to 255 as pixels; they must be from 0 to 1:"),
+        ([-0.2, 1], "<f4", "x.tif has floats from -0.2 to 1 as"),
+        ([-1, 5], "<i4", "x.tif has integers from -1 to 5 as pixels; they must be from 0 to"),
+        ([0, 70_000], "<i4", "x.tif has integers from 0 to 70,000 as pixels; they must be from 0"),
+    ],
+)
+def test_values_that_their_type_does_not_explain_are_refused_by_name(tmp_path, values, kind, said):
+    path = tmp_path / "x.tif"
+    Image.fromarray(np.array([values], kind)).save(path)
+    with pytest.raises(PictureError, match=re.escape(said)) as caught:
+        pictures.read(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_floats_that_rounding_took_beyond_1_are_white(tmp_path):
+    Image.fromarray(np.array([[-1e-6, 1.0000001]], np.float32)).save(tmp_path / "x.tif")
+    assert np.asarray(pictures.read(tmp_path / "x.tif")).tolist() == [[0, 255]]
+
+
+def test_bytes_with_a_sign_are_refused_and_white_may_be_0(tmp_path):
+    values = np.array([[0, 255, 65_535, 257]])
+    write_tiff(tmp_path / "x.tif", values, bits=16, white_is_zero=True)
+    assert np.asarray(pictures.read(tmp_path / "x.tif")).tolist() == [[255, 254, 0, 254]]
+    write_tiff(tmp_path / "x.tif", np.array([[1, 100]]), bits=8, signed=True)
+    with pytest.raises(PictureError, match=r"x\.tif has signed pixels of 8 bits; save them unsign"):
+        pictures.read(tmp_path / "x.tif")
+
+
+def write_tiff(path, values, bits, white_is_zero=False, signed=False):
+    """A TIFF of a kind that Pillow reads and does not write."""
+    height, width = values.shape
+    digits = "".join(f"{value:012b}" for value in values.ravel())
+    content = (
+        int(digits, 2).to_bytes(len(digits) // 8, "big")
+        if bits == 12
+        else values.astype(f"<u{bits // 8}").tobytes()
+    )
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: int(not white_is_zero), 273: 0,
+            277: 1, 278: height, 279: len(content), 339: 1 + signed}  # fmt: skip
+    tags[273] = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(tags))
+    path.write_bytes(head + entries + bytes(4) + content)

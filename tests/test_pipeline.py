@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from clones import Clone
+from PIL import Image
 
 from striate import tracking
 
@@ -182,3 +183,55 @@ def test_summary_and_gate_speak_of_the_last_run(clone):
     assert f"{test['accuracy']:.2%} ({test['errors']} of 360 wrong)" in summary
     gate = clone.striate("gate", "--against", "HEAD")
     assert gate.endswith("against HEAD: passed\n")
+
+
+def write_pictures(folder, **classes):
+    """Ten gray pictures of each class, of a level of its own."""
+    for name, level in classes.items():
+        (folder / "train" / name).mkdir(parents=True)
+        for number in range(10):
+            Image.new("L", (8, 8), level + number).save(folder / "train" / name / f"{number}.png")
+
+
+@pytest.mark.slow
+def test_own_pictures_are_no_concern_of_digits_and_can_be_kept_by_dvc(clone):
+    images = clone.folder / "images"
+    write_pictures(images, dark=10, light=200)
+    assert clone.run("dvc", "status") == "Data and pipelines are up to date.\n"
+    assert "Running stage" not in clone.run("dvc", "repro", "--dry")
+    assert clone.run("git", "status", "--porcelain") == ""
+    clone.run("dvc", "add", "images/train")
+    clone.run("git", "add", "-A")
+    staged = clone.run("git", "status", "--porcelain").split()
+    assert staged == ["A", "images/.gitignore", "A", "images/train.dvc"]
+    clone.run("git", "reset", "-q", "--hard")
+    said = clone.run("dvc", "exp", "run", "-S", "data.name=folder", status=255)
+    assert "error: data.path is images/none, which is no folder; set it to that of" in said
+    clone.go_back()
+    clone.run("git", "clean", "-qdffx", "images")
+
+
+@pytest.mark.slow
+def test_dvc_sees_all_that_is_learnt_also_behind_a_linked_path_and_linked_files(clone):
+    for name, classes in (("a", {"dark": 10, "light": 200}), ("b", {"dim": 10, "bright": 200})):
+        write_pictures(clone.folder / "tmp" / name, **classes)
+    (clone.folder / ".git/info/exclude").write_text("/tmp\n/own\n")
+    own, file = clone.folder / "own", clone.folder / "tmp/b/train/dim/0.png"
+    path = clone.folder / "params.yaml"
+    changed = yaml.safe_load(path.read_text())
+    changed["data"] |= {"name": "folder", "path": "own"}
+    path.write_text(yaml.safe_dump(changed))
+    for target, classes in (("a", ["dark", "light"]), ("b", ["bright", "dim"])):
+        own.unlink(missing_ok=True)
+        own.symlink_to(f"tmp/{target}")
+        clone.run("dvc", "repro", "download")
+        assert clone.json("data/manifest.json")["classes"] == classes
+    file.unlink()
+    file.symlink_to(clone.folder / "tmp/a/train/light/9.png")
+    assert "Running stage 'download'" in clone.run("dvc", "repro", "download")
+    # What DVC does not look at must not be learnt.
+    (clone.folder / ".dvcignore").write_text("9.png\n")
+    said = clone.run("dvc", "repro", "download", status=255)
+    assert "error: DVC does not see own/train/bright/9.png: it matches .dvcignore" in said
+    own.unlink()
+    clone.go_back()

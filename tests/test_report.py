@@ -137,3 +137,24 @@ def test_a_tile_holds_the_pixels_of_its_image(channels):
 def test_calibration_is_said_in_a_sentence(accuracy, said):
     rows = [{"count": 10, "confidence": 0.6, "accuracy": accuracy}]
     assert f"the network is {said} by 30.00 %" in report.calibration_said(rows, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "count", "chosen"),
+    [
+        ([0, 0, 0, 1, 1, 2], 36, [0, 3, 5, 1, 4, 2]),
+        ([2, 0, 0, 1, 0], 4, [1, 3, 0, 2]),
+        ([0, 0, 1, 1, 2, 2, 3, 3, 4, 4], 3, [0, 4, 8]),
+        ([7], 36, [0]),
+    ],
+)
+def test_images_are_chosen_from_all_classes_in_turn(labels, count, chosen):
+    assert report.spread(np.array(labels), count).tolist() == chosen
+
+
+def test_params_of_folders_are_shown_for_folders_only_and_filters_come_last(text):
+    words = Page(text).words
+    assert "data.val_size" in words
+    assert not {"data.path", "data.size", "data.test_size"} & set(words)
+    ids = Page(text).ids
+    assert ids.index("confusion") < ids.index("features") < ids.index("filters")

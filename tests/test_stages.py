@@ -289,3 +289,17 @@ def test_weights_that_are_missing_or_damaged_are_one_line(finished, workspace, c
     (workspace / "weights").mkdir()
     (workspace / "weights/gone").write_text("rubbish")
     assert "weights/gone cannot be read as weights" in fail_stage("train", capsys)
+
+
+@pytest.mark.parametrize(("batch_size", "noted"), [(100, True), (10, False)])
+def test_a_training_of_very_few_steps_says_what_makes_more(workspace, capsys, batch_size, noted):
+    write_params(
+        workspace, data__val_size=1351, training__epochs=6, training__batch_size=batch_size
+    )
+    run_stage("train")
+    said = (
+        "note: this training takes 6 steps (epochs of 86 images in batches of 100), and new"
+        " networks learn little in fewer than 50; a smaller training.batch_size or more"
+        " training.epochs make more steps"
+    )
+    assert (said in capsys.readouterr().out.splitlines()) is noted

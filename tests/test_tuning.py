@@ -339,7 +339,7 @@ def test_a_trial_gets_all_params_and_what_git_does_not_track(root, canned):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
     subprocess.run(["git", "add", "weights", "images/README"], cwd=root, check=True)
-    space = SPACE | {"data.name": "folder", "training.init_from": "weights/mnist"}
+    space = SPACE | {"data.name": "folder", "data.path": "images"}
     for number, source in enumerate(("weights/mnist", "weights/random")):
         name = f"{number}-0"
         metrics = {"epochs": 1, "val_accuracy": 0.5}

@@ -13,13 +13,13 @@ import time
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -61,6 +61,8 @@ class Collection(NamedTuple):
     train: Part
     test: Part
     twins: tuple[tuple[str, str], ...] = ()  # training and test files with the same pixels
+    frame: dict[str, Any] | None = None  # if it is not to be taken from the training images
+    left_out: Mapping[str, int] = {}  # files in a person's folder that are no pictures, by kind
 
 
 @dataclass(frozen=True)
@@ -577,7 +579,7 @@ def _store(collection: Collection, folder: Path) -> None:
             "peak": collection.peak,
             "mean": collection.mean,
             "std": collection.std,
-            "frame": frame(collection.train.images, collection.peak),
+            "frame": collection.frame or frame(collection.train.images, collection.peak),
         }
         for label, part in (("train", collection.train), ("test", collection.test)):
             new = Path(scratch, label)

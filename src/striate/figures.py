@@ -8,8 +8,10 @@ All tiles of a picture stand in one axes, whose unit is that pixel: axes are slo
 import io
 import math
 import os
-import warnings
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -18,10 +20,11 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize, PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import ArrayLike, NDArray
@@ -46,6 +49,8 @@ ABSOLUTE: dict[str, Any] = {"cmap": colormaps["gray"], "vmin": 0, "vmax": 1}
 GREY = LinearSegmentedColormap.from_list("grey", ["black", "#e4e4e4"])  # the page is no value
 
 FONT = "DejaVu Sans"  # ships with matplotlib: the same letters on every machine
+# Fonts that show no letter, or another one than its code says.
+NO_TEXT = ("cm", "Last Resort", "STIXNonUnicode", "STIXSize")
 TITLE_SIZE = 11  # points
 TEXT_SIZE = 8
 
@@ -58,6 +63,7 @@ SAMPLES = 36
 PREDICTIONS = 100
 MOSAIC = 64
 CELLS_WITH_TEXT = 20
+NAME = 24  # letters of a class's name, so that a picture has no more pixels than anyone looks at
 
 
 def samples(images: ArrayLike, labels: ArrayLike, class_names: Sequence[str]) -> Figure:
@@ -76,7 +82,8 @@ def samples(images: ArrayLike, labels: ArrayLike, class_names: Sequence[str]) ->
     """
     pictures, truth = _checked(images, labels, class_names)
     pictures, truth = pictures[:SAMPLES], truth[:SAMPLES]
-    captions = [class_names[label] for label in truth]
+    names = _short(class_names)
+    captions = [names[label] for label in truth]
     title = _number(len(pictures), "training image")
     return _image_grid(pictures, captions, _square(len(pictures)), title)
 
@@ -266,8 +273,12 @@ def confusion_matrix(counts: ArrayLike, class_names: Sequence[str]) -> Figure:
         ("right", ~diagonal, "Blues", Normalize(0, 100)),
         ("mistaken", diagonal | (table == 0), "Reds", PowerNorm(0.5, 0, worst)),
     ]
+    ticks = range(0, size, math.ceil(size / CELLS_WITH_TEXT))
+    short = _short(class_names)
+    names = [short[tick] for tick in ticks]
     side = max(4.5, 0.5 * size) if size <= CELLS_WITH_TEXT else 8
-    figure = _chart(side + 3, side + 1)
+    room = max(0.0, max(map(_text_width, names)) / DPI - 0.5)
+    figure = _chart(side + 3 + room, side + 1 + 0.7 * room)
     axes = figure.subplots()
     _style(axes)
     axes.spines[:].set_visible(True)
@@ -291,8 +302,6 @@ def confusion_matrix(counts: ArrayLike, class_names: Sequence[str]) -> Figure:
                     **_text(color=PAGE if dark[row, column] else INK),
                 )
 
-    ticks = range(0, size, math.ceil(size / CELLS_WITH_TEXT))
-    names = [class_names[tick] for tick in ticks]
     axes.set_yticks(ticks, names, parse_math=False)
     axes.set_xticks(ticks, names, parse_math=False)
     if max(map(len, names)) > 3:
@@ -325,13 +334,14 @@ def overlaid_curves(
     panels = (("loss", "", 1), ("accuracy", " (%)", 100))
     for axes, (quantity, unit, scale) in zip(places, panels, strict=True):
         for number, (name, history) in enumerate(histories.items()):
+            label = _drawable(name)
             colour = SEVERAL[number % len(SEVERAL)]
             for part, style in (("val", "-"), ("train", "--")):
                 values = scale * np.asarray(history.get(f"{part}_{quantity}", ()), dtype=float)
                 if len(values):
                     axes.plot(history["epoch"], values, style, color=colour, marker="o",
                               markersize=3, linewidth=1.2)  # fmt: skip
-            axes.plot([], [], color=colour, label=name, marker="o", markersize=3)
+            axes.plot([], [], color=colour, label=label, marker="o", markersize=3)
         _style(axes)
         axes.set_title(f"{quantity}{unit}", loc="left", **_text(TITLE_SIZE))
         axes.set_xlabel("epoch; full: validation, dashed: training", **_text())
@@ -379,7 +389,7 @@ def trade_off(
             axes.annotate(
                 ", ".join(held), point, xytext=(5, -10), textcoords="offset points", **_text()
             )
-        key = [f"{number}  {labels[n]}" for number, n in enumerate(front, start=1)]
+        key = [f"{number}  {_drawable(labels[n])}" for number, n in enumerate(front, start=1)]
         axes.text(
             0, -0.14, "\n".join(key), va="top", transform=axes.transAxes, parse_math=False,
             linespacing=1.5, **_text(7),
@@ -524,7 +534,7 @@ def feature_maps(image: ArrayLike, maps: Mapping[str, ArrayLike], class_name: st
         sizes.append((round(width * shrink), round(height * shrink)))
 
     figure, axes, top = _page(
-        f"feature maps of one image, class {class_name}",
+        f"feature maps of one image, class {_short([class_name])[0]}",
         max([width for width, _ in sizes] + [_text_width(caption) for caption in captions]),
         sum(height for _, height in sizes) + len(maps) * (CAPTION + 2 * GUTTER),
     )
@@ -549,17 +559,17 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
 
 def png(figure: Figure) -> bytes:
     """A figure as the content of a PNG file."""
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and len(families := _families(text.get_text())) > 1:
+            text.set_fontfamily(families)
     layout = figure.get_layout_engine()
+    if layout is not None:
+        # Matplotlib would draw the whole figure an extra time for it.
+        layout.execute(figure)
+        figure.set_layout_engine(None)
     buffer = io.BytesIO()
     # Matplotlib would write its version into the file.
-    with warnings.catch_warnings():
-        # The names of classes may need a font that is not here; the page's text shows them.
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        if layout is not None:
-            # Matplotlib would draw the whole figure an extra time for it.
-            layout.execute(figure)
-            figure.set_layout_engine(None)
-        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -600,10 +610,57 @@ def _checked_logits(logits: ArrayLike, truth: _Array, class_names: Sequence[str]
 
 
 def _pairs(predicted: _Array, truth: _Array, class_names: Sequence[str]) -> list[str]:
-    return [
-        f"{class_names[guess]}:{class_names[label]}"
-        for guess, label in zip(predicted, truth, strict=True)
+    names = _short(class_names, NAME * 2 // 3)
+    return [f"{names[guess]}:{names[label]}" for guess, label in zip(predicted, truth, strict=True)]
+
+
+@cache
+def _family(letter: str) -> str | None:
+    """The font that draws a letter: ours, or else the first one of this machine that has it."""
+    if ord(letter) in _letters(findfont(FONT)):
+        return FONT
+    others = {
+        entry.name: entry.fname
+        for entry in fontManager.ttflist
+        if (entry.style, entry.weight) == ("normal", 400) and not entry.name.startswith(NO_TEXT)
+    }
+    return next((name for name in sorted(others) if ord(letter) in _letters(others[name])), None)
+
+
+@cache
+def _letters(path: str) -> frozenset[int]:
+    """The codes of the letters that a font draws: none where it holds pictures of them."""
+    font = get_font(path)
+    return frozenset(font.get_charmap() if font.scalable else ())
+
+
+def _families(text: str) -> list[str]:
+    """The fonts that a text needs, ours first."""
+    return list(dict.fromkeys([FONT, *filter(None, map(_family, text.replace("\n", "")))]))
+
+
+def _drawable(text: str) -> str:
+    """A text whose letters some font here can draw; the code, as U+4E2D, stands for any other."""
+    if all(map(_family, text)):
+        return text
+    # What only joins or directs letters is not drawn by itself.
+    seen = (letter for letter in text if unicodedata.category(letter) != "Cf")
+    drawn = (letter if _family(letter) else f" U+{ord(letter):04X} " for letter in seen)
+    return " ".join("".join(drawn).split())
+
+
+def _short(names: Sequence[str], most: int = NAME) -> list[str]:
+    """Names of at most so many letters, all different where the names are.
+
+    The middle of a long one is left out. Where that makes names equal, their numbers follow.
+    """
+    before, after = (most - 1) // 2, most // 2
+    short = [
+        name if len(name) <= most else f"{name[:before]}…{name[-after:]}"
+        for name in map(_drawable, names)
     ]
+    times = Counter(short)
+    return [name if times[name] == 1 else f"{name} ({number})" for number, name in enumerate(short)]
 
 
 def _number(count: int, noun: str) -> str:
@@ -643,7 +700,7 @@ def _text(size: int = TEXT_SIZE, color: str = INK) -> dict[str, Any]:
 
 def _text_width(text: str, size: int = TEXT_SIZE, weight: str = "normal") -> int:
     """Pixels that the longest line of `text` takes."""
-    font = FontProperties(family=FONT, size=size, weight=weight)
+    font = FontProperties(family=_families(text), size=size, weight=weight)
     widths = [
         text_to_path.get_text_width_height_descent(line, font, ismath=False)[0]
         for line in text.split("\n")

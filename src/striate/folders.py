@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +16,7 @@ from tqdm import tqdm
 
 from striate import pictures
 from striate.datasets import Collection, DataError, Part
+from striate.frames import WHOLE
 from striate.splits import stratified_split
 
 GRAY = ("1", "L", "LA", "La")
@@ -22,23 +25,36 @@ MOST_BYTES = 1 << 34  # of all pixels together
 
 
 def read(path: Path, size: int, test_size: float) -> Collection:
-    """Read `path/train/CLASS/*` and `path/test/CLASS/*`.
+    """Read `path/train/CLASS/*` and `path/test/CLASS/*`, and what is in folders below a class.
 
     Without a folder `test`, a part of each class is kept for the test: always the same one, so that
     trainings with different seeds are scored on the same images. The images are gray when all files
-    are, and else have three channels. What has no name of a picture is passed over.
+    are, and else have three channels. What is hidden, or has no name of a picture, is counted and
+    passed over. Of an animation or a file of several pages, the first picture is taken.
 
     Args:
-        path: of the folder.
+        path: of the folder. It may be a link; a folder in it may not, because DVC, which looks
+            for changes, does not look behind it.
         size: side in pixels of the square that each picture's middle is resized to; 0 keeps them.
         test_size: the part of the images that is kept, above 0 and below 1.
 
     Raises:
         DataError: there are no such folders; files cannot be read, and are named; the pictures are
             of different sizes and `size` is 0; or a class has too few images.
+        OSError: a folder cannot be read.
     """
-    train = _listed(path, "train")
-    test = _listed(path, "test") if (path / "test").is_dir() else None
+    if not path.is_dir():
+        raise DataError(
+            f"data.path is {path}, which is no folder; set it to that of your own pictures,"
+            " such as -S data.path=images"
+        )
+    left_out: Counter[str] = Counter()
+    train = _listed(path, "train", left_out)
+    test = _listed(path, "test", left_out) if os.path.lexists(path / "test") else None
+    elsewhere = [file.relative_to(path).parts[0] for file in pictures.listed(path).files]
+    if outside := sum(first not in ("train", "test") for first in elsewhere):
+        left_out["outside train and test"] = outside
+    _refuse_lookalikes(path, {"train": train, "test": test or {}})
     classes = tuple(sorted(train))
     if len(classes) < 2:
         raise DataError(f"{path}/train must have a folder of pictures for each of two classes")
@@ -52,6 +68,7 @@ def read(path: Path, size: int, test_size: float) -> Collection:
     if test is not None:
         more, their_labels = _in_order(test, classes)
         files, labels = files + more, np.concatenate([labels, their_labels])
+    _refuse_unseen(files)
     images = _load(path, files, size)
     if test is not None:
         first, second = np.arange(count), np.arange(count, len(files))
@@ -62,26 +79,75 @@ def read(path: Path, size: int, test_size: float) -> Collection:
     return Collection(
         name="folder", classes=classes, peak=255, mean=mean, std=std,
         train=learnt, test=Part(images[second], labels[second]),
-        twins=_twins(images, files, first, second),
+        twins=_twins(images, files, first, second), left_out=dict(left_out),
+        # A file gives the same pixels here and in `striate predict`.
+        frame=WHOLE,
     )  # fmt: skip
 
 
-def _listed(path: Path, part: str) -> dict[str, list[Path]]:
-    """Class → its pictures by name."""
+def _listed(path: Path, part: str, left_out: Counter[str]) -> dict[str, list[Path]]:
+    """Class → its pictures by name; what is passed over is added to `left_out`."""
     folder = path / part
     if not folder.is_dir():
         raise DataError(
             f"{folder} is no folder; data.path must have a folder train with a folder of pictures"
             " for each class, and may have a folder test of the same kind"
         )
-    found = {}
-    for inside in sorted(folder.iterdir()):
-        if inside.is_dir() and not inside.name.startswith("."):
-            found[inside.name] = pictures.listed(inside)
-    empty = ", ".join(sorted(name for name, files in found.items() if not files))
+    inside = pictures.listed(folder)
+    for link in [folder] if folder.is_symlink() else inside.links:
+        raise DataError(
+            f"{link} is a link to {'a folder' if link.exists() else 'nothing'}, and DVC does not"
+            " see what changes behind it; put the folder itself there (a copy, or `mount --bind`):"
+            " only data.path itself and single files may be links"
+        )
+    found: dict[str, list[Path]] = {
+        entry.name: []
+        for entry in sorted(folder.iterdir())
+        if entry.is_dir() and not pictures.is_hidden(entry.name)
+    }
+    for file in inside.files:
+        name, *below = file.relative_to(folder).parts
+        if below:
+            found[name].append(file)
+        else:
+            left_out["in no folder of a class"] += 1
+    left_out.update(inside.left_out)
+    empty = ", ".join(name for name, files in found.items() if not files)
     if empty:
-        raise DataError(f"{folder} has folders without a picture: {empty}; fill or remove them")
+        but = f" ({pictures.left_out_said(left_out)})" if left_out else ""
+        raise DataError(
+            f"{folder} has folders without a picture: {empty}{but}; fill or remove them"
+        )
     return found
+
+
+def _refuse_lookalikes(path: Path, parts: dict[str, dict[str, list[Path]]]) -> None:
+    """Refuse names that differ in how accents or blanks are written: they mean one class."""
+    seen: dict[str, Path] = {}
+    for part, found in parts.items():
+        for name in found:
+            looks = " ".join(unicodedata.normalize("NFC", name).split())
+            first = seen.setdefault(looks, path / part / name)
+            if first.name != name:
+                raise DataError(
+                    f"{first} and {path / part / name} look the same, but are written in two ways,"
+                    f" {first.name!a} and {name!a}; give the class one name"
+                )
+
+
+def _refuse_unseen(files: list[Path]) -> None:
+    """Refuse pictures whose changes DVC would not see, where it is DVC that runs this."""
+    if "DVC_STAGE" not in os.environ:
+        return
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        for file in files:
+            if repo.dvcignore.is_ignored_file(os.path.abspath(file)):
+                raise DataError(
+                    f"DVC does not see {file}: it matches .dvcignore, or lies in a DVC repository"
+                    " of its own; mend .dvcignore, or move it out of the folder"
+                )
 
 
 def _in_order(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections import deque
+import sys
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -48,21 +49,29 @@ class Looked(NamedTuple):
 def files_of(names: Sequence[str]) -> list[Path]:
     """The files that were named, and the pictures in the folders that were, by their endings.
 
+    What is left out of the folders is counted on standard error.
+
     Raises:
         UserError: a name is empty, or a folder holds no picture.
     """
     found: list[Path] = []
+    left_out: Counter[str] = Counter()
     for name in names:
         if not name:
             raise UserError("the name of a file is empty")
         path = Path(name)
         if path.is_dir():
             inside = pictures.listed(path)
-            if not inside:
-                raise UserError(f"{path} holds no file with the ending of a picture")
-            found += inside
+            left_out.update(inside.left_out)
+            left_out.update({pictures.LINKED: len(inside.links)} if inside.links else {})
+            if not inside.files:
+                but = f" ({pictures.left_out_said(left_out)})" if left_out else ""
+                raise UserError(f"{path} holds no file with the ending of a picture{but}")
+            found += inside.files
         else:
             found.append(path)
+    if left_out:
+        print(f"note: {pictures.left_out_said(left_out)}", file=sys.stderr)
     return found
 
 

@@ -1,15 +1,18 @@
 """Any picture → the pixels that a network was trained on: its size, background and margins.
 
 The rules follow from the training images, of which `striate.frames` takes down two things: whether
-their background is dark, light or neither, and how much of the image what is drawn takes up.
+their background is dark, light or neither, and how much of the image what is drawn takes up. The
+pictures of a person's own folder are resized and nothing else, in training and here.
 """
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
@@ -20,6 +23,20 @@ from striate.frames import DARK, INK, MIXED, PLAIN, border
 WORKING_SIDE = 8  # times the network's, to which a large picture is reduced before it is measured
 NOISE = 3 * 1.4826  # times the median absolute deviation: three standard deviations
 FAINTEST = 0.05  # of the full range: below, a picture is blank
+
+# What systems and servers leave in folders, in lower case. It is treated like what is hidden.
+SYSTEM = frozenset((
+    "__macosx", "@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "recycler",
+    "found.000", "lost+found", "system volume information", "desktop.ini", "thumbs.db",
+    "ehthumbs.db", "icon\r",
+))  # fmt: skip
+# Why a file is left out.
+HIDDEN, LINKED, SPECIAL = "hidden", "linked", "not regular"  # as a pipe, a socket or a device
+MOST_ENDINGS = 6  # that are named
+
+# Tags of TIFF, and what they may say.
+BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
+WHITE_IS_ZERO, SIGNED = 0, 2
 
 
 # For the whole process, because pictures are read by several threads.
@@ -35,14 +52,70 @@ class PictureError(UserError):
     """A file is not a picture that can be read."""
 
 
-def listed(folder: Path) -> list[Path]:
-    """The files in a folder and below it that have the ending of a picture, none of them hidden."""
+class Listed(NamedTuple):
+    """What a folder and the folders in it hold.
+
+    Attributes:
+        files: those with the ending of a picture, in the order of their paths.
+        links: links to folders, behind which nothing is listed, or to nothing.
+        left_out: how many other files there are, by their endings or by why they are left out.
+    """
+
+    files: list[Path]
+    links: list[Path]
+    left_out: Counter[str]
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden, or one that systems leave behind."""
+    return name.startswith(".") or name.lower() in SYSTEM
+
+
+def listed(folder: Path) -> Listed:
+    """The pictures in a folder and below it, by their endings, and what else is there.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
     known = set(Image.registered_extensions())
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in known and not file.name.startswith(".")
-    )
+    found = Listed([], [], Counter())
+    for place, folders, names in os.walk(folder, onerror=_raise):
+        for path in [Path(place, name) for name in folders]:
+            if path.is_symlink():
+                found.links.append(path)
+                # `os.walk` does not follow it.
+            elif is_hidden(path.name):
+                folders.remove(path.name)
+                found.left_out[HIDDEN] += sum(len(inside) for *_, inside in os.walk(path))
+        for path in [Path(place, name) for name in names]:
+            ending = path.suffix.lower()
+            if is_hidden(path.name):
+                found.left_out[HIDDEN] += 1
+            elif ending not in known and path.is_symlink() and not path.exists():
+                found.links.append(path)
+            elif ending not in known:
+                found.left_out[printable(ending) or "without an ending"] += 1
+            # A pipe would be waited for. A link that leads nowhere is told when it is read.
+            elif path.is_file() or path.is_symlink():
+                found.files.append(path)
+            else:
+                found.left_out[SPECIAL] += 1
+    found.files.sort()
+    return found
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def left_out_said(left_out: Mapping[str, int]) -> str:
+    """What was left out, in words, such as `12 files left out: 10 .heic, 2 .txt`."""
+    ranked = sorted(left_out.items(), key=lambda pair: (-pair[1], pair[0]))
+    parts = [f"{count:,} {kind}" for kind, count in ranked[:MOST_ENDINGS]]
+    if rest := sum(count for _, count in ranked[MOST_ENDINGS:]):
+        parts.append(f"{rest:,} others")
+    total = sum(left_out.values())
+    return f"{total:,} file{'s' if total > 1 else ''} left out: {', '.join(parts)}"
 
 
 def read(source: Path | BinaryIO, name: str = "") -> Image.Image:
@@ -64,7 +137,9 @@ def read(source: Path | BinaryIO, name: str = "") -> Image.Image:
     try:
         with Image.open(source) as opened:
             opened.load()
-            return _flat(ImageOps.exif_transpose(opened))
+            return _flat(ImageOps.exif_transpose(opened), getattr(opened, "tag_v2", {}))
+    except _PixelError as error:
+        raise PictureError(f"{name} {error}") from None
     except OSError as error:
         reason = error.strerror or "it is no picture, or a damaged one"
         raise PictureError(f"{name} cannot be read: {reason}") from None
@@ -75,13 +150,17 @@ def read(source: Path | BinaryIO, name: str = "") -> Image.Image:
         raise PictureError(f"{name} cannot be read: it is damaged ({error})") from None
 
 
-def _flat(picture: Image.Image) -> Image.Image:
+class _PixelError(Exception):
+    """Pixels have values that their type does not explain."""
+
+
+def _flat(picture: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+    """In eight bits, without transparency; `tags` are those of a TIFF."""
     if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
-        values = np.asarray(picture, np.float64)
-        largest = values.max(initial=0)
-        ranges = (1, 255, 65_535) if picture.mode == "F" else (255, 65_535)
-        full = next((value for value in ranges if largest <= value), 65_535)
-        return Image.fromarray((values * (255 / full)).clip(0, 255).astype(np.uint8))
+        return _in_eight_bits(picture, tags)
+    # Pillow reads a byte with a sign as one without.
+    if SIGNED in tags.get(SAMPLE_FORMAT, ()):
+        raise _PixelError("has signed pixels of 8 bits; save them unsigned, from 0 to 255")
     if picture.has_transparency_data:
         layered = picture.convert("RGBA")
         alpha = np.asarray(layered)[..., 3]
@@ -91,6 +170,29 @@ def _flat(picture: Image.Image) -> Image.Image:
             layered = Image.alpha_composite(Image.new("RGBA", layered.size, ground), layered)
         return layered.convert("L" if picture.mode in ("L", "LA", "La", "1") else "RGB")
     return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+
+
+def _in_eight_bits(picture: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+    """Black and white follow from the type of the pixels alone, not from those of one picture.
+
+    Floats are from 0 to 1; integers of 12 bits to 4,095; all other integers to 65,535.
+    """
+    values = np.asarray(picture, np.float64)
+    if not np.isfinite(values).all():
+        raise _PixelError("has pixels that are not finite (NaN or infinity); replace them")
+    floats = picture.mode == "F"
+    full = 1 if floats else 4_095 if tags.get(BITS) == (12,) else 65_535
+    slack = 1 / 510 if floats else 0  # half a level, for what was rounded or resized
+    least, most = values.min(), values.max()
+    if least < -slack or most > full + slack:
+        kind, digits = ("floats", ",.6g") if floats else ("integers", ",.0f")
+        raise _PixelError(
+            f"has {kind} from {least:{digits}} to {most:{digits}} as pixels; they must be from 0"
+            f" to {full:,}: scale those of all pictures by the same factor"
+        )
+    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        values = full - values  # Pillow does this for eight bits only
+    return Image.fromarray(np.rint(values * (255 / full)).clip(0, 255).astype(np.uint8))
 
 
 def prepare(

@@ -86,10 +86,32 @@ def tile(pixels: NDArray[np.floating], caption: str, wrong: bool = False) -> Til
     return Tile(embedded(buffer.getvalue()), caption, wrong)
 
 
+def spread(labels: NDArray[np.integer], count: int) -> NDArray[np.integer]:
+    """Indices of images that show all classes: the first image of each, then the second, and so on.
+
+    Of more classes than `count`, as many are shown, evenly apart.
+
+    Args:
+        labels: (N,) of all images.
+        count: the most images.
+
+    Returns:
+        (M,) with M of at most `count`.
+    """
+    order = np.argsort(labels, kind="stable")
+    _, firsts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    if len(firsts) > count:
+        chosen = firsts[np.linspace(0, len(firsts) - 1, count).round().astype(int)]
+    else:
+        turns = np.arange(len(labels)) - np.repeat(firsts, sizes)
+        chosen = np.argsort(turns, kind="stable")[:count]
+    return np.asarray(order[chosen])
+
+
 def samples(
     pictures: NDArray[np.floating], labels: NDArray[np.integer], classes: list[str]
 ) -> list[Tile]:
-    """The first training images under the names of their classes."""
+    """Training images under the names of their classes."""
     return [
         tile(image, classes[label])
         for image, label in zip(pictures[:SAMPLES], labels[:SAMPLES], strict=True)
@@ -102,7 +124,7 @@ def predictions(
     logits: NDArray[np.floating],
     classes: list[str],
 ) -> list[Tile]:
-    """The first test images under what was predicted."""
+    """Test images under what was predicted."""
     tiles = []
     for image, label, row in zip(
         pictures[:PREDICTIONS], labels[:PREDICTIONS], logits[:PREDICTIONS], strict=True
@@ -237,6 +259,12 @@ def page(
     total = manifest["train"]["count"]
     validated = count_of_second(total, settings.data.val_size)
     flat = flatten(settings.model_dump())
+    folder_only = ("data.path", "data.size", "data.test_size")
+    matter = {
+        key: value
+        for key, value in flat.items()
+        if settings.data.name == "folder" or key not in folder_only
+    }
     layers = f"{model.layers} layer{'s' if model.layers > 1 else ''}"
     return render(
         "report.html.j2",
@@ -257,7 +285,7 @@ def page(
         classes=class_rows(per_class_scores(confusion), confusion, manifest["classes"]),
         calibration=calibration_said(calibration, test["ece"]),
         errors=f"{test['errors']:,}",
-        params=flat,
+        params=matter,
         arguments=" ".join(quote(part) for part in arguments(flat)),
         hashes=hashes,
         **galleries,
