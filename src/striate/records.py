@@ -142,21 +142,19 @@ def hash_values(values: dict[str, Any]) -> str:
     ).hexdigest()
 
 
-def head(root: Path) -> str:
-    """The commit that HEAD stands at.
+def head(root: Path) -> str | None:
+    """The commit that HEAD stands at; None before the first one.
 
     Raises:
-        UserError: there is none.
+        UserError: this is no Git repository.
     """
     commit = git(root, "rev-parse", "--verify", "HEAD")
-    if commit is not None:
-        return commit.strip()
-    if git(root, "rev-parse", "--git-dir") is None:
-        raise UserError(f"{root} is not in a Git repository; experiments live in its commits")
-    raise UserError(
-        f"{root} has no commit yet, and experiments live in commits:"
-        ' git add -A && git commit -m "Start."'
-    )
+    if commit is None and git(root, "rev-parse", "--git-dir") is None:
+        raise UserError(
+            f"{root} is not in a Git repository, and experiments live in its commits:"
+            ' git init && git add -A && git commit -m "Start."'
+        )
+    return commit and commit.strip()
 
 
 def find(root: Path) -> Found:
@@ -165,7 +163,7 @@ def find(root: Path) -> Found:
     Experiments with equal identities come as one record with several names.
 
     Raises:
-        UserError: this is no Git repository, or it has no commit.
+        UserError: this is no Git repository.
     """
     records: dict[str, Record] = {}
     left_out = []
@@ -189,6 +187,8 @@ def find(root: Path) -> Found:
 def _listed(root: Path) -> list[Name]:
     """HEAD, and the experiments of DVC, evaluated or not."""
     commit = head(root)
+    if commit is None:
+        return []
     branch = (git(root, "symbolic-ref", "--short", "-q", "HEAD") or commit[:7]).strip()
     listed = [Name(branch, commit)]
     refs = git(root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or ""
@@ -216,7 +216,7 @@ def named(root: Path, name: str) -> Record:
     asked = [own for own in listed if own.name == name] or [Name(name)] * (name == WORKSPACE)
     if len(asked) > 1:
         # As DVC does: that of HEAD, if there is one.
-        asked = [own for own in asked if own.baseline in ("", listed[0].commit)] or asked
+        asked = [own for own in asked if own.baseline in ("", head(root))] or asked
     if len(asked) > 1:
         commits = ", ".join(own.commit[:7] for own in asked)
         raise UserError(f"several experiments are called {name}; name the commit: {commits}")
@@ -408,8 +408,8 @@ def _check_here(root: Path, name: Name, needed: dict[str, str]) -> None:
                 "its files are not in DVC's cache here; `dvc exp pull` brings them from a remote"
             )
         raise NotWholeError(
-            "its files are not in DVC's cache here; `dvc pull` brings them if a remote has them, or"
-            " `dvc repro` makes yours and `git commit -m Baseline dvc.lock metrics` has them instead"
+            "its files are not in DVC's cache here; `dvc pull` brings them if a remote has them; or"
+            " `dvc repro` makes yours, and `git commit -m Baseline dvc.lock metrics` keeps those"
         )
 
 
