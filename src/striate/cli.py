@@ -72,13 +72,14 @@ def main() -> None:
     gate_parser = commands.add_parser(
         "gate",
         help="fail when a metric got worse",
-        description="Compare metrics/ with what REV holds; exit status 1 when one is worse or"
-        " missing, 2 when the comparison cannot be made.",
+        description="Compare metrics/ with what REV holds; exit status 1 when one is worse,"
+        " missing or differs where it must not, 2 when the comparison cannot be made.",
     )
     gate_parser.add_argument(
         "--against",
         metavar="REV",
-        help="commit, branch or tag (default: origin/main where there is one, else HEAD)",
+        help="commit, branch or tag (default: origin/main, or the commit before HEAD where HEAD is"
+        " in it)",
     )
     gate_parser.set_defaults(run=run_gate)
 
@@ -327,20 +328,27 @@ def run_fetch(arguments: argparse.Namespace) -> None:
 
 
 def run_gate(arguments: argparse.Namespace) -> None:
-    """Print the comparison; exit with status 1 when a metric is worse or missing."""
+    """Print the comparison; exit with status 1 when a metric fails."""
     from striate import gate
 
-    rules = gate.load_rules(Path("gate.yaml"))
-    revision = arguments.against if arguments.against is not None else gate.default_revision(Path())
-    before = gate.metrics_at(rules, revision, Path())
-    verdicts = gate.compare(before, gate.metrics_now(rules, Path()), rules)
+    folder = Path()
+    rules = gate.load_rules(folder / "gate.yaml")
+    revision, why = arguments.against, ""
+    if revision is None:
+        revision, why = gate.default_revision(rules, folder)
+    commit = gate.resolved(folder, revision)
+    before, now = gate.metrics_at(rules, revision, folder), gate.metrics_now(rules, folder)
+    gate.check_rules(rules, before, now, revision)
+    sources = gate.source_at(revision, folder), gate.source_now(folder)
+    gate.check_sources(*sources, revision)
+    verdicts = gate.compare(before, now, rules)
     print(gate.table(verdicts))
-    said = gate.noise_said(verdicts, rules)
-    if said:
-        print(f"\n{said}")
-    failed = [verdict.metric for verdict in verdicts if verdict.failed]
-    print(f"\nagainst {revision}: " + (f"FAILED: {', '.join(failed)}" if failed else "passed"))
-    sys.exit(1 if failed else 0)
+    for said in (gate.noise_said(verdicts, rules), gate.params_said(*sources)):
+        if said:
+            print(f"\n{said}")
+    because = f", because {why}" if why else ""
+    print(f"\nagainst {revision} ({commit[:7]}){because}: {gate.outcome(verdicts)}")
+    sys.exit(1 if any(verdict.failed for verdict in verdicts) else 0)
 
 
 def run_compare(arguments: argparse.Namespace) -> None:
