@@ -3,9 +3,14 @@
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from striate.errors import UserError, reported
+
+if TYPE_CHECKING:
+    from striate.overview import LeftOut
 
 
 def main() -> None:
@@ -96,11 +101,20 @@ def main() -> None:
     )  # fmt: skip
     compare_parser.set_defaults(run=run_compare)
 
+    experiments_parser = commands.add_parser(
+        "experiments",
+        help="all experiments as a table",
+        description="Every experiment with its validation and test accuracy, its size and the"
+        " params that differ; best validation accuracy first.",
+    )
+    experiments_parser.set_defaults(run=run_experiments)
+
     pareto_parser = commands.add_parser(
         "pareto",
         help="accuracy of all experiments against size and time",
         description="A table, and a picture with the Pareto front, of every experiment on the"
-        " data of HEAD. Networks are chosen by validation accuracy where all have one.",
+        " data of HEAD. Networks are compared by validation accuracy where any has one, and by"
+        " seconds where they were timed on one kind of machine.",
     )
     pareto_parser.add_argument(
         "--picture", metavar="FILE", type=Path, default=Path("reports/pareto.png"),
@@ -375,26 +389,53 @@ def run_compare(arguments: argparse.Namespace) -> None:
 
 def run_pareto(arguments: argparse.Namespace) -> None:
     """Print the table and draw the picture."""
-    from striate import figures, logbook, pareto, records, sync, tracking
+    from striate import figures, logbook, overview, pareto, records, sync, tracking
     from striate.tables import columns
 
     root = _repository()
-    everything = records.find(root)
-    found = pareto.on_the_same_data(everything)
+    found, left_out, accuracy = pareto.comparable(records.find(root))
     if not found:
+        _print_left_out(left_out)
         raise UserError("there is no finished experiment yet; `dvc repro` makes one")
-    seconds: list[float | None] = [None] * len(found)
+    times: list[tuple[float | None, str]] = [(None, "")] * len(found)
     if logbook.enabled():
         with tracking.reachable():
-            seconds = sync.training_seconds(tracking.open_store(), found)
-    accuracy = pareto.accuracy_of(found)
-    candidates = pareto.candidates(found, accuracy, seconds)
+            times = sync.training_times(tracking.open_store(), found)
+    candidates = pareto.candidates(found, accuracy, times)
     print(columns(pareto.table(candidates, accuracy)))
-    left_out = len(everything) - len(found)
-    if left_out:
-        print(f"\n{left_out} on other data left out")
+    print()
+    for line in pareto.notes(candidates) + overview.notes(found):
+        print(line)
+    _print_left_out(left_out)
     figures.save(figures.trade_off(pareto.panels(candidates), accuracy), arguments.picture)
-    print(f"\nas a picture: {arguments.picture}")
+    print(f"as a picture: {arguments.picture}")
+
+
+def run_experiments(arguments: argparse.Namespace) -> None:
+    """Print a row for each experiment."""
+    from striate import overview, records
+    from striate.tables import columns
+
+    root = _repository()
+    found = records.find(root)
+    left_out: list[overview.LeftOut] = []
+    if not found:
+        _print_left_out(left_out)
+        raise UserError("there is no finished experiment yet; `dvc repro` makes one")
+    print(columns(overview.table(found, overview.workspace(root))))
+    notes = overview.notes(found)
+    if notes or left_out:
+        print()
+    for line in notes:
+        print(line)
+    _print_left_out(left_out)
+
+
+def _print_left_out(left_out: "Sequence[LeftOut]") -> None:
+    from striate import overview
+
+    for line in overview.left_out_said(left_out):
+        print(line)
 
 
 def run_summary(arguments: argparse.Namespace) -> None:
