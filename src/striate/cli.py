@@ -380,7 +380,7 @@ def run_compare(arguments: argparse.Namespace) -> None:
             for number, name in enumerate(arguments.names)
         ]
     sides = [side for side, _ in read]
-    scored = read[0][1] if compare.same_images(sides) else None
+    scored = read[0][1]
     sentences = compare.sentences(sides, scored)
     print(compare.text(sides, sentences))
     files.write(arguments.page, compare.page(sides, sentences, scored).encode())
