@@ -47,7 +47,7 @@ def test_metrics_stand_beside_their_difference_to_the_first():
     rows = {name: cells for name, *cells in compare.metrics([FIRST, other, FIRST])}
     assert rows["test accuracy"] == ["0.5000", "0.7500 (+0.2500)", "0.5000"]
     assert rows["test errors"] == ["2", "0 (−2)", "2"]
-    assert rows["test ece"] == ["–", "0.1000", "–"]
+    assert rows["test calibration error"] == ["–", "0.1000", "–"]
     assert rows["parameters"] == ["10", "1,234 (+1,224)", "10"]
 
 
@@ -109,7 +109,7 @@ def test_validation_comes_first_and_small_differences_are_shown():
     )  # fmt: skip
     rows = compare.metrics([first, other])
     assert [row[0] for row in rows] == [
-        "validation accuracy", "validation loss", "test accuracy", "test errors", "test n",
+        "validation accuracy", "validation loss", "test accuracy", "test errors", "test images",
         "test loss", "train loss", "parameters",
     ]  # fmt: skip
     assert rows[5] == ["test loss", "0.2500", "0.2500 (+3e-05)"]

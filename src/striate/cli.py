@@ -457,7 +457,7 @@ def run_summary(arguments: argparse.Namespace) -> None:
         rows["validation accuracy"] = f"{train['val_accuracy']:.2%}"
     rows["test accuracy"] = f"{test['accuracy']:.2%} ({test['errors']:,} of {test['n']:,} wrong)"
     rows["test loss"] = f"{test['loss']:.4f}"
-    rows["calibration error"] = f"{test['ece']:.4f}"
+    rows["calibration error"] = f"{test['ece']:.2%}"
     print()
     for name, value in rows.items():
         print(f"  {name:<20} {value}")

@@ -17,6 +17,7 @@ from striate.records import Record
 from striate.tables import columns
 
 FILES = ("predictions", "metrics/history.csv", "data/manifest.json", "data/test")
+WORDS = {"ece": "calibration error", "macro_f1": "macro F1", "n": "images"}  # of test.json
 SIGNIFICANT = 0.05
 GALLERY = 36  # images on each side
 
@@ -112,8 +113,8 @@ def metrics(sides: Sequence[Side]) -> list[list[str]]:
     named: dict[str, tuple[str, str]] = {}
     for part in ("train", "test"):
         for key in dict.fromkeys(key for side in sides for key in getattr(side.record, part)):
-            name = f"test {key}" if part == "test" else key.replace("val_", "validation ", 1)
-            named[name.replace("_", " ")] = part, key
+            words = WORDS.get(key, key.replace("val_", "validation ", 1).replace("_", " "))
+            named[f"test {words}" if part == "test" else words] = part, key
     ranks = ("validation", "test", "train")
     order = sorted(named, key=lambda name: [*map(name.startswith, ranks), True].index(True))
     # Of the accuracy and the loss, the accuracy comes first, as it does in the test set's file.
