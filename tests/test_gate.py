@@ -1,18 +1,21 @@
 """The gate: what passes, what fails, and what cannot be judged."""
 
 import hashlib
+import io
 import json
 import re
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
 from scipy import stats
 
-from striate import gate
+from striate import cli, gate
 from striate.errors import UserError
 
 RULES = {
@@ -161,13 +164,14 @@ def repository(tmp_path):
 
 
 def striate_gate(folder, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "striate.cli", "gate", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    """The command in this process, in that folder."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["striate", "gate", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    return SimpleNamespace(returncode=end.value.code, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 NOISY = {"metrics/test.json": {"accuracy": gate.Rule(better="higher", tolerance="noise")}}
