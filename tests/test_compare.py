@@ -169,6 +169,11 @@ def test_experiments_branches_and_commits_are_compared(tmp_path):
     assert f"deeper and workspace against {commit}" in page
     assert clone.run("git", "status", "--porcelain") == ""
 
+    listed = clone.striate("experiments").splitlines()
+    assert listed[0].split()[:5] == ["experiment", "validation", "accuracy", "test", "accuracy"]
+    assert {line.split("  ")[0] for line in listed[2:4]} == {"main, workspace", "deeper"}
+    assert listed[-1].startswith("Choose by validation accuracy")
+
     clone.striate("compare", "main", "deeper", "--page", "elsewhere/page.html")
     assert (clone.folder / "elsewhere/page.html").exists()
     refused = {
