@@ -35,11 +35,8 @@ repro: setup ## run the four stages, or what of them is out of date
 	@striate sync
 	@striate summary
 
-# Files, and metrics that say the same twice, are left out.
-UNREADABLE := src|stages|data/|models|predictions|metrics|Created|macro|ece|train_|val_|loss|^n$$|State|Executor|Queued
-
 compare: setup ## show the experiments as a table
-	@dvc exp show --md --only-changed --drop '$(UNREADABLE)'
+	@striate experiments
 
 # Every combination is an experiment. Two trainings that share cores slow each other down many times.
 SWEEP ?= -S model.layers=1,2,3 -S model.width=8,16 -S training.learning_rate=0.001,0.003

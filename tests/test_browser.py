@@ -123,9 +123,7 @@ def of(browser, script):
 def test_the_report_is_whole_and_fits_every_screen(browser, clone):
     test = clone.json("metrics/test.json")
     browser.get((clone.folder / "reports/index.html").as_uri())
-    assert browser.title == f"digits: convnet of 2 layers, {test['accuracy']:.2%} right".replace(
-        "%", " %"
-    )
+    assert browser.title == f"digits: convnet of 2 layers, {test['accuracy']:.2%} right"
     tiles = [tile.text.splitlines() for tile in browser.find_elements(By.CLASS_NAME, "tile")]
     assert ["test errors", str(test["errors"]), "of 360 images"] in tiles
     galleries = browser.find_elements(By.CLASS_NAME, "gallery")

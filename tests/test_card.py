@@ -27,10 +27,11 @@ def predictions():
     return torch.from_numpy(logits), torch.from_numpy(random.randint(0, 3, 40))
 
 
-def write(predictions, confidence=None, **data):
+def write(predictions, confidence=None, scores=None, **data):
     settings = params.load(ROOT / "params.yaml")
     settings = settings.model_copy(update={"data": settings.data.model_copy(update=data)})
     train = {"train_accuracy": 0.5, "epochs": 2, "kept_epoch": 2, "parameters": 1234}
+    train |= scores or {}
     return card.card(
         settings, MANIFEST | {"name": settings.data.name},
         {"train": train, "test": evaluation.scores(*predictions)}, {"confidence": confidence},
@@ -56,7 +57,7 @@ def test_the_front_matter_holds_the_scores(predictions):
 def test_the_numbers_of_each_class_and_their_sum_are_there(predictions):
     text = write(predictions)
     confusion = evaluation.confusion_matrix(*predictions)
-    rows = re.findall(r"^\| (.+?) \| (\d+) \| (\d+) \| [\d.]+ % \|", text, re.M)
+    rows = re.findall(r"^\| (.+?) \| (\d+) \| (\d+) \| [\d.]+% \|", text, re.M)
     assert [row[0] for row in rows] == ["cat", r"dog\|\<b\>", r"\`fish\`"]
     assert [int(row[1]) for row in rows] == confusion.sum(1).tolist()
     assert [int(row[2]) for row in rows] == np.diag(confusion).tolist()
@@ -65,12 +66,19 @@ def test_the_numbers_of_each_class_and_their_sum_are_there(predictions):
     assert "dvc exp run -S seed=0 -S data.name=digits" in text
 
 
+def test_validation_comes_before_test(predictions):
+    said = "Validation accuracy, by which to choose among experiments: 75.00% of 4 images (95%"
+    text = write(predictions, scores={"val_accuracy": 0.75})
+    assert text.index(said) < text.index("On 40 test images")
+    assert "Validation accuracy" not in write(predictions, val_size=0)
+
+
 def test_it_says_what_was_calibrated_or_that_nothing_was(predictions):
     logits, labels = predictions
     confidence = evaluation.confidence(logits.repeat(3, 1), labels.repeat(3))
     told = write(predictions, confidence)
     assert f"divided by {confidence['temperature']:.3f}" in told
-    assert "of the test images 5.00 %" in told
+    assert "of the test images 5.00%" in told
     assert "not calibrated" not in told
     silent = write(predictions, None, val_size=0)
     assert "Fewer than 100 images were held out for validation" in silent

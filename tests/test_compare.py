@@ -1,5 +1,6 @@
 """What differs between experiments."""
 
+import re
 import shutil
 
 import numpy as np
@@ -20,8 +21,9 @@ def side(name, guesses, params=None, test=None, train=None, data="d"):
     logits[np.arange(len(guesses)), guesses] = 1 + np.arange(len(guesses))
     scores = {"accuracy": 0.5, "errors": int((np.array(guesses) != LABELS).sum()), "n": 6}
     record = records.Record(
-        [records.Name(name)], {records.DATA: data}, params or {"seed": 0, "model.layers": 2},
-        train or {"parameters": 10}, scores | (test or {}), None, [],
+        [records.Name(name)], {records.DATA: data, records.CHECKPOINT: name},
+        params or {"seed": 0, "model.layers": 2},
+        train or {"parameters": 10}, scores | (test or {}), None, {}, [],
     )  # fmt: skip
     return Side(name, record, {"epoch": [1, 2], "val_loss": [2.0, 1.0]}, logits)
 
@@ -46,7 +48,7 @@ def test_metrics_stand_beside_their_difference_to_the_first():
     rows = {name: cells for name, *cells in compare.metrics([FIRST, other, FIRST])}
     assert rows["test accuracy"] == ["0.5000", "0.7500 (+0.2500)", "0.5000"]
     assert rows["test errors"] == ["2", "0 (−2)", "2"]
-    assert rows["test ece"] == ["–", "0.1000", "–"]
+    assert rows["test calibration error"] == ["–", "0.1000", "–"]
     assert rows["parameters"] == ["10", "1,234 (+1,224)", "10"]
 
 
@@ -99,12 +101,51 @@ def test_the_page_shows_what_the_text_says(scored):
     assert "model.layers  2      3" in text
 
 
-def test_other_test_images_are_compared_in_numbers_only():
-    sides = [FIRST, side("elsewhere", LABELS, data="other")]
-    assert not compare.same_images(sides)
-    said = compare.sentences(sides, None)
-    assert said == ["They were scored on different test images, so no difference can be tested."]
-    assert "Right in" not in compare.page(sides, said, None)
+def test_validation_comes_first_and_small_differences_are_shown():
+    first, other = (
+        side(name, LABELS, {"seed": name}, {"loss": loss}, {
+            "train_loss": 1.0, "val_loss": 0.5, "val_accuracy": 0.9, "parameters": 10,
+        })
+        for name, loss in (("a", 0.25), ("b", 0.25003))
+    )  # fmt: skip
+    rows = compare.metrics([first, other])
+    assert [row[0] for row in rows] == [
+        "validation accuracy", "validation loss", "test accuracy", "test errors", "test images",
+        "test loss", "train loss", "parameters",
+    ]  # fmt: skip
+    assert rows[5] == ["test loss", "0.2500", "0.2500 (+3e-05)"]
+
+
+def test_other_test_images_are_compared_in_numbers_only(scored):
+    elsewhere = side("elsewhere", LABELS, data="other", test={"accuracy": 0.75})
+    sides = [FIRST, elsewhere, SECOND]
+    said = compare.sentences(sides, scored)
+    assert said[0] == (
+        "first and elsewhere were scored on different test images, so no difference between them"
+        " can be tested."
+    )
+    assert said[1].startswith("Only second has 1 image right, only first 1")
+    assert len(said) == 2
+    rows = {row[0]: row[1:] for row in compare.metrics(sides)}
+    assert rows["test accuracy"] == ["0.5000", "0.7500", "0.5000"]
+    page = compare.page(sides, said, scored)
+    assert "Right in second" in page
+    assert "Right in elsewhere" not in page
+
+
+def test_two_names_of_one_experiment_are_said_to_be_one(scored):
+    again = FIRST._replace(name="again")
+    said = compare.sentences([FIRST, again], scored)
+    assert said == [
+        "first and again are the same experiment: equal params, data, weights and scores."
+    ]
+    assert "Right in" not in compare.page([FIRST, again], said, scored)
+
+
+def test_other_validation_sets_are_named(scored):
+    other = side("other", LABELS, {"seed": 1, "model.layers": 2})
+    *_, said = compare.sentences([FIRST, other], scored)
+    assert said == "Their validation sets differ (seed)."
 
 
 def test_names_are_text_and_no_markup(scored):
@@ -122,12 +163,17 @@ def test_experiments_branches_and_commits_are_compared(tmp_path):
     said = clone.striate("compare", commit, "deeper", "workspace")
     assert "model.layers  2" in said
     errors = clone.json("metrics/test.json")["errors"]
-    assert f"test errors     {errors} " in said
+    assert re.search(rf"^test errors +{errors} ", said, re.M)
     assert "Only deeper has" in said
-    assert f"{commit} and workspace have the same images right." in said
+    assert f"{commit} and workspace are the same experiment: equal params" in said
     page = (clone.folder / "reports/compare.html").read_text()
     assert f"deeper and workspace against {commit}" in page
     assert clone.run("git", "status", "--porcelain") == ""
+
+    listed = clone.striate("experiments").splitlines()
+    assert listed[0].split()[:5] == ["experiment", "validation", "accuracy", "test", "accuracy"]
+    assert {line.split("  ")[0] for line in listed[2:4]} == {"main, workspace", "deeper"}
+    assert listed[-1].startswith("Choose by validation accuracy")
 
     clone.striate("compare", "main", "deeper", "--page", "elsewhere/page.html")
     assert (clone.folder / "elsewhere/page.html").exists()

@@ -357,7 +357,9 @@ class TestOverlaidCurves:
 
 class TestTradeOff:
     def test_the_front_is_numbered_and_named_below(self):
-        panel = ([3.0, 1.0, 2.0, 3.0], [0.9, 0.5, 0.4, 0.9], ["a", "$b$", "c", "d"], [1, 0, 3])
+        panel = figures.Panel(
+            [3.0, 1.0, 2.0, 3.0], [0.9, 0.5, 0.4, 0.9], ["a", "$b$", "c", "d"], [1, 0, 3]
+        )
         figure = figures.trade_off({"seconds": panel, "size": panel}, "test accuracy")
         assert [axes.get_xlabel() for axes in figure.axes] == ["seconds", "size"]
         all_points, front = figure.axes[0].collections
@@ -367,6 +369,39 @@ class TestTradeOff:
         assert numbers == ["1", "2, 3"]
         assert key == "1  $b$\n2  a\n3  d"
         assert not figure.axes[0].texts[-1].get_parse_math()
+
+    def test_what_cannot_be_compared_is_drawn_apart(self):
+        panel = figures.Panel([3.0, 1.0], [0.9, 0.5], ["a", "b"], [1], apart=[0])
+        figure = figures.trade_off({"seconds": panel}, "test accuracy")
+        beaten, apart, front = figure.axes[0].collections
+        assert beaten.get_offsets().tolist() == front.get_offsets().tolist() == [[1, 50]]
+        assert apart.get_offsets().tolist() == [[3, 90]]
+        assert apart.get_facecolors().size == 0
+        (legend,) = figure.legends
+        said = [text.get_text() for text in legend.get_texts()]
+        assert said == ["beaten by another", "timed elsewhere", "Pareto front"]
+
+    @pytest.mark.parametrize("count", [2, 12, 200])
+    def test_no_number_nor_legend_covers_another_text_or_point(self, count):
+        costs = [1000 * 1.01**n for n in range(count)]
+        accuracies = [0.5 + 0.5 * (n + 1) / count for n in range(count)]
+        labels = [f"seed={n}, {'long, ' * 30}" for n in range(count)]
+        panel = figures.Panel(costs, accuracies, labels, range(count))
+        figure = figures.trade_off({"size": panel, "time": panel}, "test accuracy")
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        limit = legend.get_window_extent().y0
+        keys = []
+        for axes in figure.axes:
+            *numbers, key = axes.texts
+            assert len(numbers) >= min(count, 5)
+            boxes = [text.get_window_extent() for text in numbers]
+            assert not any(a.overlaps(b) for a, b in itertools.pairwise(boxes))
+            assert axes.get_window_extent().y1 < limit
+            keys.append(key.get_window_extent())
+            assert not keys[-1].overlaps(axes.xaxis.label.get_window_extent())
+            assert key.get_text().count("\n") == min(count - 1, figures.FRONT_NAMED)
+        assert not keys[0].overlaps(keys[1])
 
 
 class TestCalibration:

@@ -1,14 +1,21 @@
 """The gate: what passes, what fails, and what cannot be judged."""
 
+import hashlib
+import io
 import json
+import re
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 from scipy import stats
 
-from striate import gate
+from striate import cli, gate
 from striate.errors import UserError
 
 RULES = {
@@ -41,16 +48,17 @@ def judge(**now):
         ("errors", 5, "worse", True),
         ("size", 105, "within tolerance", False),
         ("size", 95, "within tolerance", False),
-        ("size", 106, "worse", True),
-        ("accuracy", None, "missing", True),
-        ("accuracy", "0.9", "missing", True),
-        ("accuracy", True, "missing", True),
-        ("accuracy", float("nan"), "missing", True),
+        ("size", 106, "differs", True),
+        ("accuracy", "0.9", "not a number", True),
+        ("accuracy", None, "not a number", True),
+        ("accuracy", True, "not a number", True),
+        ("accuracy", float("nan"), "not a number", True),
+        ("accuracy", 10**400, "not a number", True),
         ("loss", 0.4, "better", False),
         ("loss", 0.55, "within tolerance", False),
         ("loss", 0.7, "worse", True),
-        ("n", 99, "worse", True),
-        ("n", 101, "worse", True),
+        ("n", 99, "differs", True),
+        ("n", 101, "differs", True),
     ],
 )
 def test_each_metric_is_judged_by_its_rule(metric, value, status, failed):
@@ -156,13 +164,14 @@ def repository(tmp_path):
 
 
 def striate_gate(folder, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "striate.cli", "gate", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    """The command in this process, in that folder."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["striate", "gate", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    return SimpleNamespace(returncode=end.value.code, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 NOISY = {"metrics/test.json": {"accuracy": gate.Rule(better="higher", tolerance="noise")}}
@@ -223,14 +232,24 @@ def test_what_noise_is_stands_below_the_table_where_a_rule_has_it():
     assert gate.noise_said(gate.compare({}, {}, RULES), RULES) == ""
 
 
+def test_the_size_of_the_network_is_shown_and_not_judged():
+    rules = gate.load_rules(Path(__file__).parent.parent / "gate.yaml")
+    before, now = ({"metrics/train.json": {"train_loss": 1, "parameters": n}} for n in (10, 20))
+    rules = {"metrics/train.json": rules["metrics/train.json"]}
+    assert [verdict.status for verdict in gate.compare(before, now, rules)] == [
+        "equal", "not judged",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("content", "status", "said"),
     [
         ('{"accuracy": 0.95, "n": 100}', 0, "| better |"),
-        ('{"accuracy": 0.9, "n": 100}', 0, "| equal |"),
+        ('{"accuracy": 0.9, "n": 100}', 0, "because there is no remote: passed"),
         ('{"accuracy": 0.87, "n": 100}', 0, "| within noise |"),
         ('{"accuracy": 0.8, "n": 100}', 1, "| worse |"),
-        ('{"accuracy": 0.1, "n": 100}', 1, "FAILED: accuracy"),
+        ('{"accuracy": 0.1, "n": 100}', 1, "FAILED: accuracy is worse"),
+        ('{"accuracy": NaN, "n": 100}', 1, "FAILED: accuracy is not a number"),
         ('{"n": 100}', 1, "| missing |"),
         (None, 1, "| missing |"),
         ('{"accuracy": ', 2, "is not valid JSON"),
@@ -250,16 +269,180 @@ def test_the_command_ends_with_the_status_of_the_verdict(repository, content, st
     assert "Traceback" not in answer.stderr
 
 
-def test_main_of_the_origin_is_what_a_change_is_compared_with(repository, tmp_path_factory):
-    clone = tmp_path_factory.mktemp("clone") / "striate"
-    subprocess.run(["git", "clone", "-q", "-b", "main", repository, clone], check=True)
-    (clone / "metrics/test.json").write_text('{"accuracy": 0.5, "n": 100}')
-    identity = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
-    subprocess.run(["git", *identity, "commit", "-qam", "Worse."], cwd=clone, check=True)
+IDENTITY = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
+
+
+def git(folder, *arguments):
+    subprocess.run(["git", *IDENTITY, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def commit(folder, accuracy, message="Change."):
+    (folder / "metrics/test.json").write_text(json.dumps({"accuracy": accuracy, "n": 100}))
+    git(folder, "commit", "-qam", message)
+
+
+def last_line(answer):
+    return (answer.stdout + answer.stderr).splitlines()[-1]
+
+
+@pytest.fixture
+def clone(repository, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clone") / "striate"
+    subprocess.run(["git", "clone", "-q", repository, folder], check=True)
+    return folder
+
+
+def test_main_of_the_origin_is_what_a_change_is_compared_with(clone):
+    commit(clone, 0.5)
     answer = striate_gate(clone)
     assert answer.returncode == 1
-    assert "against origin/main: FAILED: accuracy" in answer.stdout
-    assert striate_gate(clone, "--against", "HEAD").returncode == 0
+    assert re.fullmatch(
+        r"against origin/main \(\w{7}\): FAILED: accuracy is worse", last_line(answer)
+    )
+    answer = striate_gate(clone, "--against", "HEAD")
+    assert answer.returncode == 0
+    assert last_line(answer).endswith(": passed, no metric differs")
+
+
+def test_a_clone_without_main_of_the_origin_is_refused_with_a_cure_that_works(repository, tmp_path):
+    git(repository, "checkout", "-qb", "feature")
+    commit(repository, 0.5)
+    git(repository, "checkout", "-q", "main")
+    folder = tmp_path / "clone"
+    address = f"file://{repository}"
+    git(tmp_path, "clone", "-q", "--depth", "1", "-b", "feature", address, str(folder))
+    for against in ([], ["--against", "origin/main"]):
+        answer = striate_gate(folder, *against)
+        assert (answer.returncode, answer.stdout) == (2, "")
+        (cure,) = re.findall(r"`git (fetch [^`]+)`", answer.stderr)
+    git(folder, *cure.split())
+    answer = striate_gate(folder)
+    assert answer.returncode == 1
+    assert "against origin/main" in last_line(answer)
+
+
+def test_on_main_itself_the_commit_before_is_what_is_compared_with(clone):
+    answer = striate_gate(clone)
+    assert answer.returncode == 2
+    assert "HEAD is in origin/main and has no commit before it here" in answer.stderr
+    commit(clone, 0.5, "Worse.")
+    git(clone, "push", "-q", "origin", "HEAD:refs/heads/later")
+    git(clone, "update-ref", "refs/remotes/origin/main", "HEAD")
+    answer = striate_gate(clone)
+    assert answer.returncode == 1
+    assert "against HEAD~1 (" in last_line(answer)
+    assert "because HEAD is in origin/main: FAILED: accuracy is worse" in last_line(answer)
+    # Metrics that are not committed are a change on top of main.
+    (clone / "metrics/test.json").write_text('{"accuracy": 0.6, "n": 100}')
+    answer = striate_gate(clone)
+    assert answer.returncode == 0
+    assert "against HEAD (" in last_line(answer)
+    git(clone, "checkout", "-q", ".")
+    # Main went on; a checkout of an older commit is no change to it.
+    commit(clone, 0.9, "Better.")
+    git(clone, "update-ref", "refs/remotes/origin/main", "HEAD")
+    git(clone, "checkout", "-q", "--detach", "HEAD~1")
+    assert "against HEAD~1 (" in last_line(striate_gate(clone))
+
+
+def test_another_default_branch_of_the_origin_is_found(repository, tmp_path):
+    git(repository, "branch", "-m", "trunk")
+    git(tmp_path, "clone", "-q", str(repository), "clone")
+    commit(tmp_path / "clone", 0.95)
+    assert "against origin/trunk (" in last_line(striate_gate(tmp_path / "clone"))
+
+
+def test_a_remote_of_another_name_is_named(clone):
+    git(clone, "remote", "rename", "origin", "upstream")
+    answer = striate_gate(clone)
+    assert answer.returncode == 2
+    assert answer.stderr.endswith("name a revision, such as --against upstream/main\n")
+
+
+def test_without_a_remote_committed_metrics_are_not_compared_with_themselves(repository):
+    answer = striate_gate(repository)
+    assert answer.returncode == 2
+    assert answer.stderr.endswith("name a revision, such as --against HEAD~1\n")
+
+
+def test_a_repository_without_a_commit_is_said_to_be_one(tmp_path):
+    git(tmp_path, "init", "-q")
+    (tmp_path / "gate.yaml").write_text("a.json: {m: {better: lower, tolerance: 0}}")
+    answer = striate_gate(tmp_path)
+    assert answer.returncode == 2
+    assert "is not a Git repository with a commit" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("rules", "before", "said"),
+    [
+        ("metrics/test.json: {}", BEFORE, "gate.yaml has no rule for any metric"),
+        (
+            "metrics/test.json: {acuracy: {better: higher, tolerance: 0}}",
+            BEFORE,
+            "a rule for acuracy of metrics/test.json, which is neither here nor at HEAD;"
+            " there are accuracy, loss, n, errors, size",
+        ),
+        (
+            "metrics/tset.json: {accuracy: {better: higher, tolerance: 0}}",
+            BEFORE,
+            "accuracy of metrics/tset.json, which is neither here nor at HEAD;"
+            " there are metrics/test.json",
+        ),
+        (None, BEFORE | {"accuracy": float("nan")}, "accuracy is nan, not a number"),
+        (None, BEFORE | {"accuracy": "0.9"}, "accuracy is '0.9', not a number"),
+        (None, {"loss": 1}, "HEAD has none of the metrics that gate.yaml judges"),
+    ],
+)
+def test_what_compares_nothing_does_not_pass(repository, rules, before, said):
+    (repository / "metrics/test.json").write_text(json.dumps(before))
+    git(repository, "commit", "-q", "--allow-empty", "-am", "Before.")
+    (repository / "metrics/test.json").write_text(json.dumps(BEFORE))
+    if rules:
+        (repository / "gate.yaml").write_text(rules)
+    answer = striate_gate(repository, "--against", "HEAD")
+    assert (answer.returncode, answer.stdout) == (2, "")
+    (line,) = answer.stderr.splitlines()
+    assert said in line
+
+
+def write_lock(folder, test_set="t", params=None):
+    content = (folder / "metrics/test.json").read_bytes()
+    stage = {
+        "deps": [{"path": "data/test", "md5": test_set}],
+        "params": {"params.yaml": {"seed": 0, "evaluate": {"tta": "none"}} | (params or {})},
+        "outs": [{"path": "metrics/test.json", "md5": hashlib.md5(content).hexdigest()}],
+    }
+    (folder / "dvc.lock").write_text(yaml.safe_dump({"stages": {"evaluate": stage}}))
+
+
+def test_dvc_lock_says_whether_metrics_can_be_compared(repository):
+    write_lock(repository)
+    git(repository, "add", "-A")
+    git(repository, "commit", "-qm", "Lock.")
+    write_lock(repository, "t", {"seed": 1, "evaluate": {"tta": "flip"}})
+    answer = striate_gate(repository, "--against", "HEAD")
+    assert answer.returncode == 0
+    assert "\nParams that differ: evaluate.tta none → flip, seed 0 → 1.\n" in answer.stdout
+
+    write_lock(repository, "other", {"data": {"name": "mnist"}})
+    answer = striate_gate(repository, "--against", "HEAD")
+    assert answer.returncode == 2
+    assert "measured on other test images (– there, mnist here)" in answer.stderr
+
+    write_lock(repository)
+    (repository / "metrics/test.json").write_text(json.dumps(BEFORE | {"accuracy": 1}))
+    answer = striate_gate(repository, "--against", "HEAD")
+    assert answer.returncode == 2
+    assert answer.stderr == (
+        "error: metrics/test.json is not the one that dvc.lock names; `dvc repro` makes both anew\n"
+    )
+    git(repository, "commit", "-qam", "Edit.")
+    write_lock(repository)
+    answer = striate_gate(repository, "--against", "HEAD")
+    assert "metrics/test.json at HEAD is not the one that dvc.lock names" in answer.stderr
+    (repository / "dvc.lock").write_text("<<<<<<< HEAD")
+    assert "error: dvc.lock cannot be used" in striate_gate(repository, "--against=HEAD~1").stderr
 
 
 def test_metrics_are_read_from_the_tree_and_from_a_commit(repository):

@@ -1,15 +1,21 @@
 """Accuracy against what it costs."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from striate import pareto, records
+from striate import pareto, records, sync
+
+IDENTITY = dict.fromkeys(
+    (records.PARAMS, records.DATA, records.CHECKPOINT, records.EVALUATION), "d"
+)
 
 
 def record(name, width, accuracy, parameters, val=None, data="d"):
     train = {"parameters": parameters} | ({"val_accuracy": val} if val is not None else {})
     return records.Record(
         [records.Name(name)], {records.DATA: data}, {"seed": 0, "model.width": width}, train,
-        {"accuracy": accuracy}, None, [],
+        {"accuracy": accuracy}, None, {}, [],
     )  # fmt: skip
 
 
@@ -31,15 +37,24 @@ def test_the_front_is_what_no_other_beats(costs, accuracies, expected):
 
 def test_only_experiments_on_the_data_of_the_first_are_taken():
     found = [record("a", 8, 0.5, 1), record("b", 8, 0.5, 1, data="other"), record("c", 9, 0.5, 1)]
-    assert [r.names[0].name for r in pareto.on_the_same_data(found)] == ["a", "c"]
-    assert pareto.on_the_same_data([]) == []
+    kept, left_out, accuracy = pareto.comparable(found)
+    assert [r.names[0].name for r in kept] == ["a", "c"]
+    assert left_out == [("b", "other data than a")]
+    assert accuracy == "test accuracy"
+    assert pareto.comparable([])[:2] == ([], [])
 
 
-def test_networks_are_chosen_by_validation_where_all_have_it():
+def test_networks_are_compared_by_validation_where_any_has_it():
     with_val, without = record("a", 8, 0.5, 1, val=0.6), record("b", 8, 0.7, 1)
-    assert pareto.accuracy_of([with_val, with_val]) == "validation accuracy"
-    assert pareto.accuracy_of([with_val, without]) == "test accuracy"
-    (point,) = pareto.candidates([with_val], "validation accuracy", [None])
+    odd = [record("c", 8, 0.7, 1, val=float("nan")), record("d", 8, 0.7, None, val=0.5)]
+    kept, left_out, accuracy = pareto.comparable([without, with_val, *odd])
+    assert (kept, accuracy) == ([with_val], "validation accuracy")
+    assert left_out == [
+        ("b", "no validation accuracy"),
+        ("c", "no validation accuracy"),
+        ("d", "no number of parameters"),
+    ]
+    (point,) = pareto.candidates(kept, accuracy, [(None, "")])
     assert point.accuracy == 0.6
 
 
@@ -47,17 +62,58 @@ def test_the_table_names_what_is_best_and_where_it_differs():
     found = [
         record("big", 16, 0.9, 2000), record("bad", 12, 0.7, 1500), record("small", 8, 0.8, 1000),
     ]  # fmt: skip
-    points = pareto.candidates(found, "test accuracy", [3.0, 1.0, None])
+    points = pareto.candidates(found, "test accuracy", [(3.0, "m"), (1.0, "m"), (None, "")])
     rows = pareto.table(points, "test accuracy")
     assert rows == [
-        ["experiment", "test accuracy", "parameters", "seconds", "best for its", "differs in"],
+        ["experiment", "test accuracy", "parameters", "seconds", "Pareto front", "differs in"],
         ["big", "90.00%", "2,000", "3", "size, time", "width=16"],
         ["small", "80.00%", "1,000", "–", "size", "width=8"],
         ["bad", "70.00%", "1,500", "1", "time", "width=12"],
     ]
+    assert pareto.notes(points) == []
     panels = pareto.panels(points)
-    assert panels["parameters"][3] == [2, 0]
+    assert panels["parameters"].front == [2, 0]
     assert panels["seconds of training"] == (
-        [3.0, 1.0], [0.9, 0.7], ["width=16", "width=12"], [1, 0],
+        [3.0, 1.0], [0.9, 0.7], ["width=16", "width=12"], [1, 0], [],
     )  # fmt: skip
     assert list(pareto.panels(points[2:])) == ["parameters"]
+
+
+def test_seconds_are_compared_only_within_one_machine():
+    names = ["slow", "a", "b", "unknown"]
+    found = [record(name, width, 0.9, 10) for width, name in enumerate(names)]
+    times = [(0.5, "threads 2"), (1.0, "threads 1"), (2.0, "threads 1"), (0.1, "")]
+    points = pareto.candidates(found, "test accuracy", times)
+    assert pareto.timed_on(points) == "threads 1"
+    rows = {row[0]: row[3:5] for row in pareto.table(points, "test accuracy")}
+    assert rows["slow"] == ["0.5 *", "size"]
+    assert rows["a"] == ["1", "size, time"]
+    assert rows["b"] == ["2", "size"]
+    assert rows["unknown"] == ["0.1 *", "size"]
+    (note,) = pareto.notes(points)
+    assert note.startswith("* 2 were timed elsewhere than most (threads 1), so they")
+    panel = pareto.panels(points)["seconds of training"]
+    assert (panel.front, panel.apart) == ([1], [0, 3])
+    alone = pareto.candidates(found[3:], "test accuracy", times[3:])
+    assert pareto.panels(alone)["seconds of training"].front == []
+    assert "on a machine that nobody knows" in pareto.notes(alone)[0]
+
+
+def test_seconds_come_with_what_they_were_measured_on():
+    def run(status, metrics, **tags):
+        data = SimpleNamespace(tags=IDENTITY | {"mlflow.user": "x"} | tags, metrics=metrics)
+        return SimpleNamespace(info=SimpleNamespace(status=status), data=data)
+
+    torch = {"torch.threads": "2", "torch.device": "cpu", "striate.residency": "host"}
+    runs = [
+        run("FAILED", {"training_seconds": 1.0}),
+        run("FINISHED", {"training_seconds": 2.0}, **torch),
+        run("FINISHED", {"training_seconds": 3.0}),
+        run("FINISHED", {}, **{records.DATA: "replayed"}),
+    ]
+    found = [record("a", 8, 0.5, 1) for _ in range(3)]
+    for one, data in zip(found, ("d", "replayed", "no run"), strict=True):
+        one.identity.update(IDENTITY | {records.DATA: data})
+    store = SimpleNamespace(runs=lambda: runs)
+    expected = [(2.0, "device cpu, threads 2"), (None, ""), (None, "")]
+    assert sync.training_times(store, found) == expected

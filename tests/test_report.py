@@ -103,12 +103,19 @@ def test_the_numbers_are_those_of_the_files(text, logits, labels):
     words = " ".join(" ".join(Page(text).words).split())
     wrong = int((logits.argmax(1) != labels).sum())
     low, high = evaluation.wilson(40 - wrong, 40)
-    assert f"{100 * (40 - wrong) / 40:.2f} % {100 * low:.2f} to {100 * high:.2f} %" in words
+    assert f"{100 * (40 - wrong) / 40:.2f}% {100 * low:.2f} to {high:.2%}" in words
     assert f"test errors {wrong} of 40 images" in words
     assert "learnt from 36 images of digits in 2 epochs of adam with batches of 100" in words
-    assert "validation accuracy 25.00 % 4.56 to 69.94 %" in words  # 1 of 4
+    assert "validation accuracy 25.00% 4.56 to 69.94%" in words  # 1 of 4
     assert "git log --all --oneline -S 0123.dir -- dvc.lock" in words
     assert "-S model.layers=2" in words
+
+
+def test_validation_comes_before_test(text):
+    words = " ".join(" ".join(Page(text).words).split())
+    assert words.index("validation accuracy 25.00%") < words.index("test errors")
+    assert "Choose among experiments by validation accuracy: each was scored on the" in words
+    assert "(data.val_size)" in report.choice_said({"train_accuracy": 1.0})
 
 
 def test_a_mistake_is_framed_and_named(logits, labels):
@@ -136,7 +143,7 @@ def test_a_tile_holds_the_pixels_of_its_image(channels):
 @pytest.mark.parametrize(("accuracy", "said"), [(0.9, "too unsure"), (0.3, "too sure")])
 def test_calibration_is_said_in_a_sentence(accuracy, said):
     rows = [{"count": 10, "confidence": 0.6, "accuracy": accuracy}]
-    assert f"the network is {said} by 30.00 %" in report.calibration_said(rows, 0.3)
+    assert f"the network is {said} by 30.00%" in report.calibration_said(rows, 0.3)
 
 
 @pytest.mark.parametrize(

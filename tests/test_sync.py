@@ -45,7 +45,7 @@ def striate(*arguments):
 
 def found(clone):
     """All experiments, of which none may be left out."""
-    whole, left_out = records.find(clone.folder)
+    whole, left_out, _ = records.find(clone.folder)
     assert left_out == []
     return whole
 
@@ -193,7 +193,7 @@ def test_scores_of_another_network_make_no_experiment(clone, capsys):
     """After a run of the stage train alone, metrics/test.json is still that of the last network."""
     changed = ("-S", "training.learning_rate=0.02")
     clone.run("dvc", "exp", "run", "--temp", "-n", "half", *changed, "train")
-    whole, left_out = records.find(clone.folder)
+    whole, left_out, _ = records.find(clone.folder)
     assert {name.name for record in whole for name in record.names} == {"main", "other"}
     assert left_out == [("half", "its network was not evaluated")]
     assert striate("sync") == 0
@@ -390,7 +390,7 @@ def test_outside_a_repository_it_is_one_line_and_status_2(tmp_path, monkeypatch,
     with pytest.raises(UserError, match="is not in a Git repository"):
         records.find(tmp_path)
     subprocess.run(["git", "init", "-q"], check=True)
-    assert records.find(tmp_path) == ([], [])  # there is no commit yet
+    assert records.find(tmp_path) == ([], [], None)  # there is no commit yet
 
 
 def test_with_tracking_off_sync_says_so(tmp_path, monkeypatch, capsys):

@@ -62,6 +62,7 @@ def card(
         name=name, settings=settings, train=train, test=test, manifest=manifest,
         classes=classes, entry=entry, validated=validated,
         learnt=manifest["train"]["count"] - validated, epochs=epochs(train["epochs"]),
+        validation_interval=interval(round(train.get("val_accuracy", 0) * validated), validated),
         accuracy=percent(test["accuracy"]), accuracy_interval=interval(hits, n),
         loss_interval="{:.4f} to {:.4f}".format(*loss_interval(logits, labels)),
         f1_interval="{:.4f} to {:.4f}".format(*f1_interval(confusion)),

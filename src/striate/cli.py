@@ -78,13 +78,14 @@ def main() -> None:
     gate_parser = commands.add_parser(
         "gate",
         help="fail when a metric got worse",
-        description="Compare metrics/ with what REV holds; exit status 1 when one is worse or"
-        " missing, 2 when the comparison cannot be made.",
+        description="Compare metrics/ with what REV holds; exit status 1 when one is worse,"
+        " missing or differs where it must not, 2 when the comparison cannot be made.",
     )
     gate_parser.add_argument(
         "--against",
         metavar="REV",
-        help="commit, branch or tag (default: origin/main where there is one, else HEAD)",
+        help="commit, branch or tag (default: origin/main, or the commit before HEAD where HEAD is"
+        " in it)",
     )
     gate_parser.set_defaults(run=run_gate)
 
@@ -101,11 +102,20 @@ def main() -> None:
     )  # fmt: skip
     compare_parser.set_defaults(run=run_compare)
 
+    experiments_parser = commands.add_parser(
+        "experiments",
+        help="all experiments as a table",
+        description="Every experiment with its validation and test accuracy, its size and the"
+        " params that differ; best validation accuracy first.",
+    )
+    experiments_parser.set_defaults(run=run_experiments)
+
     pareto_parser = commands.add_parser(
         "pareto",
         help="accuracy of all experiments against size and time",
         description="A table, and a picture with the Pareto front, of every experiment on the"
-        " data of HEAD. Networks are chosen by validation accuracy where all have one.",
+        " data of HEAD. Networks are compared by validation accuracy where any has one, and by"
+        " seconds where they were timed on one kind of machine.",
     )
     pareto_parser.add_argument(
         "--picture", metavar="FILE", type=Path, default=Path("reports/pareto.png"),
@@ -333,20 +343,27 @@ def run_fetch(arguments: argparse.Namespace) -> None:
 
 
 def run_gate(arguments: argparse.Namespace) -> None:
-    """Print the comparison; exit with status 1 when a metric is worse or missing."""
+    """Print the comparison; exit with status 1 when a metric fails."""
     from striate import gate
 
-    rules = gate.load_rules(Path("gate.yaml"))
-    revision = arguments.against if arguments.against is not None else gate.default_revision(Path())
-    before = gate.metrics_at(rules, revision, Path())
-    verdicts = gate.compare(before, gate.metrics_now(rules, Path()), rules)
+    folder = Path()
+    rules = gate.load_rules(folder / "gate.yaml")
+    revision, why = arguments.against, ""
+    if revision is None:
+        revision, why = gate.default_revision(rules, folder)
+    commit = gate.resolved(folder, revision)
+    before, now = gate.metrics_at(rules, revision, folder), gate.metrics_now(rules, folder)
+    gate.check_rules(rules, before, now, revision)
+    sources = gate.source_at(revision, folder), gate.source_now(folder)
+    gate.check_sources(*sources, revision)
+    verdicts = gate.compare(before, now, rules)
     print(gate.table(verdicts))
-    said = gate.noise_said(verdicts, rules)
-    if said:
-        print(f"\n{said}")
-    failed = [verdict.metric for verdict in verdicts if verdict.failed]
-    print(f"\nagainst {revision}: " + (f"FAILED: {', '.join(failed)}" if failed else "passed"))
-    sys.exit(1 if failed else 0)
+    for said in (gate.noise_said(verdicts, rules), gate.params_said(*sources)):
+        if said:
+            print(f"\n{said}")
+    because = f", because {why}" if why else ""
+    print(f"\nagainst {revision} ({commit[:7]}){because}: {gate.outcome(verdicts)}")
+    sys.exit(1 if any(verdict.failed for verdict in verdicts) else 0)
 
 
 def run_compare(arguments: argparse.Namespace) -> None:
@@ -364,7 +381,7 @@ def run_compare(arguments: argparse.Namespace) -> None:
             for number, name in enumerate(arguments.names)
         ]
     sides = [side for side, _ in read]
-    scored = read[0][1] if compare.same_images(sides) else None
+    scored = read[0][1]
     sentences = compare.sentences(sides, scored)
     print(compare.text(sides, sentences))
     files.write(arguments.page, compare.page(sides, sentences, scored).encode())
@@ -373,27 +390,41 @@ def run_compare(arguments: argparse.Namespace) -> None:
 
 def run_pareto(arguments: argparse.Namespace) -> None:
     """Print the table and draw the picture."""
-    from striate import figures, logbook, pareto, records, sync, tracking
+    from striate import figures, logbook, overview, pareto, records, sync, tracking
     from striate.tables import columns
 
     root = _repository()
-    everything, left_out = records.find(root)
-    found = pareto.on_the_same_data(everything)
+    everything, others, _ = records.find(root)
+    found, left_out, accuracy = pareto.comparable(everything)
+    _print_left_out([*others, *left_out])
     if not found:
         raise UserError("there is no finished experiment yet; `dvc repro` makes one")
-    seconds: list[float | None] = [None] * len(found)
+    times: list[tuple[float | None, str]] = [(None, "")] * len(found)
     if logbook.enabled():
         with tracking.reachable():
-            seconds = sync.training_seconds(tracking.open_store(), found)
-    accuracy = pareto.accuracy_of(found)
-    candidates = pareto.candidates(found, accuracy, seconds)
+            times = sync.training_times(tracking.open_store(), found)
+    candidates = pareto.candidates(found, accuracy, times)
     print(columns(pareto.table(candidates, accuracy)))
-    others = len(everything) - len(found)
-    if others:
-        print(f"\n{others} on other data left out")
-    _print_left_out(left_out)
+    print()
+    for line in pareto.notes(candidates) + overview.notes(found):
+        print(line)
     figures.save(figures.trade_off(pareto.panels(candidates), accuracy), arguments.picture)
-    print(f"\nas a picture: {arguments.picture}")
+    print(f"as a picture: {arguments.picture}")
+
+
+def run_experiments(arguments: argparse.Namespace) -> None:
+    """Print a row for each experiment."""
+    from striate import overview, records
+    from striate.tables import columns
+
+    root = _repository()
+    found, left_out, here = records.find(root)
+    _print_left_out(left_out)
+    if not found:
+        raise UserError("there is no finished experiment yet; `dvc repro` makes one")
+    print(columns(overview.table(found, here)))
+    for line in overview.notes(found):
+        print(f"\n{line}")
 
 
 def run_summary(arguments: argparse.Namespace) -> None:
@@ -415,7 +446,7 @@ def run_summary(arguments: argparse.Namespace) -> None:
         rows["validation accuracy"] = f"{train['val_accuracy']:.2%}"
     rows["test accuracy"] = f"{test['accuracy']:.2%} ({test['errors']:,} of {test['n']:,} wrong)"
     rows["test loss"] = f"{test['loss']:.4f}"
-    rows["calibration error"] = f"{test['ece']:.4f}"
+    rows["calibration error"] = f"{test['ece']:.2%}"
     print()
     for name, value in rows.items():
         print(f"  {name:<20} {value}")
@@ -436,7 +467,7 @@ def run_sync(arguments: argparse.Namespace) -> None:
         print("tracking is off: nothing was synchronised")
         return
     root = _repository()
-    found, left_out = records.find(root)
+    found, left_out, _ = records.find(root)
     _print_left_out(left_out)
     if sync.agreed(root, found):
         print("MLflow agrees with DVC: nothing to do")
@@ -463,7 +494,7 @@ def run_verify(arguments: argparse.Namespace) -> None:
     from striate import records, sync, tracking
 
     root = _repository()
-    found, left_out = records.find(root)
+    found, left_out, _ = records.find(root)
     _print_left_out(left_out)
     with tracking.reachable():
         faults = sync.verify(root, tracking.open_store(), found)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from striate import figures, records, report, results
+from striate import figures, overview, records, report, results
 from striate.errors import UserError
 from striate.evaluation import surest_mistakes
 from striate.images import displayed, load_manifest, load_split
@@ -17,6 +17,7 @@ from striate.records import Record
 from striate.tables import columns
 
 FILES = ("predictions", "metrics/history.csv", "data/manifest.json", "data/test")
+WORDS = {"ece": "calibration error", "macro_f1": "macro F1", "n": "images"}  # of test.json
 SIGNIFICANT = 0.05
 GALLERY = 36  # images on each side
 
@@ -89,34 +90,50 @@ def read(root: Path, name: str, scratch: Path) -> tuple[Side, Scored]:
     return side, Scored(images, split.labels.numpy(), manifest["classes"])
 
 
-def same_images(sides: Sequence[Side]) -> bool:
-    """Whether all were scored on the same test images."""
-    return len({side.record.identity[records.DATA] for side in sides}) == 1
+def same_images(first: Side, other: Side) -> bool:
+    """Whether both were scored on the same test images."""
+    return first.record.identity[records.DATA] == other.record.identity[records.DATA]
 
 
 def params(sides: Sequence[Side]) -> list[list[str]]:
     """The params that differ: a row for each with its values, `–` where there is none."""
     keys = dict.fromkeys(key for side in sides for key in side.record.params)
-    rows = [[key, *(str(side.record.params.get(key, "–")) for side in sides)] for key in keys]
+    rows = [
+        [key, *(str(side.record.params.get(key, overview.NONE)) for side in sides)] for key in keys
+    ]
     return [row for row in rows if len(set(row[1:])) > 1]
 
 
 def metrics(sides: Sequence[Side]) -> list[list[str]]:
-    """A row for each metric: its values, each after the first with the difference to it."""
+    """A row for each metric, those of the validation set first, then those of the test set.
+
+    Each value after the first comes with the difference to it, unless it was measured on other
+    data.
+    """
+    named: dict[str, tuple[str, str]] = {}
+    for part in ("train", "test"):
+        for key in dict.fromkeys(key for side in sides for key in getattr(side.record, part)):
+            words = WORDS.get(key, key.replace("val_", "validation ", 1).replace("_", " "))
+            named[f"test {words}" if part == "test" else words] = part, key
+    ranks = ("validation", "test", "train")
+    order = sorted(named, key=lambda name: [*map(name.startswith, ranks), True].index(True))
+    # Of the accuracy and the loss, the accuracy comes first, as it does in the test set's file.
+    order.sort(key=lambda name: name != "validation accuracy")
     rows = []
-    for part in ("test", "train"):
-        values: list[dict[str, float]] = [getattr(side.record, part) for side in sides]
-        for key in dict.fromkeys(key for found in values for key in found):
-            first, *others = (found.get(key) for found in values)
-            name = f"test {key}" if part == "test" else key
-            cells = [_with_change(value, first) for value in others]
-            rows.append([name.replace("_", " "), _value(first), *cells])
+    for name in order:
+        part, key = named[name]
+        first, *others = (getattr(side.record, part).get(key) for side in sides)
+        cells = [
+            _with_change(value, first) if same_images(sides[0], side) else _value(value)
+            for value, side in zip(others, sides[1:], strict=True)
+        ]
+        rows.append([name, _value(first), *cells])
     return rows
 
 
 def _value(value: float | None) -> str:
     if value is None:
-        return "–"
+        return overview.NONE
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
@@ -124,7 +141,10 @@ def _with_change(value: float | None, first: float | None) -> str:
     if value is None or first is None or value == first:
         return _value(value)
     change = value - first
-    return f"{_value(value)} ({'+' if change > 0 else '−'}{_value(abs(change))})"
+    size = _value(abs(change))
+    if float(size.replace(",", "")) == 0:  # a difference that four digits do not show
+        size = f"{abs(change):.0e}"
+    return f"{_value(value)} ({'+' if change > 0 else '−'}{size})"
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Verdict:
@@ -166,19 +186,33 @@ def said(first: str, second: str, verdict: Verdict) -> str:
     return f"{counts} {better} is better than {worse}, and not by chance."
 
 
-def sentences(sides: Sequence[Side], scored: Scored | None) -> list[str]:
+def sentences(sides: Sequence[Side], scored: Scored) -> list[str]:
     """What is said of each experiment after the first.
 
     Args:
         sides: the first is what the others are compared with.
-        scored: the images that all were scored on; None where they were scored on different ones.
+        scored: the test images of the first.
     """
-    if scored is None:
-        return ["They were scored on different test images, so no difference can be tested."]
-    first = right(sides[0], scored)
-    return [
-        said(sides[0].name, other.name, mcnemar(first, right(other, scored))) for other in sides[1:]
-    ]
+    first = sides[0]
+    lines = []
+    for other in sides[1:]:
+        if overview.same(first.record, other.record):
+            lines.append(
+                f"{first.name} and {other.name} are the same experiment: equal params, data,"
+                " weights and scores."
+            )
+        elif not same_images(first, other):
+            lines.append(
+                f"{first.name} and {other.name} were scored on different test images, so no"
+                " difference between them can be tested."
+            )
+        else:
+            verdict = mcnemar(right(first, scored), right(other, scored))
+            lines.append(said(first.name, other.name, verdict))
+    keys = overview.validation_sets_differ([side.record for side in sides])
+    if keys:
+        lines.append(f"Their validation sets differ ({' and '.join(keys)}).")
+    return lines
 
 
 def text(sides: Sequence[Side], said: Sequence[str]) -> str:
@@ -205,25 +239,26 @@ def only(winner: Side, loser: Side, scored: Scored) -> list[report.Tile]:
     return tiles
 
 
-def page(sides: Sequence[Side], said: Sequence[str], scored: Scored | None) -> str:
+def page(sides: Sequence[Side], said: Sequence[str], scored: Scored) -> str:
     """The comparison as an HTML page.
 
     Args:
         sides: the first is what the others are compared with.
         said: what `sentences` gives.
-        scored: the images that all were scored on; None where they were scored on different ones.
+        scored: the test images of the first.
     """
     names = [side.name for side in sides]
-    counts = [(int(side.record.test["n"]), int(side.record.test["errors"])) for side in sides]
+    tests = [side.record.test for side in sides]
     histories = {side.name: side.history for side in sides}
     galleries: list[dict[str, Any]] = []
-    if scored is not None:
-        for other in sides[1:]:
-            for winner, loser in ((other, sides[0]), (sides[0], other)):
-                title = f"Right in {winner.name}, wrong in {loser.name}"
-                count = int((right(winner, scored) & ~right(loser, scored)).sum())
-                tiles = only(winner, loser, scored)
-                galleries.append({"title": title, "tiles": tiles, "count": count})
+    for other in sides[1:]:
+        if not same_images(sides[0], other) or overview.same(sides[0].record, other.record):
+            continue
+        for winner, loser in ((other, sides[0]), (sides[0], other)):
+            title = f"Right in {winner.name}, wrong in {loser.name}"
+            count = int((right(winner, scored) & ~right(loser, scored)).sum())
+            tiles = only(winner, loser, scored)
+            galleries.append({"title": title, "tiles": tiles, "count": count})
     return report.render(
         "compare.html.j2",
         title=" against ".join([" and ".join(names[1:]), names[0]]),
@@ -231,7 +266,7 @@ def page(sides: Sequence[Side], said: Sequence[str], scored: Scored | None) -> s
         sentences=said,
         params=params(sides),
         metrics=metrics(sides),
-        intervals=[report.interval(n - errors, n) for n, errors in counts],
+        intervals=[report.interval(int(t["n"] - t["errors"]), int(t["n"])) for t in tests],
         **{
             name: report.embedded(figures.png(figures.overlaid_curves(histories, stacked)))
             for name, stacked in (("curves", False), ("curves_stacked", True))

@@ -13,10 +13,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize, PowerNorm
 from matplotlib.figure import Figure
@@ -24,6 +25,7 @@ from matplotlib.font_manager import FontProperties, findfont, fontManager, get_f
 from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
@@ -64,6 +66,7 @@ PREDICTIONS = 100
 MOSAIC = 64
 CELLS_WITH_TEXT = 20
 NAME = 24  # letters of a class's name, so that a picture has no more pixels than anyone looks at
+FRONT_NAMED = 12
 
 
 def samples(images: ArrayLike, labels: ArrayLike, class_names: Sequence[str]) -> Figure:
@@ -357,43 +360,54 @@ def overlaid_curves(
     return figure
 
 
-def trade_off(
-    panels: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[str], Sequence[int]]],
-    accuracy: str,
-) -> Figure:
+class Panel(NamedTuple):
+    """A panel of `trade_off`.
+
+    Attributes:
+        costs: of each point, above 0.
+        accuracies: of each point, fractions.
+        labels: of each point.
+        front: the indices of the points that no other beats, cheapest first.
+        apart: the indices of points whose costs cannot be compared with the others'.
+    """
+
+    costs: Sequence[float]
+    accuracies: Sequence[float]
+    labels: Sequence[str]
+    front: Sequence[int]
+    apart: Sequence[int] = ()
+
+
+def trade_off(panels: Mapping[str, Panel], accuracy: str) -> Figure:
     """Draws accuracy against a cost, one panel a cost, and the front that no point beats.
 
     Args:
-        panels: what the cost is → the costs (above 0), the accuracies (fractions), the labels, and
-            the indices of the points of the front, cheapest first.
+        panels: what the cost is → its points.
         accuracy: what the accuracy is called.
 
     Returns:
-        One axes a panel.
+        One axes a panel. Points of the front are numbered where there is room; the first
+        FRONT_NAMED of them are named below.
     """
-    figure = _chart(5.5 * len(panels), 5.5)
+    named = max(min(len(panel.front), FRONT_NAMED + 1) for panel in panels.values())
+    figure = _chart(5.5 * len(panels), 4.7 + 0.15 * named)
     places = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    for axes, (name, (costs, accuracies, labels, front)) in zip(
-        places, panels.items(), strict=True
-    ):
-        percent = 100 * np.asarray(accuracies, dtype=float)
-        axes.scatter(costs, percent, s=22, color="#9aa4ae", label="beaten by another")
-        best = ([costs[n] for n in front], [percent[n] for n in front])
-        axes.plot(*best, drawstyle="steps-post", color=FAINT, linewidth=1.2, zorder=0)
-        axes.scatter(*best, s=34, color=TRAIN, label="Pareto front")
-        # Labels beside the points would cover each other: numbers do not, also where points agree.
-        numbers: dict[tuple[float, float], list[str]] = {}
-        for number, point in enumerate(zip(*best, strict=True), start=1):
-            numbers.setdefault(point, []).append(str(number))
-        for point, held in numbers.items():
-            axes.annotate(
-                ", ".join(held), point, xytext=(5, -10), textcoords="offset points", **_text()
+    handles: dict[str, Artist] = {}
+    for axes, (name, panel) in zip(places, panels.items(), strict=True):
+        percent = 100 * np.asarray(panel.accuracies, dtype=float)
+        costs = np.asarray(panel.costs, dtype=float)
+        drawn = np.ones(len(costs), dtype=bool)
+        drawn[list(panel.apart)] = False
+        # Of two points that cover each other, both show.
+        grey = {"s": 22, "color": "#9aa4ae", "alpha": 0.7, "linewidths": 0}
+        handles["beaten by another"] = axes.scatter(costs[drawn], percent[drawn], **grey)
+        if not drawn.all():
+            handles["timed elsewhere"] = axes.scatter(
+                costs[~drawn], percent[~drawn], s=22, facecolors="none", edgecolors="#9aa4ae"
             )
-        key = [f"{number}  {_drawable(labels[n])}" for number, n in enumerate(front, start=1)]
-        axes.text(
-            0, -0.14, "\n".join(key), va="top", transform=axes.transAxes, parse_math=False,
-            linespacing=1.5, **_text(7),
-        )  # fmt: skip
+        best = (costs[list(panel.front)], percent[list(panel.front)])
+        axes.plot(*best, drawstyle="steps-post", color=FAINT, linewidth=1.2, zorder=0)
+        handles["Pareto front"] = axes.scatter(*best, s=34, color=TRAIN)
         _style(axes)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -402,10 +416,56 @@ def trade_off(
         axes.set_xlabel(name, **_text())
         axes.grid(axis="y", color=FAINT, linewidth=0.6)
         axes.set_axisbelow(True)
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(top=min(top, 100 + 0.04 * (100 - bottom)))
+        _name_front(axes, panel.front, best, panel.labels)
     places[0].set_ylabel(f"{accuracy} (%)", **_text())
     font = FontProperties(family=FONT, size=TEXT_SIZE)
-    places[0].legend(loc="lower right", prop=font, labelcolor=INK, edgecolor=PAGE, framealpha=0.8)
+    # Above the panels, where no point can be.
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside upper right", ncols=len(handles), prop=font,
+        labelcolor=INK, frameon=False,
+    )  # fmt: skip
     return figure
+
+
+def _name_front(
+    axes: Axes, front: Sequence[int], points: tuple[_Array, _Array], labels: Sequence[str]
+) -> None:
+    """Numbers the points of a front, and names them below the axes."""
+    numbers: dict[tuple[float, float], list[int]] = {}
+    for number, point in enumerate(zip(*points, strict=True), start=1):
+        numbers.setdefault(point, []).append(number)
+    # In parts of the axes: a number that would cover the last one is left out. They rise from left
+    # to right, so that those in between are clear.
+    low, high = (np.log10(limit) for limit in axes.get_xlim())
+    bottom, top = axes.get_ylim()
+    last = (-1.0, -1.0)
+    for (cost, percent), held in numbers.items():
+        place = ((np.log10(cost) - low) / (high - low), (percent - bottom) / (top - bottom))
+        if place[0] - last[0] < 0.05 and place[1] - last[1] < 0.05:
+            continue
+        said = ", ".join(map(str, held)) if len(held) < 4 else f"{held[0]}–{held[-1]}"
+        last = (place[0] + 0.02 * max(0, len(said) - 2), place[1])
+        axes.annotate(
+            said, (cost, percent), xytext=(5, -10), textcoords="offset points",
+            path_effects=[withStroke(linewidth=2, foreground=PAGE)], **_text(),
+        )  # fmt: skip
+    key = [
+        f"{number}  {_cut(_drawable(labels[n]))}"
+        for number, n in enumerate(front[:FRONT_NAMED], start=1)
+    ]
+    if len(front) > FRONT_NAMED:
+        key.append(f"and {len(front) - FRONT_NAMED:,} more, which the table names")
+    axes.annotate(
+        "\n".join(key), (0, 0), xycoords="axes fraction", xytext=(0, -38),
+        textcoords="offset points", va="top", parse_math=False, linespacing=1.5, **_text(7),
+    )  # fmt: skip
+
+
+def _cut(label: str, most: int = 80) -> str:
+    """A label that fits below a panel."""
+    return label if len(label) <= most else label[: most - 1] + "…"
 
 
 def calibration(rows: Sequence[Mapping[str, float]]) -> Figure:

@@ -1,16 +1,19 @@
 """Compare two sets of metrics: is any of them worse than chance or its tolerance explains?"""
 
+import hashlib
 import math
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, NamedTuple
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from striate import records
 from striate.errors import UserError
 from striate.git import git
-from striate.params import read_yaml
-from striate.results import parse_json, read_json
+from striate.params import Loader, flatten, read_yaml
+from striate.results import one_line, parse_json, read_json
 
 NOISE = "noise"
 DEVIATIONS = 1.645  # of a normal distribution, beyond which 1 in 20 lies on one side
@@ -37,15 +40,37 @@ class Verdict(NamedTuple):
     before: float | None
     now: float | None
     allowed: float | None  # by how much it may be worse; None where nothing is judged
-    status: str  # better, equal, within tolerance, within noise, worse, missing, new, not judged
+    status: str  # one of FAILURES, or better, equal, within tolerance or noise, new, not judged
 
     @property
     def failed(self) -> bool:
         """Whether this metric alone fails the gate."""
-        return self.status in ("worse", "missing")
+        return self.status in FAILURES
 
 
+class Source(NamedTuple):
+    """What metrics were measured on and with, as dvc.lock has it.
+
+    Attributes:
+        test_set: the hash of the test images; None where dvc.lock does not say.
+        params: flat, of all stages.
+        hashes: of the metrics files, by path.
+    """
+
+    test_set: str | None
+    params: dict[str, Any]
+    hashes: dict[str, str]
+
+
+FAILURES = {  # status → how it is said
+    "worse": "is worse",
+    "differs": "differs",
+    "missing": "is missing",
+    "not a number": "is not a number",
+}
 PATTERN = "metrics/*.json"
+LOCK = "dvc.lock"
+TEST_SET = "data/test"
 MAIN = "origin/main"
 
 Rules = dict[str, dict[str, Rule]]
@@ -88,9 +113,7 @@ def metrics_at(files: Iterable[str], revision: str, folder: Path) -> Metrics:
     Raises:
         UserError: Git does not know the revision, or a file there is not a JSON object.
     """
-    commit = _commit(folder, revision)
-    if commit is None:
-        raise UserError(f"Git knows no revision {revision!r}; name a commit, a branch or a tag")
+    commit = resolved(folder, revision)
     listed = git(folder, "ls-tree", "--name-only", commit, "--", "metrics/") or ""
     there = {name for name in listed.splitlines() if PurePath(name).match(PATTERN)}
     texts = {file: git(folder, "show", f"{commit}:./{file}") for file in there.union(files)}
@@ -101,15 +124,189 @@ def metrics_at(files: Iterable[str], revision: str, folder: Path) -> Metrics:
     }
 
 
-def default_revision(folder: Path) -> str:
-    """What a change is compared with: the main branch of where the clone came from, or HEAD."""
-    return MAIN if _commit(folder, MAIN) else "HEAD"
+def default_revision(rules: Rules, folder: Path) -> tuple[str, str]:
+    """What the metrics in a working tree are compared with, and why, where that needs saying.
+
+    That is the main branch of where the clone came from. Where HEAD is part of it already, the
+    comparison would be one with itself or with what came later: then it is HEAD, or its first
+    parent once HEAD holds these metrics.
+
+    Raises:
+        UserError: that commit is not here.
+    """
+    records.head(folder.absolute())
+    held = metrics_at(rules, "HEAD", folder) == metrics_now(rules, folder)
+    main = MAIN if _commit(folder, MAIN) else _default_branch(folder)
+    if main is None:
+        remotes = (git(folder, "remote") or "").split()
+        if "origin" in remotes:
+            raise UserError(
+                f"there is no {MAIN} here to compare with;"
+                f" `{_fetch(MAIN)}`, or name another revision: --against REV"
+            )
+        if remotes or held:
+            other = f"{remotes[0]}/main" if remotes else "HEAD~1"
+            raise UserError(
+                f"there is no {MAIN} here to compare with; name a revision, such as"
+                f" --against {other}"
+            )
+        return "HEAD", "there is no remote"
+    if git(folder, "merge-base", "--is-ancestor", "HEAD", main) is None:
+        return main, ""
+    if not held:
+        return "HEAD", f"HEAD is in {main}"
+    if _commit(folder, "HEAD~1") is None:
+        shallow = (git(folder, "rev-parse", "--is-shallow-repository") or "").strip() == "true"
+        cure = "`git fetch --unshallow`, or name" if shallow else "name"
+        raise UserError(
+            f"HEAD is in {main} and has no commit before it here, so there is nothing to compare"
+            f" with; {cure} a revision: --against REV"
+        )
+    return "HEAD~1", f"HEAD is in {main}"
+
+
+def _default_branch(folder: Path) -> str | None:
+    """The branch that the remote gives to who clones it, such as origin/trunk."""
+    if _commit(folder, "origin/HEAD") is None:
+        return None
+    return (git(folder, "rev-parse", "--abbrev-ref", "origin/HEAD") or "").strip() or None
+
+
+def _fetch(revision: str) -> str:
+    """The command that brings a branch of origin also into a clone of a single branch."""
+    branch = revision.removeprefix("origin/")
+    return f"git fetch origin {branch}:refs/remotes/origin/{branch}"
+
+
+def resolved(folder: Path, revision: str) -> str:
+    """The commit that a revision names.
+
+    Raises:
+        UserError: Git does not know it.
+    """
+    commit = _commit(folder, revision)
+    if commit is None:
+        cure = f", or `{_fetch(revision)}`" if revision.startswith("origin/") else ""
+        raise UserError(
+            f"Git knows no revision {revision!r}; name a commit, a branch or a tag{cure}"
+        )
+    return commit
 
 
 def _commit(folder: Path, revision: str) -> str | None:
     asked = ("rev-parse", "--verify", "--quiet", "--end-of-options", revision + "^{commit}")
     found = git(folder, *asked)
     return found.strip() if found else None
+
+
+def source_now(folder: Path) -> Source | None:
+    """Where the metrics in a working tree come from; None where there is no dvc.lock.
+
+    Raises:
+        UserError: dvc.lock cannot be used, or is of other metrics.
+    """
+    path = folder / LOCK
+    if not path.exists():
+        return None
+    source = _source(path.read_text(encoding="utf-8", errors="replace"), LOCK)
+    for file, md5 in source.hashes.items():
+        if (folder / file).is_file():
+            _check_hash((folder / file).read_bytes(), md5, file)
+    return source
+
+
+def source_at(revision: str, folder: Path) -> Source | None:
+    """Where the committed metrics come from; None where no dvc.lock was committed.
+
+    Raises:
+        UserError: dvc.lock cannot be used, or is of other metrics.
+    """
+    commit = resolved(folder, revision)
+    text = git(folder, "show", f"{commit}:./{LOCK}")
+    if text is None:
+        return None
+    source = _source(text, f"{LOCK} at {revision}")
+    for file, md5 in source.hashes.items():
+        content = git(folder, "show", f"{commit}:./{file}")
+        if content is not None:
+            _check_hash(content.encode(), md5, f"{file} at {revision}")
+    return source
+
+
+def _source(text: str, name: str) -> Source:
+    try:
+        stages = yaml.load(text, Loader)["stages"]  # noqa: S506
+        params: dict[str, Any] = {}
+        hashes: dict[str, str] = {}
+        for stage in stages.values():
+            params |= flatten(stage.get("params", {}).get("params.yaml", {}))
+            outs = {out["path"]: out["md5"] for out in stage.get("outs", [])}
+            hashes |= {path: md5 for path, md5 in outs.items() if PurePath(path).match(PATTERN)}
+        read = {dep["path"]: dep["md5"] for dep in stages.get("evaluate", {}).get("deps", [])}
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{name} cannot be used: {one_line(error)}") from None
+    return Source(read.get(TEST_SET), params, hashes)
+
+
+def _check_hash(content: bytes, md5: str, name: str) -> None:
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
+        raise UserError(f"{name} is not the one that {LOCK} names; `dvc repro` makes both anew")
+
+
+def check_sources(before: Source | None, now: Source | None, revision: str) -> None:
+    """Check that both sets of metrics were measured on the same test images.
+
+    Raises:
+        UserError: they were not.
+    """
+    if before and now and before.test_set and now.test_set and before.test_set != now.test_set:
+        names = [source.params.get("data.name", "–") for source in (before, now)]
+        what = f" ({names[0]} there, {names[1]} here)" if names[0] != names[1] else ""
+        raise UserError(
+            f"the metrics of {revision} were measured on other test images{what}, so they cannot be"
+            " compared; name a revision with the same data: --against REV"
+        )
+
+
+def params_said(before: Source | None, now: Source | None) -> str:
+    """The params that differ, in a line; nothing where none does, or nobody knows."""
+    if before is None or now is None:
+        return ""
+    keys = dict.fromkeys([*before.params, *now.params])
+    pairs = [(key, before.params.get(key, "–"), now.params.get(key, "–")) for key in keys]
+    changes = [f"{key} {old} → {new}" for key, old, new in pairs if old != new]
+    return f"Params that differ: {', '.join(changes)}." if changes else ""
+
+
+def check_rules(rules: Rules, before: Metrics, now: Metrics, revision: str) -> None:
+    """Check that the rules and the metrics before allow a comparison.
+
+    Raises:
+        UserError: there is no rule, or one for what is on neither side; a metric before is no
+            number; or there is none of those that are judged.
+    """
+    judged = [(file, metric) for file, metrics in rules.items() for metric in metrics]
+    if not judged:
+        raise UserError("gate.yaml has no rule for any metric, so nothing would be compared")
+    for file, metric in judged:
+        old, new = before.get(file, {}), now.get(file, {})
+        if metric not in old and metric not in new:
+            there = dict.fromkeys([*old, *new] or [*before, *now])
+            names = f"there are {', '.join(there)}" if there else "there are no metrics"
+            raise UserError(
+                f"gate.yaml has a rule for {metric} of {file}, which is neither here nor at"
+                f" {revision}; {names}"
+            )
+        if metric in old and _number(old[metric]) is None:
+            raise UserError(
+                f"{file} at {revision}: {metric} is {old[metric]!r:.60}, not a number to compare"
+                " with; name another revision: --against REV"
+            )
+    if not any(metric in before.get(file, {}) for file, metric in judged):
+        raise UserError(
+            f"{revision} has none of the metrics that gate.yaml judges, so nothing would be"
+            " compared; name another revision: --against REV"
+        )
 
 
 def compare(before: Metrics, now: Metrics, rules: Rules) -> list[Verdict]:
@@ -124,6 +321,8 @@ def compare(before: Metrics, now: Metrics, rules: Rules) -> list[Verdict]:
                 counts = _number(old.get(COUNT)), _number(new.get(COUNT))
                 allowed = _allowed(*values, *counts, judged[metric])
                 status = _judge(*values, allowed, judged[metric])
+                if status == "missing" and metric in new:
+                    status = "not a number"
                 verdicts.append(Verdict(file, metric, *values, allowed, status))
             elif values != (None, None):
                 verdicts.append(Verdict(file, metric, *values, None, "not judged"))
@@ -142,6 +341,16 @@ def table(verdicts: list[Verdict]) -> str:
         limit = f"{allowed:.3g}" if allowed is not None else "–"
         lines.append(f"| {file} | {metric} | {old} | {new} | {change} | {limit} | {status} |")
     return "\n".join(lines)
+
+
+def outcome(verdicts: list[Verdict]) -> str:
+    """The verdicts in a few words."""
+    failed = [f"{verdict.metric} {FAILURES[verdict.status]}" for verdict in verdicts
+              if verdict.failed]  # fmt: skip
+    if failed:
+        return f"FAILED: {', '.join(failed)}"
+    changed = any(verdict.before != verdict.now for verdict in verdicts)
+    return "passed" if changed else "passed, no metric differs"
 
 
 def noise_said(verdicts: list[Verdict], rules: Rules) -> str:
@@ -188,12 +397,15 @@ def _judge(before: float | None, now: float | None, allowed: float | None, rule:
         return "better"
     # A proportion of nobody knows how many images has no noise that would excuse it.
     if allowed is None or -gain > allowed:
-        return "worse"
+        return "differs" if rule.better == "equal" else "worse"
     return "within noise" if rule.tolerance == NOISE else "within tolerance"
 
 
 def _number(value: Any) -> float | None:
-    """A finite number, or None: a metric that is no number counts as missing."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    """A finite number, or None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:  # a whole number beyond all floats
+        return None

@@ -43,7 +43,7 @@ TRAIN, TEST = "metrics/train.json", "metrics/test.json"
 COUNTS = ("parameters", "epochs", "kept_epoch")  # in TRAIN; the last came later than the others
 TABLES = ("metrics/history.csv", "metrics/steps.csv")
 NEEDED = (MODELS, *TABLES, "predictions")  # without these in reach, an experiment is not whole
-MOST_NAMED = 5  # experiments that are left out for one reason
+MOST_NAMED = 10  # experiments that are left out for one reason
 EXPERIMENT_REF = re.compile(r"(?P<commit>\S+) refs/exps/(?P<a>\w{2})/(?P<b>\w{38})/(?P<name>\S+)")
 
 WORKSPACE = "workspace"  # how the working tree is called
@@ -93,10 +93,11 @@ class LeftOut(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Every experiment that is whole, and those that are not."""
+    """Every experiment that is whole, those that are not, and that of the working tree."""
 
     records: list[Record]
     left_out: list[LeftOut]
+    workspace: Record | None
 
 
 class NotWholeError(UserError):
@@ -167,6 +168,7 @@ def find(root: Path) -> Found:
     """
     records: dict[str, Record] = {}
     left_out = []
+    workspace = None
     for name in [*_listed(root), Name(WORKSPACE)]:
         try:
             record = _record(root, name)
@@ -181,7 +183,9 @@ def find(root: Path) -> Found:
             records[key] = record
         elif record.revision is not None:
             records[key].names += record.names
-    return Found(list(records.values()), left_out)
+        if record.revision is None:
+            workspace = records[key]
+    return Found(list(records.values()), left_out, workspace)
 
 
 def _listed(root: Path) -> list[Name]:

@@ -57,7 +57,7 @@ def picture(png: bytes) -> Picture:
 
 def percent(share: float, digits: int = 2) -> str:
     """A fraction in percent."""
-    return f"{100 * share:.{digits}f} %"
+    return f"{share:.{digits}%}"
 
 
 def epochs(count: float) -> str:
@@ -68,7 +68,7 @@ def epochs(count: float) -> str:
 def interval(hits: int, total: int) -> str:
     """Wilson's 95 % interval of a proportion, in percent."""
     low, high = wilson(hits, total)
-    return f"{100 * low:.2f} to {100 * high:.2f} %"
+    return f"{100 * low:.2f} to {high:.2%}"
 
 
 def tile(pixels: NDArray[np.floating], caption: str, wrong: bool = False) -> Tile:
@@ -166,14 +166,7 @@ def headline(
         validated: how many images the validation part has.
     """
     n, errors = int(test["n"]), int(test["errors"])
-    tiles = [
-        {
-            "name": "test accuracy",
-            "value": percent(test["accuracy"]),
-            "note": interval(n - errors, n),
-        },
-        {"name": "test errors", "value": f"{errors:,}", "note": f"of {n:,} images"},
-    ]
+    tiles = []
     if "val_accuracy" in train:
         right = round(train["val_accuracy"] * validated)
         tiles.append(
@@ -184,6 +177,12 @@ def headline(
             }
         )
     tiles += [
+        {
+            "name": "test accuracy",
+            "value": percent(test["accuracy"]),
+            "note": interval(n - errors, n),
+        },
+        {"name": "test errors", "value": f"{errors:,}", "note": f"of {n:,} images"},
         {
             "name": "training accuracy",
             "value": percent(train["train_accuracy"]),
@@ -203,6 +202,19 @@ def headline(
         },
     ]
     return tiles
+
+
+def choice_said(train: dict[str, float]) -> str:
+    """By which accuracy to choose among experiments, in a sentence or two."""
+    how = (
+        "Choose among experiments by validation accuracy"
+        if "val_accuracy" in train
+        else "To choose among experiments, hold images out for validation (data.val_size)"
+    )
+    return (
+        f"{how}: each was scored on the test set once, and the highest of several test accuracies"
+        " is partly luck."
+    )
 
 
 def class_rows(
@@ -276,6 +288,7 @@ def page(
             f" {training.batch_size}, and was scored once on {test['n']:,} test images."
         ),
         headline=headline(train, test, validated),
+        choice=choice_said(train),
         pictures={name: picture(content) for name, content in pictures.items()},
         filters=[
             (name.removeprefix("filters_"), picture(content))

@@ -161,14 +161,28 @@ def run_of(store: Store, record: Record) -> Run | None:
     return runs[0] if runs else None
 
 
-def training_seconds(store: Store, found: Sequence[Record]) -> list[float | None]:
-    """How long each experiment was trained for; None where no run says so."""
-    finished = [run for run in store.runs() if run.info.status == "FINISHED"]
-    seconds = []
+def training_times(store: Store, found: Sequence[Record]) -> list[tuple[float | None, str]]:
+    """How many seconds each experiment was trained for, and what on, in words.
+
+    None where no run says for how long, and nothing where none says what on.
+    """
+    runs: dict[tuple[str | None, ...], Run] = {}
+    tags = (records.PARAMS, records.DATA, records.CHECKPOINT, records.EVALUATION)
+    for run in store.runs():
+        if run.info.status == "FINISHED":
+            runs.setdefault(tuple(run.data.tags.get(tag) for tag in tags), run)
+    times: list[tuple[float | None, str]] = []
     for record in found:
-        runs = [run for run in finished if _belongs(run, record)]
-        seconds.append(runs[0].data.metrics.get("training_seconds") if runs else None)
-    return seconds
+        made = runs.get(tuple(record.identity[tag] for tag in tags))
+        times.append((made.data.metrics.get("training_seconds"), _machine(made)) if made
+                     else (None, ""))  # fmt: skip
+    return times
+
+
+def _machine(run: Run) -> str:
+    """What a training ran on, as far as its speed depends on it."""
+    named = {key: run.data.tags[key] for key in sorted(run.data.tags) if key.startswith("torch.")}
+    return ", ".join(f"{key.removeprefix('torch.')} {value}" for key, value in named.items())
 
 
 def _belongs(run: Run, record: Record) -> bool:
