@@ -38,3 +38,5 @@ def clean_environment(monkeypatch):
         "MLFLOW_REGISTRY_URI",  # MLflow sets it for the whole process
     ):
         monkeypatch.delenv(variable, raising=False)
+    for variable in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(variable, "localhost,127.0.0.1,::1")

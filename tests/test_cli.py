@@ -1,5 +1,6 @@
 """The command `striate`, beyond the gate."""
 
+import os
 import re
 import shutil
 import socket
@@ -139,3 +140,33 @@ def test_ui_serves_the_addresses_that_it_prints_on_loopback_only(tmp_path):
     finally:
         server.terminate()
         server.communicate(timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        ("recipe >&-", 0, ""),
+        ("recipe <&- >&-", 0, ""),
+        ("recipe <&- >&- 2>&-", 0, ""),
+        ("recipe >/dev/full", 2, "error: No space left on device\n"),
+        ("recipe nothing 2>/dev/full", 2, ""),
+        ("recipe nothing 2>&-", 2, ""),
+    ],
+)
+def test_a_standard_stream_that_is_closed_or_full_is_no_traceback(arguments, status, said):
+    command = f"exec {sys.executable} -m striate.cli {arguments}"
+    found = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (status, said)
+    assert "error" not in found.stdout
+
+
+def test_no_file_takes_the_number_of_a_closed_stream_and_any_character_is_written(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os\nfrom striate.errors import reported\nwith reported():\n"
+        "    print('caf\\u00e9', os.open('/dev/null', 0) > 2)"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = f"exec {sys.executable} {script} <&-"
+    found = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment)
+    assert (found.stdout, found.stderr) == ("caf\\xe9 True\n", "")

@@ -1,12 +1,14 @@
 """Networks as one file for other programs."""
 
 import json
+import re
 
 import commands
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from conftest import ROOT
 from safetensors import safe_open
 from test_checkpoint import ARCHITECTURE, CPU, MANIFEST
 from test_stages import STAGES, run_stage, write_params
@@ -47,13 +49,26 @@ def test_onnx_takes_any_number_of_pixels_and_names_them(trained, tmp_path, monke
     out, err = run_export(monkeypatch, capsys, "--format", "onnx", "--to", tmp_path)
     assert err == ""
     assert f"{tmp_path}/model.onnx: of 360 test images, 0 are predicted otherwise" in out
+    said = "It takes pixels, float32 (batch, 1, 8, 8) from 0 to 16, and gives logits, float32 "
+    assert said + "(batch, 10)." in out
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    assert session.get_inputs()[0].shape == ["batch", 1, 8, 8]
+    assert session.get_outputs()[0].shape == ["batch", 10]
     pixels, logits = reference(trained)
     for count in (1, 2, 77):
         (found,) = session.run(["logits"], {"pixels": pixels[:count].float().numpy()})
         np.testing.assert_allclose(found, logits[:count], rtol=1e-4, atol=1e-4)
     note = json.loads(session.get_modelmeta().custom_metadata_map["striate"])
     assert note == checkpoint.load(trained / "models", CPU).description
+
+
+def test_the_example_of_the_docs_runs(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(trained)
+    run_export(monkeypatch, capsys, "--format", "onnx")
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/onnx.md").read_text(), re.S)
+    exec(code, {})
+    _, logits = reference(trained)
+    assert capsys.readouterr().out == f"{logits[:5].argmax(axis=1)}\n"
 
 
 def test_int8_computes_in_integers_and_says_how_many_differ(trained, tmp_path, monkeypatch, capsys):

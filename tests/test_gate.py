@@ -370,7 +370,7 @@ def test_a_repository_without_a_commit_is_said_to_be_one(tmp_path):
     (tmp_path / "gate.yaml").write_text("a.json: {m: {better: lower, tolerance: 0}}")
     answer = striate_gate(tmp_path)
     assert answer.returncode == 2
-    assert "is not a Git repository with a commit" in answer.stderr
+    assert "Git knows no revision 'HEAD'" in answer.stderr
 
 
 @pytest.mark.parametrize(

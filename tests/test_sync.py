@@ -362,12 +362,51 @@ def test_promote_registers_a_model_and_refuses_a_worse_one(clone, capsys):
     store = tracking.open_store()
     champion = store.client.get_model_version_by_alias("striate", "champion")
     assert str(champion.version) == "2"
-    store.client.set_model_version_tag("striate", "2", "test_accuracy", "1.0")
-    capsys.readouterr()
-    assert striate("promote", "main") == 1
-    assert "below the champion's 100.0000%" in capsys.readouterr().out
+    (main,) = [record for record in records.find(clone.folder) if record.names[0].name == "main"]
+    store.client.set_model_version_tag("striate", "2", "val_accuracy", "1.0")
+    for kind, ours in (("validation", main.train["val_accuracy"]), ("test", main.test["accuracy"])):
+        capsys.readouterr()
+        assert striate("promote", "main") == 1
+        said = f"refused: its {kind} accuracy of {ours:.4%} is below the champion's 100.0000%\n"
+        assert capsys.readouterr().out == said
+        # Of other validation images, only the scores on the test set can be compared.
+        store.client.set_model_version_tag("striate", "2", "striate.split", "another")
+        store.client.set_model_version_tag("striate", "2", "test_accuracy", "1.0")
     assert striate("promote", "main", "--force") == 0
     assert striate("verify") == 0
+
+
+@pytest.mark.slow
+def test_two_processes_that_sync_at_once_make_one_run_of_each_experiment(clone):
+    store = tracking.open_store()
+    for run in store.runs():
+        store.client.delete_run(run.info.run_id)
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "striate.cli", "sync"], cwd=clone.folder, env=clone.env,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    said = [process.communicate()[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    assert sorted(text.count("replayed") for text in said) == [0, 2]
+    assert len(store.runs()) == 2
+    assert sync.verify(clone.folder, store) == (2, [])
+
+
+@pytest.mark.slow
+def test_an_experiment_or_artifacts_that_somebody_deleted_come_back(clone, capsys):
+    assert striate("sync") == 0
+    store = tracking.open_store()
+    store.client.delete_experiment(store.experiment)
+    assert striate("verify") == 0
+    shutil.rmtree(clone.folder / "mlartifacts")
+    capsys.readouterr()
+    assert striate("sync") == 0
+    assert capsys.readouterr().out.count("added checkpoint, added figures") == 2
+    assert striate("sync") == 0
+    assert capsys.readouterr().out == "MLflow agrees with DVC: nothing to do\n"
 
 
 def test_models_are_looked_up_where_the_runs_are(tmp_path, monkeypatch):

@@ -7,15 +7,21 @@ import shutil
 import socket
 import sqlite3
 import subprocess
+import sys
+import threading
 import time
+import urllib.request
+from contextlib import closing
+from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
+import requests
 from mlflow.exceptions import MlflowException
 
-from striate import logbook, records, results, tracking
+from striate import logbook, records, results, studies, tracking
 from striate.errors import UserError
 
 PARAMS = {"seed": 3, "data.name": "digits", "model.layers": 2, "model.width": 4,
@@ -400,7 +406,7 @@ def test_credentials_in_a_servers_address_are_moved_to_variables(monkeypatch):
     # A database is no server: its address is the only place for them.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://ann:secret@host/db")
     tracking._set_credentials_apart()
-    assert tracking.tracking_uri() == "postgresql://ann:secret@host/db"
+    assert tracking.tracking_uri() == "postgresql+psycopg2://ann:secret@host/db"
 
 
 class Away:
@@ -530,3 +536,165 @@ def test_a_failure_of_mlflow_is_a_warning_and_the_rest_is_read(folder, monkeypat
     assert first.startswith("warning: MLflow at sqlite:")
     assert first.endswith("failed; this is not recorded there: no room left")
     assert "`striate sync` records it" in second
+
+
+@pytest.mark.parametrize("name", ["50%25 done", "what?now", "ü#&+';\\\n"])
+def test_a_repository_may_have_any_name(template, tmp_path, monkeypatch, name):
+    place = tmp_path / name
+    place.mkdir()
+    shutil.copy(template / "mlflow.db", place)
+    (place / "file").write_text("content")
+    monkeypatch.chdir(place)
+    store = tracking.open_store()
+    run = store.create("run", {}, {})
+    store.upload(run, place / "file", "checkpoint")
+    moved = tmp_path / "moved%2F"
+    place.rename(moved)
+    monkeypatch.chdir(moved)
+    (back,) = tracking.open_store().runs()
+    store.client.download_artifacts(back.info.run_id, "checkpoint", str(moved))
+    assert (moved / "checkpoint/file").read_text() == "content"
+    studies.open_study("study", studies.default_storage(moved), moved)
+    assert studies.shown(studies.default_storage(moved)) == f"sqlite:///{moved}/tune.db"
+    assert list(tmp_path.iterdir()) == [moved]
+    assert {path.name for path in moved.iterdir()} == {
+        ".dvc", "checkpoint", "file", "mlartifacts", "mlflow.db", "tune.db",
+    }  # fmt: skip
+
+
+def test_a_relative_address_counts_from_the_main_repository(template, tmp_path, monkeypatch):
+    main, copy = tmp_path / "main", tmp_path / "copy"
+    for place in (main, copy):
+        place.mkdir()
+    shutil.copy(template / "mlflow.db", main / "my.db")
+    monkeypatch.setenv("DVC_ROOT", str(main))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///my.db")
+    monkeypatch.chdir(copy)
+    assert tracking.tracking_uri() == f"sqlite:///{main}/my.db"
+    tracking.open_store().create("here", {}, {})
+    monkeypatch.chdir(main)
+    monkeypatch.delenv("DVC_ROOT")
+    assert [run.info.run_name for run in tracking.open_store().runs()] == ["here"]
+    assert list(copy.iterdir()) == []
+    for kept in ("sqlite://", "sqlite:///:memory:", "sqlite:////a/b.db?timeout=3"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", kept)
+        assert tracking.tracking_uri() == kept
+
+
+def test_a_named_store_keeps_new_artifacts_in_the_main_repository(tmp_path, monkeypatch):
+    main, copy = tmp_path / "main", tmp_path / "copy"
+    copy.mkdir()
+    monkeypatch.setenv("DVC_ROOT", str(main))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///my.db")
+    monkeypatch.chdir(copy)
+    store = tracking.open_store()
+    location = store.client.get_experiment(store.experiment).artifact_location
+    assert location == (main / "mlartifacts").as_uri()
+
+
+def test_an_experiment_that_was_deleted_is_restored_with_its_runs(store, folder, capsys):
+    train(store, folder)
+    store.client.delete_experiment(store.experiment)
+    again = tracking.open_store()
+    assert again.experiment == store.experiment
+    assert [run.info.status for run in again.runs()] == ["FINISHED"]
+    assert capsys.readouterr().err == "note: experiment striate, deleted in MLflow, is restored\n"
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("mysql://u:secret@host/db", r"No module named 'MySQLdb'; install the driver"),
+        ("foo://u:secret@host", r"Can't load plugin.*MLFLOW_TRACKING_URI must be an address"),
+        ("http://u:secret@[bad", r"Invalid IPv6 URL; MLFLOW_TRACKING_URI must be an address"),
+        ("http:///path", "no host"),
+        ("http://host:abc", "Port could not be cast to integer"),
+        ("postgresql://u:secret@host:abc/db", "invalid literal for int"),
+        ("postgresql://u:/secret@127.0.0.1:1/db", "Connection refused"),
+        ("file:./mlruns", "runs cannot be kept in plain files; MLFLOW_TRACKING_URI must be"),
+        ("mlruns", "runs cannot be kept in plain files; MLFLOW_TRACKING_URI must be"),
+    ],
+)
+def test_an_address_of_no_store_is_one_line_without_its_password(
+    tmp_path, monkeypatch, capsys, uri, said
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(UserError, match=f"^MLflow at .* failed: .*{said}") as caught:
+        with_reachable(tracking.open_store)
+    assert "\n" not in str(caught.value)
+    say(monkeypatch, ["start", PARAMS, {}], ["end", "FINISHED"])
+    err = capsys.readouterr().err
+    assert err.startswith("warning: MLflow at ")
+    assert err.count("\n") == 2
+    assert "secret" not in str(caught.value) + err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_of_a_newer_mlflow_gets_advice_that_helps(folder):
+    with closing(sqlite3.connect(folder / "mlflow.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+    newer = "a newer MLflow wrote this database: install that one, or name another database"
+    command = [sys.executable, "-c", "from striate import tracking; tracking.main()"]
+    said = subprocess.run(
+        command, input='["end", "FINISHED"]', capture_output=True, text=True, check=True
+    )
+    first, _ = said.stderr.splitlines()
+    assert first.endswith(f"failed; this is not recorded there: {newer}")
+    known = next(tracking_versions().glob("*.py")).name.split("_")[0]
+    older = f"Detected out-of-date database schema (found version {known}, but expected a1)."
+    assert tracking._reason(MlflowException(older)) == older
+
+
+def tracking_versions():
+    import mlflow
+
+    return Path(mlflow.__file__).parent / "store/db_migrations/versions"
+
+
+def test_a_fault_of_the_code_is_a_warning_and_its_traceback_is_kept(folder, monkeypatch, capsys):
+    def fault(*arguments):
+        raise AttributeError("nobody expected this")
+
+    monkeypatch.setattr(tracking.Store, "create", fault)
+    say(monkeypatch, ["start", PARAMS, {}], ["end", "FINISHED"])
+    log = folder / ".dvc/tmp/striate-tracking.log"
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == (
+        f"warning: MLflow at sqlite:///{folder}/mlflow.db failed; this is not recorded there:"
+        f" AttributeError: nobody expected this (traceback in {log})"
+    )
+    assert "Nothing else is lost: `striate sync` records it" in second
+    assert "in fault" in log.read_text()
+    with pytest.raises(AttributeError), tracking.reachable():
+        fault()
+
+
+def test_no_proxy_stands_between_this_machine_and_itself(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+        monkeypatch.setenv(name.upper(), "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    tracking.spare_loopback()
+    tracking.spare_loopback()
+    assert os.environ["no_proxy"] == "example.org,localhost,127.0.0.1,::1"
+    with HTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
+        monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for host in ("127.0.0.1", "localhost"):
+            address = f"http://{host}:{server.server_port}/"
+            with urllib.request.urlopen(address, timeout=5) as answer:
+                assert answer.status == 200
+            assert requests.get(address, timeout=5).status_code == 200
+        server.shutdown()
+
+
+def test_the_table_is_ordered_by_validation_accuracy_and_test_scores_come_last(store):
+    store.share_view()
+    tags = store.client.get_experiment(store.experiment).tags
+    view = json.loads(tags["mlflow.sharedViewState.striate"])
+    assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`val_accuracy`", False)
+    shown = [name for name in view["selectedColumns"] if name.startswith("metrics.")]
+    assert shown[0] == view["orderByKey"]
+    assert shown[-2:] == ["metrics.`test_accuracy`", "metrics.`test_loss`"]

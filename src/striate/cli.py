@@ -49,7 +49,8 @@ def main() -> None:
         help="write the network as one file for other programs",
         description="Write a network as ONNX, as PyTorch's pt2 or as safetensors, read the file"
         " again, compare its predictions of the test images in data/ with the checkpoint's, and"
-        " time both.",
+        " time both. ONNX and pt2 files take float32 pixels (batch, channels, height, width) from 0"
+        " to 255 (digits: 0 to 16), not scaled or normalized, and return float32 logits.",
     )
     export_parser.add_argument(
         "source", metavar="SOURCE", nargs="?", default="models",
@@ -191,7 +192,10 @@ def main() -> None:
     promote_parser = commands.add_parser(
         "promote",
         help="register an experiment's model as the champion",
-        description="Refuses a model that scores below the present champion.",
+        description="Refuses a model that scores below the present champion: by validation"
+        " accuracy where both were trained on the same images and held out the same ones, else by"
+        " test accuracy. Whoever promotes by test accuracy chooses by it: the winner's is then too"
+        " high by luck.",
     )
     promote_parser.add_argument("experiment", metavar="EXP", help="experiment, branch or workspace")
     promote_parser.add_argument("--force", action="store_true", help="also if it scores below")
@@ -210,15 +214,9 @@ def main() -> None:
     serve_parser.add_argument("--port", type=int, default=8000, help="default: 8000")
     serve_parser.set_defaults(run=run_serve)
 
-    arguments = parser.parse_args()
     with reported():
-        try:
-            arguments.run(arguments)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            # Whoever read this has enough; the interpreter would try again at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
+        arguments = parser.parse_args()
+        arguments.run(arguments)
 
 
 def run_predict(arguments: argparse.Namespace) -> None:
@@ -315,6 +313,7 @@ def run_export(arguments: argparse.Namespace) -> None:
         f"{path}: of {len(test.labels):,} test images, {count:,} {'is' if count == 1 else 'are'}"
         f" predicted otherwise than by the checkpoint; accuracy {verdict.accuracy:.2%}; logits"
         f" differ by {verdict.furthest:.2g} at most\n"
+        f"{export.usage(trained)}\n"
     )
     names = {"PyTorch, eager": ours, str(path): theirs}
     sizes = [size, path.stat().st_size]
@@ -604,9 +603,10 @@ def run_tune(arguments: argparse.Namespace) -> None:
 
 def run_promote(arguments: argparse.Namespace) -> None:
     """Register a model; exit with status 1 when the champion is better."""
+    root = _repository()
+    print("registering a model takes about half a minute ...", file=sys.stderr, flush=True)
     from striate import registry, tracking
 
-    root = _repository()
     with tracking.reachable():
         promoted, said = registry.promote(root, arguments.experiment, arguments.force)
     print(said)
@@ -627,7 +627,7 @@ def run_ui(arguments: argparse.Namespace) -> None:
     if tracking.shared():
         server = tracking.tracking_uri().rstrip("/")
     home = f"{server}/#/experiments/{store.experiment}/runs"
-    # Without the last the page opens for language models and hides what matters here.
+    # Without the last it opens the pages for language models and hides what matters here.
     for title, mode in (("Runs:      ", "TABLE"), ("Comparison:", "CHART")):
         choice = f"viewStateShareKey={view}&compareRunsMode={mode}&workflowType=machine_learning"
         print(f"{title} {home}?{choice}", flush=True)
@@ -674,6 +674,7 @@ def run_serve(arguments: argparse.Namespace) -> None:
 
     signal.signal(signal.SIGTERM, end)
     _dvc_root()
+    print("starting the champion's scoring server takes about half a minute ...", flush=True)
     champion, scoring = serve.find_champion(), serve.free_port()
     try:
         with (

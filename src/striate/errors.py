@@ -1,8 +1,10 @@
 """The one kind of failure that its reader can mend, and how a command reports it."""
 
+import io
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 class UserError(Exception):
@@ -27,22 +29,60 @@ def said(error: BaseException) -> str | None:
     return None
 
 
+def open_streams() -> None:
+    """Make the three standard streams usable, whatever the caller has closed or how it encodes.
+
+    A closed one reads and writes nothing; left closed, its number would go to the next file that
+    is opened. A character that the encoding lacks is written as an escape.
+    """
+    for number, (name, mode) in enumerate([("stdin", "r"), ("stdout", "w"), ("stderr", "w")]):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
+        stream = getattr(sys, name)
+        if mode == "w" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _complain(text: str) -> None:
+    """Say why this process ends, where anybody can hear it.
+
+    A standard output that takes nothing more is given up, or the interpreter would try again.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if text:
+        with suppress(OSError):
+            print(text, file=sys.stderr)
+
+
 @contextmanager
 def reported() -> Iterator[None]:
     """Print a `UserError` on standard error, a line for each fault, and exit with status 2.
 
     What the system refuses (a full disk, a missing right to write) is reported likewise. An
-    interrupt ends with status 130 and its message.
+    interrupt ends with status 130 and its message, a reader that has enough with status 1.
     """
+    open_streams()
     try:
-        yield
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _complain("")
+        sys.exit(1)
     except Exception as error:
         text = said(error)
         if text is None:
             raise
-        print(f"error: {text}", file=sys.stderr)
+        _complain(f"error: {text}")
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
-        text = str(interrupt) or "give the same command again"
-        print(f"interrupted: {text}", file=sys.stderr)
+        _complain(f"interrupted: {str(interrupt) or 'give the same command again'}")
         sys.exit(130)

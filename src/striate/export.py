@@ -75,6 +75,16 @@ def write(trained: Checkpoint, kind: str, path: Path, calibration: Tensor | None
     files.write(path, content)
 
 
+def usage(trained: Checkpoint) -> str:
+    """What a file takes and gives, in a sentence."""
+    shape = ", ".join(map(str, trained.description["shape"]))
+    peak = trained.description["normalization"]["peak"]
+    return (
+        f"It takes pixels, float32 (batch, {shape}) from 0 to {peak}, and gives logits, float32"
+        f" (batch, {len(trained.classes)})."
+    )
+
+
 def complete(trained: Checkpoint, folder: Path, card: Path | None) -> None:
     """Put beside the weights what makes a folder a model repository of the Hugging Face Hub.
 
@@ -107,6 +117,11 @@ def _onnx(trained: Checkpoint, note: str, calibration: Tensor | None) -> bytes:
         )  # fmt: skip
     assert program is not None  # noqa: S101  for mypy: without a path the program is returned
     model = program.model_proto
+    # The exporter calls the one free axis after its own symbol, such as s81.
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param:
+                axis.dim_param = "batch"
     if calibration is not None:
         model = _quantized(model, calibration)
     onnx.helper.set_model_props(model, {NOTE: note})

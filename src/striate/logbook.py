@@ -57,7 +57,7 @@ class Logbook:
         try:
             self._pipe.write(json.dumps([method, *arguments]) + "\n")
             self._pipe.flush()
-        except BrokenPipeError:
+        except OSError:
             self._pipe = None  # the other process has said why it ended
 
 
@@ -76,12 +76,21 @@ def logbook() -> Iterator[Logbook]:
         yield Logbook(None)
         return
     # In a session of its own, an interrupt of the stage does not reach it before it has tidied up.
-    tracker = subprocess.Popen(
-        [sys.executable, "-m", "striate.tracking"],
-        stdin=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    try:
+        tracker = subprocess.Popen(
+            [sys.executable, "-m", "striate.tracking"],
+            stdin=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+    except OSError as error:
+        print(
+            f"warning: MLflow cannot be started ({error.strerror}); `striate sync` records this"
+            " from DVC's files",
+            file=sys.stderr,
+        )
+        yield Logbook(None)
+        return
     log = Logbook(tracker.stdin)
     status = "FAILED"
     try:

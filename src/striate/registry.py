@@ -16,7 +16,8 @@ from striate import checkpoint, records, sync, tracking
 from striate.errors import UserError
 
 NAME, ALIAS = "striate", "champion"
-ACCURACY = "test_accuracy"
+ACCURACY, VALIDATION = "test_accuracy", "val_accuracy"
+SPLIT = "striate.split"  # tag: the hash of what says which images are held out for validation
 
 
 def promote(root: Path, experiment: str, force: bool) -> tuple[bool, str]:
@@ -25,7 +26,9 @@ def promote(root: Path, experiment: str, force: bool) -> tuple[bool, str]:
     Args:
         root: the repository.
         experiment: a name that `striate sync` shows, a branch or a commit.
-        force: also when its test accuracy is below the present champion's.
+        force: also when it scores below the present champion, by the accuracy on the validation
+            set where both were trained on the same images and held out the same ones, else on the
+            test set.
 
     Returns:
         Whether it was registered, and a sentence that says so.
@@ -33,6 +36,12 @@ def promote(root: Path, experiment: str, force: bool) -> tuple[bool, str]:
     Raises:
         UserError: there is no such experiment, it has no run, or DVC does not have its checkpoint.
     """
+    # A run that gets a model is not finished meanwhile, and `sync` would make another one.
+    with tracking.alone():
+        return _promote(root, experiment, force)
+
+
+def _promote(root: Path, experiment: str, force: bool) -> tuple[bool, str]:
     record = records.named(root, experiment)
     store = tracking.open_store()
     run = sync.run_of(store, record)
@@ -41,22 +50,41 @@ def promote(root: Path, experiment: str, force: bool) -> tuple[bool, str]:
     present = champion(store)
     ours = float(record.test["accuracy"])
     data = record.params["data.name"]
+    scores = _scores(record)
     if present is not None and not force:
-        theirs, of = float(present.tags[ACCURACY]), present.tags["data"]
-        if of != data:
+        if present.tags["data"] != data:
+            of = present.tags["data"]
             return False, f"refused: the champion is for {of}, not {data}; --force replaces it"
-        if ours < theirs:
-            return False, f"refused: {ours:.4%} is below the champion's {theirs:.4%}"
+        key, name = ACCURACY, "test"
+        if VALIDATION in scores and present.tags.get(SPLIT) == scores[SPLIT]:
+            key, name = VALIDATION, "validation"
+        mine, theirs = float(scores[key]), float(present.tags[key])
+        if mine < theirs:
+            return False, (
+                f"refused: its {name} accuracy of {mine:.4%} is below the champion's {theirs:.4%}"
+            )
     with tempfile.TemporaryDirectory() as scratch:
         place = records.fetch(root, record, (records.MODELS,), Path(scratch))
         if place is None:
             raise UserError(f"DVC does not have the checkpoint of {experiment} here; `dvc pull`")
         trained = checkpoint.load(place / records.MODELS, torch.device("cpu"))
         version = _register(store, run.info.run_id, trained)
-    store.client.set_model_version_tag(NAME, version, ACCURACY, repr(ours))
-    store.client.set_model_version_tag(NAME, version, "data", data)
+    for key, value in (scores | {"data": data}).items():
+        store.client.set_model_version_tag(NAME, version, key, value)
     store.client.set_registered_model_alias(NAME, ALIAS, version)
     return True, f"models:/{NAME}@{ALIAS} is now version {version}: {experiment}, {ours:.2%}"
+
+
+def _scores(record: records.Record) -> dict[str, str]:
+    """What a model is compared by, as tags of its version."""
+    scores = {ACCURACY: repr(float(record.test["accuracy"]))}
+    if VALIDATION in record.train:
+        held_out = {key: record.params[key] for key in ("seed", "data.val_size")}
+        scores[VALIDATION] = repr(float(record.train[VALIDATION]))
+        scores[SPLIT] = records.hash_values(
+            held_out | {records.DATA: record.identity[records.DATA]}
+        )
+    return scores
 
 
 def champion(store: tracking.Store):  # type: ignore[no-untyped-def]

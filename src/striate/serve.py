@@ -241,6 +241,7 @@ def scoring_server(version: str, port: int) -> Iterator[None]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PYTHONWARNINGS": "ignore",
     }
+    tracking.spare_loopback()
     with tempfile.TemporaryFile() as said:
         # In a session of its own, so that all that it starts can be ended together.
         running = subprocess.Popen(

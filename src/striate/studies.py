@@ -22,7 +22,7 @@ from striate.errors import UserError
 from striate.params import Params, check
 from striate.search_space import flat, nested, values_of, varies
 from striate.stage import STATES
-from striate.tracking import is_gone
+from striate.tracking import address, is_gone, with_driver
 
 if TYPE_CHECKING:
     import optuna
@@ -56,7 +56,7 @@ class Row(NamedTuple):
 
 def default_storage(root: Path) -> str:
     """A database beside MLflow's: it cannot be made anew from DVC's files, so it is no scratch."""
-    return f"sqlite:///{root / 'tune.db'}"
+    return address(root / "tune.db")
 
 
 def shown(storage: str) -> str:
@@ -112,8 +112,7 @@ def open_study(name: str, storage: str, root: Path) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    # The driver that is installed need not be the one that SQLAlchemy takes by itself.
-    storage = re.sub("^postgres(ql)?://", "postgresql+psycopg2://", storage)
+    storage = with_driver(storage)
     # SQLite has one writer at a time, and a connection to a server may have been closed meanwhile.
     local = storage.startswith("sqlite")
     options: dict[str, Any] = (

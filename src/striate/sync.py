@@ -42,6 +42,12 @@ def agreed(root: Path, found: Sequence[Record]) -> bool:
 
 
 def sync(root: Path, store: Store, found: Sequence[Record]) -> list[Row]:
+    """See `_sync`; one process of this repository at a time."""
+    with tracking.alone():
+        return _sync(root, store, found)
+
+
+def _sync(root: Path, store: Store, found: Sequence[Record]) -> list[Row]:
     """Give every experiment its one run, and every run the names that DVC has for it.
 
     An experiment whose run is missing gets one out of DVC's files; pictures and checkpoint are
@@ -99,14 +105,16 @@ def fingerprint(found: Sequence[Record]) -> str | None:
     Args:
         found: all experiments.
     """
-    if tracking.tracking_uri() != f"sqlite:///{tracking.database()}":
+    if not tracking.is_own():
         return None
     database = tracking.database()
     if not database.exists():
         return None
     state = database.stat()
     named = [(record.identity, record.names, record.pages) for record in found]
-    return records.hash_values({"store": [state.st_size, state.st_mtime_ns], "dvc": repr(named)})
+    kept = sorted(str(path) for path in database.parent.glob("mlartifacts/*/*/artifacts/*"))
+    store = [state.st_size, state.st_mtime_ns, kept]
+    return records.hash_values({"store": store, "dvc": repr(named)})
 
 
 def verify(root: Path, store: Store, found: Sequence[Record]) -> list[str]:

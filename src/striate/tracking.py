@@ -18,13 +18,14 @@ import sqlite3
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from striate import records
 from striate.errors import UserError
@@ -39,7 +40,9 @@ EXPERIMENT = "striate"
 PROCESS = "striate.process"  # tag of a run that is being logged: host, process id, its start
 BATCH_LIMIT = 1000  # metrics in one call, which MLflow refuses to exceed
 
-SHOWN_METRICS = ("test_accuracy", "val_accuracy", "test_loss", "parameters", "training_seconds")
+# The first one orders the table: people choose what is at the top, and the test set is not
+# for choosing.
+SHOWN_METRICS = ("val_accuracy", "parameters", "training_seconds", "test_accuracy", "test_loss")
 SHOWN_PARAMS = (
     "data.name", "model.arch", "model.layers", "model.width", "training.epochs",
     "training.optimizer", "training.learning_rate", "training.batch_size", "seed",
@@ -55,7 +58,14 @@ THROUGH_THE_SERVER = {
     "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
     "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false",
 }
-USER_INFO = re.compile(r"(?<=://)[^/\s]*@")  # the name and the password in an address
+# The name and the password in an address; a / in a password is often left as it is.
+USER_INFO = re.compile(r"(?<=://)([^/\s:@]*:\S*|[^/\s]*)@")
+SAID_CHARACTERS = 300  # of what MLflow says
+PLAIN_PATH = re.compile(r"[\w./ +-]*")  # what means the same in an address of SQLite
+SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)([^?]+)(.*)", re.DOTALL)  # not that in memory
+LOOPBACK = "localhost,127.0.0.1,::1"
+TRACEBACK = Path(".dvc/tmp/striate-tracking.log")  # of what nobody expected
+NEWER = re.compile(r"Can't locate revision identified by|database schema \(found version (\w+)")
 
 
 class Patient:
@@ -186,8 +196,61 @@ def root() -> Path:
 
 
 def tracking_uri() -> str:
-    """`MLFLOW_TRACKING_URI`, or the SQLite database at the root of the main repository."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{database()}"
+    """`MLFLOW_TRACKING_URI`, or the SQLite database at the root of the main repository.
+
+    A relative path in it counts from that root, also where DVC runs a stage in a copy.
+    """
+    uri = with_driver(os.environ.get("MLFLOW_TRACKING_URI") or address(database()))
+    found = SQLITE.fullmatch(uri)
+    if found is None or found[2].startswith((":memory:", "file:")):
+        return uri
+    path = Path(unquote(found[2]))
+    return uri if path.is_absolute() else address(root() / path) + found[3]
+
+
+def with_driver(uri: str) -> str:
+    """The address with the driver that is installed, which SQLAlchemy would not take by itself."""
+    return re.sub("^postgres(ql)?://", "postgresql+psycopg2://", uri)
+
+
+def address(path: Path) -> str:
+    """The address of a SQLite database, for MLflow and Optuna.
+
+    SQLAlchemy decodes the path in an address; MLflow makes its parent folder without decoding it,
+    so an encoded path is one name, with no folder to make.
+    """
+    text = str(path)
+    return "sqlite:///" + (text if PLAIN_PATH.fullmatch(text) else quote(text, safe=""))
+
+
+def is_own() -> bool:
+    """Whether the store is the database beside DVC's files, and not one that somebody named."""
+    return tracking_uri() == address(database())
+
+
+def spare_loopback() -> None:
+    """Let no proxy come between this machine and itself, for this process and those it starts."""
+    spared = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if LOOPBACK not in spared and spared != "*":
+        spared = ",".join(filter(None, (spared, LOOPBACK)))
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = spared
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """A lock on making and removing runs, among the processes of this repository."""
+    path = root() / ".dvc" / "tmp" / "striate-runs.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        print("note: waiting for another process that writes to MLflow", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def shared() -> bool:
@@ -208,12 +271,15 @@ def database() -> Path:
 def open_store(may_wait: Callable[[float], bool] = _for_a_while) -> Store:
     """Open the tracking store; create it and the experiment where they are missing.
 
-    The artifacts of the local store lie beside its database, wherever the repository was moved.
+    The artifacts of a local store lie in the repository, wherever that was moved. An experiment
+    that was deleted in MLflow's pages is restored, as its name stays taken.
 
     Args:
         may_wait: whether to ask a server again that has been away since this monotonic time.
     """
+    _check(tracking_uri())
     _set_credentials_apart()
+    spare_loopback()
     for variable, value in (REQUEST_LIMITS | THROUGH_THE_SERVER).items():
         os.environ.setdefault(variable, value)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -222,36 +288,85 @@ def open_store(may_wait: Callable[[float], bool] = _for_a_while) -> Store:
     # Creating the database would print a line for each step of its schema.
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
+    # It prints the traceback of a failure that it raises, too.
+    for name in ("store.db.utils", "utils.databricks_utils"):
+        logging.getLogger(f"mlflow.{name}").setLevel(logging.CRITICAL)
     uri = tracking_uri()
     if shared():
         client = cast("MlflowClient", Patient(MlflowClient(uri, uri), may_wait))
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        if experiment is None:
-            try:
-                return Store(client, client.create_experiment(EXPERIMENT))
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-            # Somebody else was faster.
-            experiment = client.get_experiment_by_name(EXPERIMENT)
-        return Store(client, experiment.experiment_id)
+        return Store(client, _experiment(client, None))
     lock = root() / ".dvc" / "tmp" / "mlflow.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     # Two processes that create one SQLite store at once leave it broken.
     with FileLock(lock):
-        local = uri == f"sqlite:///{database()}"
-        location = (root() / "mlartifacts").as_uri() if local else None
-        if location and database().exists():
+        location = (root() / "mlartifacts").as_uri()
+        if is_own() and database().exists():
             _relocate(database(), location)
         client = MlflowClient(uri, uri)
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        if experiment is not None:
-            return Store(client, experiment.experiment_id)
         # A default location would follow the working folder of whoever came first.
-        return Store(client, client.create_experiment(EXPERIMENT, location))
+        return Store(client, _experiment(client, location))
+
+
+def _check(uri: str) -> None:
+    """Connect to a database once; MLflow would try for two minutes whatever is wrong.
+
+    Raises:
+        MlflowException: the address is malformed, of no store for runs, or needs a driver.
+        SQLAlchemyError: the database cannot be opened.
+    """
+    import sqlalchemy
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        if shared():
+            parts = urlsplit(uri)
+            if not parts.hostname or parts.port == 0:
+                raise ValueError("no host, or port 0")
+            return
+        if uri.startswith("databricks"):
+            return
+        if "://" not in uri or uri.startswith("file:"):
+            raise ValueError("runs cannot be kept in plain files")
+        url = sqlalchemy.engine.make_url(uri)
+        engine = sqlalchemy.create_engine(url)
+        if url.drivername.startswith("sqlite") and url.database:
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)  # as MLflow does
+    except ImportError as error:
+        reason = f"{error}; install the driver of that database"
+    except (ArgumentError, ValueError) as error:
+        reason = (
+            f"{error}; MLFLOW_TRACKING_URI must be an address such as http://HOST:PORT,"
+            " sqlite:///mlflow.db or postgresql://HOST/DATABASE"
+        )
+    else:
+        try:
+            engine.connect().close()
+        finally:
+            engine.dispose()
+        return
+    raise MlflowException(reason)
+
+
+def _experiment(client: MlflowClient, location: str | None) -> str:
+    """The id of the project's experiment, which is made or restored where it must be."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is None:
+        try:
+            return str(client.create_experiment(EXPERIMENT, location))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        # Somebody else was faster.
+        found = client.get_experiment_by_name(EXPERIMENT)
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+        print(f"note: experiment {EXPERIMENT}, deleted in MLflow, is restored", file=sys.stderr)
+    return str(found.experiment_id)
 
 
 def _set_credentials_apart() -> None:
@@ -263,7 +378,8 @@ def _set_credentials_apart() -> None:
     if shared() and parts.username and parts.password:
         os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
         os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password)
-        os.environ["MLFLOW_TRACKING_URI"] = USER_INFO.sub("", tracking_uri(), count=1)
+        parts = parts._replace(netloc=parts.netloc.rpartition("@")[2])
+        os.environ["MLFLOW_TRACKING_URI"] = parts.geturl()
 
 
 def _relocate(path: Path, location: str) -> None:
@@ -367,7 +483,10 @@ class Session:
 
         A run that already holds other scores keeps them, and a new one is made from the files.
         """
-        place = Path(folder)
+        with alone():
+            self._score(params, Path(folder))
+
+    def _score(self, params: dict[str, Any], place: Path) -> None:
         trained = records.training_identity(params, place)
         scores = records.evaluation_identity(params, place)
         runs = [run for run in self.store.runs(trained) if run.info.status == "FINISHED"]
@@ -470,7 +589,7 @@ def failures() -> tuple[type[Exception], ...]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    return (MlflowException, SQLAlchemyError, sqlite3.DatabaseError, OSError)
+    return (MlflowException, SQLAlchemyError, sqlite3.DatabaseError, OSError, ImportError)
 
 
 @contextmanager
@@ -480,11 +599,37 @@ def reachable() -> Iterator[None]:
         yield
     except failures() as error:
         where = masked(tracking_uri())
-        raise UserError(f"MLflow at {where} failed: {_reason(error, 300)}") from None
+        raise UserError(f"MLflow at {where} failed: {_reason(error)}") from None
 
 
-def _reason(error: Exception, length: int) -> str:
-    return " ".join(masked(str(error)).split())[:length]
+def _reason(error: Exception) -> str:
+    """What went wrong, in one line, and what helps where MLflow's own advice does not.
+
+    The traceback of what nobody expected is kept.
+    """
+    # SQLAlchemy adds the statement and an address to what the database said.
+    said = " ".join(masked(str(getattr(error, "orig", None) or error)).split())
+    match = NEWER.search(said)
+    if match and not _is_known(match[1]):
+        return "a newer MLflow wrote this database: install that one, or name another database"
+    said = said[:SAID_CHARACTERS]
+    if isinstance(error, (UserError, *failures())):
+        return said
+    said = f"{type(error).__name__}: {said}"
+    log = root() / TRACEBACK
+    try:
+        log.write_text(masked("".join(traceback.format_exception(error))))
+    except OSError:
+        return said
+    return f"{said} (traceback in {log})"
+
+
+def _is_known(revision: str | None) -> bool:
+    """Whether the installed MLflow can upgrade a database of this revision."""
+    import mlflow
+
+    versions = Path(mlflow.__file__).parent / "store/db_migrations/versions"
+    return revision is not None and any(versions.glob(f"{revision}*.py"))
 
 
 def main() -> None:
@@ -509,10 +654,10 @@ def main() -> None:
         for method, *arguments in messages:
             getattr(session, method)(*arguments)
         session.end("KILLED")
-    except failures() as error:
+    except Exception as error:  # whatever it is, the stage goes on
         print(
             f"warning: MLflow at {masked(tracking_uri())} failed; this is not recorded there:"
-            f" {_reason(error, 200)}"
+            f" {_reason(error)}"
             "\n         Nothing else is lost: `striate sync` records it from DVC's files.",
             file=sys.stderr,
         )

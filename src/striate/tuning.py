@@ -171,6 +171,7 @@ class Worker:
                 trial.set_user_attr(EPOCHS, int(kept["epochs"]))
                 print(f"{name}: {kept['val_accuracy']:.2%}", flush=True)
                 return kept["val_accuracy"]
+            print(f"{name}: training", flush=True)
             cut, status, said = None, 0, ""
             with Experiment(self.root, name, arguments, self.threads) as experiment:
                 for message in experiment.messages():
