@@ -83,9 +83,8 @@ def test_worktrees_detached_heads_and_shallow_clones(inside, tmp_path):
     here.run("git", "clone", "-q", "--depth", "1", outer.as_uri(), str(tmp_path / "shallow"))
     for place, branch in (("tree", "second"), ("shallow", "main")):
         there = Clone(tmp_path / place / "apps" / "my striate")
-        said = there.striate("sync")
+        said = there.striate("sync", status=2)
         assert f"note: left out: {branch}: its files are not in DVC's cache here" in said
-        assert "on 0 experiments" in said
         there.run("dvc", "repro")
         assert "MLflow agrees with DVC on 1 experiment" in there.striate("verify")
         assert there.run("git", "status", "--porcelain") == ""

@@ -224,11 +224,13 @@ def test_pictures_are_added_to_the_run_of_their_scores(store, folder, monkeypatc
 @pytest.mark.parametrize("named", [True, False])
 def test_a_repro_ends_with_a_sync_and_an_experiment_does_not(store, folder, monkeypatch, named):
     synced = []
+    found = records.Found([], [], None)
+    monkeypatch.setattr("striate.records.find", lambda root: found)
     monkeypatch.setattr("striate.sync.sync", lambda *arguments: synced.append(arguments))
     if named:
         monkeypatch.setenv("DVC_EXP_NAME", "podgy-acts")
     tracking.Session(store).visualized(PARAMS, str(folder))
-    assert synced == ([] if named else [(folder, store)])
+    assert synced == ([] if named else [(folder, store, found.records)])
 
 
 def test_scores_go_to_the_run_of_their_own_checkpoint(store, folder):

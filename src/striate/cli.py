@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from striate.errors import UserError, reported
 
 if TYPE_CHECKING:
-    from striate.records import LeftOut
+    from striate.records import Found, LeftOut
 
 
 def main() -> None:
@@ -389,15 +389,12 @@ def run_compare(arguments: argparse.Namespace) -> None:
 
 def run_pareto(arguments: argparse.Namespace) -> None:
     """Print the table and draw the picture."""
-    from striate import figures, logbook, overview, pareto, records, sync, tracking
+    from striate import figures, logbook, overview, pareto, sync, tracking
     from striate.tables import columns
 
     root = _repository()
-    everything, others, _ = records.find(root)
-    found, left_out, accuracy = pareto.comparable(everything)
-    _print_left_out([*others, *left_out])
-    if not found:
-        raise UserError("there is no finished experiment yet; `dvc repro` makes one")
+    found, left_out, accuracy = pareto.comparable(_whole(root).records)
+    _print_left_out(left_out)
     times: list[tuple[float | None, str]] = [(None, "")] * len(found)
     if logbook.enabled():
         with tracking.reachable():
@@ -413,14 +410,11 @@ def run_pareto(arguments: argparse.Namespace) -> None:
 
 def run_experiments(arguments: argparse.Namespace) -> None:
     """Print a row for each experiment."""
-    from striate import overview, records
+    from striate import overview
     from striate.tables import columns
 
     root = _repository()
-    found, left_out, here = records.find(root)
-    _print_left_out(left_out)
-    if not found:
-        raise UserError("there is no finished experiment yet; `dvc repro` makes one")
+    found, _, here = _whole(root)
     print(columns(overview.table(found, here)))
     for line in overview.notes(found):
         print(f"\n{line}")
@@ -459,15 +453,14 @@ def run_summary(arguments: argparse.Namespace) -> None:
 
 def run_sync(arguments: argparse.Namespace) -> None:
     """Print a row for each experiment and what was done about its run."""
-    from striate import logbook, records, sync, tracking
+    from striate import logbook, sync, tracking
     from striate.tables import columns
 
     if not logbook.enabled():
         print("tracking is off: nothing was synchronised")
         return
     root = _repository()
-    found, left_out, _ = records.find(root)
-    _print_left_out(left_out)
+    found = _whole(root).records
     if sync.agreed(root, found):
         print("MLflow agrees with DVC: nothing to do")
         return
@@ -490,11 +483,10 @@ def run_share(arguments: argparse.Namespace) -> None:
 
 def run_verify(arguments: argparse.Namespace) -> None:
     """Print every disagreement; exit with status 1 when there is one."""
-    from striate import records, sync, tracking
+    from striate import sync, tracking
 
     root = _repository()
-    found, left_out, _ = records.find(root)
-    _print_left_out(left_out)
+    found = _whole(root).records
     with tracking.reachable():
         faults = sync.verify(root, tracking.open_store(), found)
     for fault in faults:
@@ -502,6 +494,21 @@ def run_verify(arguments: argparse.Namespace) -> None:
     if not faults:
         print(f"MLflow agrees with DVC on {_experiments(len(found))}")
     sys.exit(1 if faults else 0)
+
+
+def _whole(root: Path) -> Found:
+    """All experiments; those that are left out are named on standard error.
+
+    Raises:
+        UserError: there is none.
+    """
+    from striate import records
+
+    found = records.find(root)
+    _print_left_out(found.left_out)
+    if not found.records:
+        raise UserError("there is no finished experiment here yet; `dvc repro` makes one")
+    return found
 
 
 def _print_left_out(left_out: list[LeftOut]) -> None:
@@ -604,11 +611,14 @@ def run_tune(arguments: argparse.Namespace) -> None:
 def run_promote(arguments: argparse.Namespace) -> None:
     """Register a model; exit with status 1 when the champion is better."""
     root = _repository()
+    from striate import records
+
+    record = records.named(root, arguments.experiment)
     print("registering a model takes about half a minute ...", file=sys.stderr, flush=True)
     from striate import registry, tracking
 
     with tracking.reachable():
-        promoted, said = registry.promote(root, arguments.experiment, arguments.force)
+        promoted, said = registry.promote(root, record, arguments.force)
     print(said)
     sys.exit(0 if promoted else 1)
 

@@ -20,12 +20,12 @@ ACCURACY, VALIDATION = "test_accuracy", "val_accuracy"
 SPLIT = "striate.split"  # tag: the hash of what says which images are held out for validation
 
 
-def promote(root: Path, experiment: str, force: bool) -> tuple[bool, str]:
+def promote(root: Path, record: records.Record, force: bool) -> tuple[bool, str]:
     """Register the model of an experiment under the alias `champion`.
 
     Args:
         root: the repository.
-        experiment: a name that `striate sync` shows, a branch or a commit.
+        record: of the experiment.
         force: also when it scores below the present champion, by the accuracy on the validation
             set where both were trained on the same images and held out the same ones, else on the
             test set.
@@ -34,15 +34,15 @@ def promote(root: Path, experiment: str, force: bool) -> tuple[bool, str]:
         Whether it was registered, and a sentence that says so.
 
     Raises:
-        UserError: there is no such experiment, it has no run, or DVC does not have its checkpoint.
+        UserError: it has no run, or DVC does not have its checkpoint.
     """
     # A run that gets a model is not finished meanwhile, and `sync` would make another one.
     with tracking.alone():
-        return _promote(root, experiment, force)
+        return _promote(root, record, force)
 
 
-def _promote(root: Path, experiment: str, force: bool) -> tuple[bool, str]:
-    record = records.named(root, experiment)
+def _promote(root: Path, record: records.Record, force: bool) -> tuple[bool, str]:
+    experiment = record.names[0].name
     store = tracking.open_store()
     run = sync.run_of(store, record)
     if run is None:
