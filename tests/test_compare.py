@@ -180,7 +180,7 @@ def test_experiments_branches_and_commits_are_compared(tmp_path):
     refused = {
         ("main",): "name at least two experiments",
         ("main", "main"): "name at least two experiments",
-        ("main", "none"): "there is no experiment, branch or commit 'none'; known here: main",
+        ("main", "none"): "there is no experiment, branch or commit 'none'; known here: workspace",
         ("main", "HEAD~1"): "HEAD~1 cannot be used: it was not evaluated",
     }
     for names, words in refused.items():

@@ -65,7 +65,7 @@ def test_experiments_of_a_project_beside_it_are_not_its_own(inside, tmp_path):
     head = here.run("git", "rev-parse", "HEAD").strip()
     here.run("git", "update-ref", f"refs/exps/{head[:2]}/{head[2:]}/theirs", commit)
     assert here.striate("verify") == before
-    assert "known here: main, wide, workspace" in here.striate("compare", "main", "x", status=2)
+    assert "known here: workspace, main, wide" in here.striate("compare", "main", "x", status=2)
 
 
 @pytest.mark.slow

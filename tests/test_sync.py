@@ -320,7 +320,7 @@ def test_a_name_that_two_experiments_have_means_that_of_head_or_none(clone, caps
     assert first[:7] in said
     assert second[:7] in said
     assert striate("compare", "main", "thrice") == 2
-    assert capsys.readouterr().err.endswith("known here: main, other, twice, workspace\n")
+    assert capsys.readouterr().err.endswith("known here: workspace, main, other, twice\n")
 
 
 @pytest.mark.slow
@@ -351,7 +351,7 @@ def test_a_live_run_is_left_alone_and_a_dead_one_is_closed(clone):
 def test_promote_registers_a_model_and_refuses_a_worse_one(clone, capsys):
     assert striate("promote", "nothing") == 2
     assert (
-        "there is no experiment, branch or commit 'nothing'; known here: main, other"
+        "there is no experiment, branch or commit 'nothing'; known here: workspace, main, other"
         in capsys.readouterr().err
     )
     assert striate("promote", "main") == 0

@@ -43,7 +43,7 @@ TRAIN, TEST = "metrics/train.json", "metrics/test.json"
 COUNTS = ("parameters", "epochs", "kept_epoch")  # in TRAIN; the last came later than the others
 TABLES = ("metrics/history.csv", "metrics/steps.csv")
 NEEDED = (MODELS, *TABLES, "predictions")  # without these in reach, an experiment is not whole
-MOST_NAMED = 10  # experiments that are left out for one reason
+MOST_NAMED = 10  # experiments in a message
 EXPERIMENT_REF = re.compile(r"(?P<commit>\S+) refs/exps/(?P<a>\w{2})/(?P<b>\w{38})/(?P<name>\S+)")
 
 WORKSPACE = "workspace"  # how the working tree is called
@@ -228,9 +228,9 @@ def named(root: Path, name: str) -> Record:
         spoken = ("rev-parse", "--verify", "--quiet", "--end-of-options", name + "^{commit}")
         commit = (git(root, *spoken) or "").strip()
         if not commit:
-            known = ", ".join(dict.fromkeys([*(own.name for own in listed), WORKSPACE]))
+            known = list(dict.fromkeys([WORKSPACE, *(own.name for own in listed)]))
             raise UserError(
-                f"there is no experiment, branch or commit {name!r}; known here: {known}"
+                f"there is no experiment, branch or commit {name!r}; known here: {_some(known)}"
             )
         asked = [Name(name, commit)]
     try:
@@ -244,19 +244,20 @@ def in_words(left_out: Iterable[LeftOut]) -> list[str]:
     by_reason: dict[str, list[str]] = {}
     for name, reason in left_out:
         by_reason.setdefault(reason, []).append(name)
-    return [
-        f"{', '.join(names[:MOST_NAMED])}"
-        + (f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else "")
-        + f": {reason}"
-        for reason, names in by_reason.items()
-    ]
+    return [f"{_some(names)}: {reason}" for reason, names in by_reason.items()]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def fetch(root: Path, record: Record, paths: Sequence[str], scratch: Path) -> Path | None:
-    """A folder with files or folders of a record, or None where DVC's cache lacks one of them."""
-    if record.revision is None:
-        return root if all((root / path).exists() for path in paths) else None
+    """A folder with files or folders of a record, or None where one of them is not here."""
     try:
+        if record.revision is None:
+            there = (_has(root, Name(WORKSPACE), path, record.hashes[path]) for path in paths)
+            return root if all(there) else None
         for path in paths:
             for inside, content in _cached(root, record.hashes[path]):
                 target = scratch / path / inside
@@ -279,14 +280,18 @@ def _cached(root: Path, digest: str) -> Iterator[tuple[str, Path]]:
     """The files of a hash in DVC's cache: their path in the folder (none for a file), and place.
 
     Raises:
-        FileNotFoundError: the list of a folder's files is not there.
+        FileNotFoundError: the list of a folder's files is not there, or is damaged.
     """
     place = _cache(root) / digest[:2] / digest[2:]
     if not digest.endswith(".dir"):
         yield "", place
         return
-    for entry in json.loads(place.read_text()):
-        yield entry["relpath"], _cache(root) / entry["md5"][:2] / entry["md5"][2:]
+    try:
+        entries = {entry["relpath"]: entry["md5"] for entry in json.loads(place.read_text())}
+    except (ValueError, KeyError, TypeError):
+        raise FileNotFoundError(place) from None
+    for path, inside in entries.items():
+        yield path, _cache(root) / inside[:2] / inside[2:]
 
 
 @cache
