@@ -117,7 +117,7 @@ def header():
     if torch.cuda.is_available():
         where = torch.cuda.get_device_name()
     else:
-        where = f"{torch.get_num_threads()} cores of {_processor()}"
+        where = f"{torch.get_num_threads()} cores of {devices.processor_name()}"
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
     return f"{where}; bfloat16 {_bfloat16()}; {versions}"
 
@@ -125,14 +125,6 @@ def header():
 def _bfloat16():
     device = devices.pick_device("auto")
     return "yes" if devices.pick_precision("auto", device).dtype == torch.bfloat16 else "no"
-
-
-def _processor():
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.machine()
 
 
 def table(columns, rows):

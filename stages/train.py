@@ -79,10 +79,16 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
     models.freeze_(model, settings.training.freeze)
     parameters = models.count_parameters(model)
     place = {"device": "in memory", "host": "in host memory", "disk": "on disk"}[where]
+    is_portable = device.type == "cpu" and portable.is_used()
     said.append(
         f"{parameters:,} parameters, {len(learnt.labels):,} images {place}, on {device}"
-        + (", portable arithmetic" if portable.is_used() and device.type == "cpu" else "")
+        + (", portable arithmetic" if is_portable else "")
     )
+    if settings.training.deterministic == "portable" and not is_portable:
+        said.append(
+            "note: this is no x86-64 processor with AVX2, so training.deterministic=portable gives"
+            " equal bytes on its own kind only"
+        )
     if group.size > 1:
         whole = models.synchronize_(model, device)
         said[-1] += f", {group.size} processes" + (
@@ -101,7 +107,11 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
     with resume.kept(settings, manifest, device, Path(__file__)) as keeper:
         if group.rank == 0:
             print(*said, sep="\n", flush=True)
-        machine = {"torch.processes": str(group.size), "striate.residency": where}
+        machine = {
+            "torch.processes": str(group.size),
+            "torch.processor_name": devices.processor_name(),
+            "striate.residency": where,
+        }
         log.start(flat, devices.describe(device) | machine)
         rows = []
         with keeper.stoppable():

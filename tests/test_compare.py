@@ -23,7 +23,7 @@ def side(name, guesses, params=None, test=None, train=None, data="d"):
     record = records.Record(
         [records.Name(name)], {records.DATA: data, records.CHECKPOINT: name},
         params or {"seed": 0, "model.layers": 2},
-        train or {"parameters": 10}, scores | (test or {}), None, {}, [],
+        train or {"parameters": 10}, scores | (test or {}), None, {"data/test": data}, [],
     )  # fmt: skip
     return Side(name, record, {"epoch": [1, 2], "val_loss": [2.0, 1.0]}, logits)
 

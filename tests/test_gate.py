@@ -332,8 +332,14 @@ def test_on_main_itself_the_commit_before_is_what_is_compared_with(clone):
     assert answer.returncode == 1
     assert "against HEAD~1 (" in last_line(answer)
     assert "because HEAD is in origin/main: FAILED: accuracy is worse" in last_line(answer)
-    # Metrics that are not committed are a change on top of main.
-    (clone / "metrics/test.json").write_text('{"accuracy": 0.6, "n": 100}')
+    # Another processor rounds the same results differently, which is no change.
+    (clone / "metrics/test.json").write_text('{"accuracy": 0.5000000000000001, "n": 100}')
+    answer = striate_gate(clone)
+    assert answer.returncode == 1
+    assert "against HEAD~1 (" in last_line(answer)
+    # Code or params that are not committed are a change on top of main.
+    with (clone / "gate.yaml").open("a") as stream:
+        stream.write("# changed\n")
     answer = striate_gate(clone)
     assert answer.returncode == 0
     assert "against HEAD (" in last_line(answer)

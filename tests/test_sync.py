@@ -360,7 +360,7 @@ def test_promote_registers_a_model_and_refuses_a_worse_one(clone, capsys):
     store = tracking.open_store()
     champion = store.client.get_model_version_by_alias("striate", "champion")
     assert str(champion.version) == "2"
-    (main,) = [record for record in records.find(clone.folder) if record.names[0].name == "main"]
+    (main,) = [record for record in found(clone) if record.names[0].name == "main"]
     store.client.set_model_version_tag("striate", "2", "val_accuracy", "1.0")
     for kind, ours in (("validation", main.train["val_accuracy"]), ("test", main.test["accuracy"])):
         capsys.readouterr()
@@ -390,7 +390,7 @@ def test_two_processes_that_sync_at_once_make_one_run_of_each_experiment(clone):
     assert [process.returncode for process in running] == [0, 0], said
     assert sorted(text.count("replayed") for text in said) == [0, 2]
     assert len(store.runs()) == 2
-    assert sync.verify(clone.folder, store) == (2, [])
+    assert sync.verify(clone.folder, store, found(clone)) == []
 
 
 @pytest.mark.slow

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from striate.records import Found, LeftOut
 
 
+NOTHING_FINISHED = "there is no finished experiment here yet; `dvc repro` makes one"
+
+
 def main() -> None:
     """Run one subcommand; a fault of its input ends it with status 2."""
     parser = argparse.ArgumentParser(
@@ -313,7 +316,8 @@ def run_export(arguments: argparse.Namespace) -> None:
         f"{path}: of {len(test.labels):,} test images, {count:,} {'is' if count == 1 else 'are'}"
         f" predicted otherwise than by the checkpoint; accuracy {verdict.accuracy:.2%}; logits"
         f" differ by {verdict.furthest:.2g} at most\n"
-        f"{export.usage(trained)}\n"
+        + f"{export.usage(trained)}\n"
+        * (kind != "safetensors")
     )
     names = {"PyTorch, eager": ours, str(path): theirs}
     sizes = [size, path.stat().st_size]
@@ -395,6 +399,8 @@ def run_pareto(arguments: argparse.Namespace) -> None:
     root = _repository()
     found, left_out, accuracy = pareto.comparable(_whole(root).records)
     _print_left_out(left_out)
+    if not found:
+        raise UserError("no experiment has an accuracy and a size to compare")
     times: list[tuple[float | None, str]] = [(None, "")] * len(found)
     if logbook.enabled():
         with tracking.reachable():
@@ -453,19 +459,24 @@ def run_summary(arguments: argparse.Namespace) -> None:
 
 def run_sync(arguments: argparse.Namespace) -> None:
     """Print a row for each experiment and what was done about its run."""
-    from striate import logbook, sync, tracking
+    from striate import logbook, records, sync, tracking
     from striate.tables import columns
 
     if not logbook.enabled():
         print("tracking is off: nothing was synchronised")
         return
     root = _repository()
-    found = _whole(root).records
+    found, left_out, _ = records.find(root)
+    _print_left_out(left_out)
+    if not found and tracking.is_own() and not tracking.database().exists():
+        raise UserError(NOTHING_FINISHED)
     if sync.agreed(root, found):
         print("MLflow agrees with DVC: nothing to do")
         return
     with tracking.reachable():
         rows = sync.sync(root, tracking.open_store(), found)
+    if not rows:
+        raise UserError(NOTHING_FINISHED)
     if any(row.done for row in rows):
         said = [row if row.done else row._replace(done="agrees") for row in rows]
         print(columns([sync.HEADER, *said]))
@@ -507,7 +518,7 @@ def _whole(root: Path) -> Found:
     found = records.find(root)
     _print_left_out(found.left_out)
     if not found.records:
-        raise UserError("there is no finished experiment here yet; `dvc repro` makes one")
+        raise UserError(NOTHING_FINISHED)
     return found
 
 
@@ -613,7 +624,7 @@ def run_promote(arguments: argparse.Namespace) -> None:
     root = _repository()
     from striate import records
 
-    record = records.named(root, arguments.experiment)
+    record = records.named(root, arguments.experiment, (records.MODELS,))
     print("registering a model takes about half a minute ...", file=sys.stderr, flush=True)
     from striate import registry, tracking
 

@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from striate import figures, overview, records, report, results
-from striate.errors import UserError
 from striate.evaluation import surest_mistakes
 from striate.images import displayed, load_manifest, load_split
 from striate.records import Record
 from striate.tables import columns
 
-FILES = ("predictions", "metrics/history.csv", "data/manifest.json", "data/test")
+FILES = ("predictions", "metrics/history.csv", "data/manifest.json", records.TEST_SET)
 WORDS = {"ece": "calibration error", "macro_f1": "macro F1", "n": "images"}  # of test.json
 SIGNIFICANT = 0.05
 GALLERY = 36  # images on each side
@@ -74,8 +73,6 @@ def read(root: Path, name: str, scratch: Path) -> tuple[Side, Scored]:
 
     record = records.named(root, name)
     place = records.fetch(root, record, FILES, scratch)
-    if place is None:
-        raise UserError(f"the test set of {name} is not in DVC's cache here; `dvc repro` makes it")
     data = place / "data"
     manifest = load_manifest(data)
     split = load_split(data, "test", torch.device("cpu"))
@@ -92,7 +89,7 @@ def read(root: Path, name: str, scratch: Path) -> tuple[Side, Scored]:
 
 def same_images(first: Side, other: Side) -> bool:
     """Whether both were scored on the same test images."""
-    return first.record.identity[records.DATA] == other.record.identity[records.DATA]
+    return first.record.hashes[records.TEST_SET] == other.record.hashes[records.TEST_SET]
 
 
 def params(sides: Sequence[Side]) -> list[list[str]]:
@@ -196,7 +193,7 @@ def sentences(sides: Sequence[Side], scored: Scored) -> list[str]:
     first = sides[0]
     lines = []
     for other in sides[1:]:
-        if overview.same(first.record, other.record):
+        if first.record.key == other.record.key:
             lines.append(
                 f"{first.name} and {other.name} are the same experiment: equal params, data,"
                 " weights and scores."
@@ -252,7 +249,7 @@ def page(sides: Sequence[Side], said: Sequence[str], scored: Scored) -> str:
     histories = {side.name: side.history for side in sides}
     galleries: list[dict[str, Any]] = []
     for other in sides[1:]:
-        if not same_images(sides[0], other) or overview.same(sides[0].record, other.record):
+        if not same_images(sides[0], other) or sides[0].record.key == other.record.key:
             continue
         for winner, loser in ((other, sides[0]), (sides[0], other)):
             title = f"Right in {winner.name}, wrong in {loser.name}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,6 +160,15 @@ def _left_by_limits(root: Path) -> Iterator[int]:
                     continue
                 if most != "max":
                     yield int(most) - used + sum(int(stat[name]) for name in cached)
+
+
+def processor_name() -> str:
+    """The model of the processor, as far as the system says."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def describe(device: torch.device) -> dict[str, str]:

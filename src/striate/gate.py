@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from striate import records
 from striate.errors import UserError
-from striate.git import git
+from striate.git import commit_of, git
 from striate.params import Loader, flatten, read_yaml
-from striate.results import one_line, parse_json, read_json
+from striate.results import finite, one_line, parse_json, read_json
 
 NOISE = "noise"
 DEVIATIONS = 1.645  # of a normal distribution, beyond which 1 in 20 lies on one side
@@ -69,8 +69,6 @@ FAILURES = {  # status → how it is said
     "not a number": "is not a number",
 }
 PATTERN = "metrics/*.json"
-LOCK = "dvc.lock"
-TEST_SET = "data/test"
 MAIN = "origin/main"
 
 Rules = dict[str, dict[str, Rule]]
@@ -129,14 +127,14 @@ def default_revision(rules: Rules, folder: Path) -> tuple[str, str]:
 
     That is the main branch of where the clone came from. Where HEAD is part of it already, the
     comparison would be one with itself or with what came later: then it is HEAD, or its first
-    parent once HEAD holds these metrics.
+    parent where nothing but results differs from HEAD.
 
     Raises:
         UserError: that commit is not here.
     """
     records.head(folder.absolute())
     held = metrics_at(rules, "HEAD", folder) == metrics_now(rules, folder)
-    main = MAIN if _commit(folder, MAIN) else _default_branch(folder)
+    main = MAIN if commit_of(folder, MAIN) else _default_branch(folder)
     if main is None:
         remotes = (git(folder, "remote") or "").split()
         if "origin" in remotes:
@@ -153,9 +151,11 @@ def default_revision(rules: Rules, folder: Path) -> tuple[str, str]:
         return "HEAD", "there is no remote"
     if git(folder, "merge-base", "--is-ancestor", "HEAD", main) is None:
         return main, ""
-    if not held:
+    # What was computed anew from what HEAD holds is HEAD's, though processors round differently.
+    inputs = ("--", ".", ":!metrics", f":!{records.LOCK}")
+    if not held and git(folder, "diff", "--quiet", "HEAD", *inputs) is None:
         return "HEAD", f"HEAD is in {main}"
-    if _commit(folder, "HEAD~1") is None:
+    if commit_of(folder, "HEAD~1") is None:
         shallow = (git(folder, "rev-parse", "--is-shallow-repository") or "").strip() == "true"
         cure = "`git fetch --unshallow`, or name" if shallow else "name"
         raise UserError(
@@ -167,7 +167,7 @@ def default_revision(rules: Rules, folder: Path) -> tuple[str, str]:
 
 def _default_branch(folder: Path) -> str | None:
     """The branch that the remote gives to who clones it, such as origin/trunk."""
-    if _commit(folder, "origin/HEAD") is None:
+    if commit_of(folder, "origin/HEAD") is None:
         return None
     return (git(folder, "rev-parse", "--abbrev-ref", "origin/HEAD") or "").strip() or None
 
@@ -184,7 +184,7 @@ def resolved(folder: Path, revision: str) -> str:
     Raises:
         UserError: Git does not know it.
     """
-    commit = _commit(folder, revision)
+    commit = commit_of(folder, revision)
     if commit is None:
         cure = f", or `{_fetch(revision)}`" if revision.startswith("origin/") else ""
         raise UserError(
@@ -193,25 +193,19 @@ def resolved(folder: Path, revision: str) -> str:
     return commit
 
 
-def _commit(folder: Path, revision: str) -> str | None:
-    asked = ("rev-parse", "--verify", "--quiet", "--end-of-options", revision + "^{commit}")
-    found = git(folder, *asked)
-    return found.strip() if found else None
-
-
 def source_now(folder: Path) -> Source | None:
     """Where the metrics in a working tree come from; None where there is no dvc.lock.
 
     Raises:
         UserError: dvc.lock cannot be used, or is of other metrics.
     """
-    path = folder / LOCK
+    path = folder / records.LOCK
     if not path.exists():
         return None
-    source = _source(path.read_text(encoding="utf-8", errors="replace"), LOCK)
+    source = _source(path.read_text(encoding="utf-8", errors="replace"), records.LOCK)
     for file, md5 in source.hashes.items():
         if (folder / file).is_file():
-            _check_hash((folder / file).read_bytes(), md5, file)
+            _check_hash((folder / file).read_bytes(), md5, file, "`dvc repro` makes both anew")
     return source
 
 
@@ -222,14 +216,19 @@ def source_at(revision: str, folder: Path) -> Source | None:
         UserError: dvc.lock cannot be used, or is of other metrics.
     """
     commit = resolved(folder, revision)
-    text = git(folder, "show", f"{commit}:./{LOCK}")
+    text = git(folder, "show", f"{commit}:./{records.LOCK}")
     if text is None:
         return None
-    source = _source(text, f"{LOCK} at {revision}")
+    source = _source(text, f"{records.LOCK} at {revision}")
     for file, md5 in source.hashes.items():
         content = git(folder, "show", f"{commit}:./{file}")
         if content is not None:
-            _check_hash(content.encode(), md5, f"{file} at {revision}")
+            _check_hash(
+                content.encode(),
+                md5,
+                f"{file} at {revision}",
+                "name another revision: --against REV",
+            )
     return source
 
 
@@ -245,12 +244,12 @@ def _source(text: str, name: str) -> Source:
         read = {dep["path"]: dep["md5"] for dep in stages.get("evaluate", {}).get("deps", [])}
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{name} cannot be used: {one_line(error)}") from None
-    return Source(read.get(TEST_SET), params, hashes)
+    return Source(read.get(records.TEST_SET), params, hashes)
 
 
-def _check_hash(content: bytes, md5: str, name: str) -> None:
+def _check_hash(content: bytes, md5: str, name: str, cure: str) -> None:
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
-        raise UserError(f"{name} is not the one that {LOCK} names; `dvc repro` makes both anew")
+        raise UserError(f"{name} is not the one that {records.LOCK} names; {cure}")
 
 
 def check_sources(before: Source | None, now: Source | None, revision: str) -> None:
@@ -297,7 +296,7 @@ def check_rules(rules: Rules, before: Metrics, now: Metrics, revision: str) -> N
                 f"gate.yaml has a rule for {metric} of {file}, which is neither here nor at"
                 f" {revision}; {names}"
             )
-        if metric in old and _number(old[metric]) is None:
+        if metric in old and finite(old[metric]) is None:
             raise UserError(
                 f"{file} at {revision}: {metric} is {old[metric]!r:.60}, not a number to compare"
                 " with; name another revision: --against REV"
@@ -316,9 +315,9 @@ def compare(before: Metrics, now: Metrics, rules: Rules) -> list[Verdict]:
         old, new = (metrics.get(file, {}) for metrics in (before, now))
         judged = rules.get(file, {})
         for metric in dict.fromkeys([*judged, *old, *new]):
-            values = _number(old.get(metric)), _number(new.get(metric))
+            values = finite(old.get(metric)), finite(new.get(metric))
             if metric in judged:
-                counts = _number(old.get(COUNT)), _number(new.get(COUNT))
+                counts = finite(old.get(COUNT)), finite(new.get(COUNT))
                 allowed = _allowed(*values, *counts, judged[metric])
                 status = _judge(*values, allowed, judged[metric])
                 if status == "missing" and metric in new:
@@ -399,13 +398,3 @@ def _judge(before: float | None, now: float | None, allowed: float | None, rule:
     if allowed is None or -gain > allowed:
         return "differs" if rule.better == "equal" else "worse"
     return "within noise" if rule.tolerance == NOISE else "within tolerance"
-
-
-def _number(value: Any) -> float | None:
-    """A finite number, or None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return value if math.isfinite(value) else None
-    except OverflowError:  # a whole number beyond all floats
-        return None

@@ -7,6 +7,12 @@ from pathlib import Path
 from striate.errors import UserError
 
 
+def commit_of(folder: Path, revision: str) -> str | None:
+    """The commit that a revision names, or None."""
+    asked = ("rev-parse", "--verify", "--quiet", "--end-of-options", revision + "^{commit}")
+    return (git(folder, *asked) or "").strip() or None
+
+
 def git(folder: Path, *arguments: str) -> str | None:
     """The output of a git command, or None where it fails.
 

@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from striate import records
 from striate.records import Record
+from striate.results import finite
 
 NONE = "–"  # where there is no value
-VALIDATION = "val_accuracy"  # in metrics/train.json
-
-
-def same(first: Record, second: Record) -> bool:
-    """Whether two names stand for one experiment: equal hashes and equal scores."""
-    return (first.identity, first.train, first.test) == (
-        second.identity,
-        second.train,
-        second.test,
-    )
-
-
-def number(scores: dict[str, Any], key: str) -> float | None:
-    """A finite metric, or None."""
-    value = scores.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return value
 
 
 def varied(found: Sequence[Record]) -> dict[str, str]:
@@ -61,7 +42,7 @@ def table(found: Sequence[Record], here: Record | None) -> list[list[str]]:
     rank = {name: n for n, name in enumerate(data)}
 
     def order(record: Record) -> tuple[int, float]:
-        accuracy = number(record.train, VALIDATION)
+        accuracy = finite(record.train.get(records.VALIDATION))
         return rank[record.identity.get(records.DATA)], 1.0 if accuracy is None else -accuracy
 
     heading = ["experiment", "validation accuracy", "test accuracy", "test errors", "parameters"]
@@ -70,14 +51,14 @@ def table(found: Sequence[Record], here: Record | None) -> list[list[str]]:
         names = list(dict.fromkeys(name.name for name in record.names))
         if record is here and records.WORKSPACE not in names:
             names.append(records.WORKSPACE)
-        errors, n = number(record.test, "errors"), number(record.test, "n")
+        errors, n = finite(record.test.get("errors")), finite(record.test.get("n"))
         rows.append(
             [
                 ", ".join(names),
-                _percent(number(record.train, VALIDATION)),
-                _percent(number(record.test, "accuracy")),
+                _percent(finite(record.train.get(records.VALIDATION))),
+                _percent(finite(record.test.get("accuracy"))),
                 NONE if errors is None or n is None else f"{errors:,} of {n:,}",
-                _count(number(record.train, "parameters")),
+                _count(finite(record.train.get("parameters"))),
                 *(str(record.params.get(key, NONE)) for key in keys),
             ]
         )
@@ -95,7 +76,9 @@ def _count(value: float | None) -> str:
 def notes(found: Sequence[Record]) -> list[str]:
     """What to know before choosing among experiments."""
     said = []
-    validated = [record for record in found if number(record.train, VALIDATION) is not None]
+    validated = [
+        record for record in found if finite(record.train.get(records.VALIDATION)) is not None
+    ]
     if len(validated) > 1:
         said.append(
             "Choose by validation accuracy: the highest of several test accuracies is partly luck."
@@ -116,6 +99,6 @@ def validation_sets_differ(found: Sequence[Record]) -> list[str]:
         by_data.setdefault(record.identity.get(records.DATA), []).append(record)
     return [
         key
-        for key in ("seed", "data.val_size")
+        for key in records.SPLIT_BY
         if any(len({str(r.params.get(key)) for r in group}) > 1 for group in by_data.values())
     ]

@@ -194,16 +194,11 @@ class Params(Section):
         return self
 
 
-class Loader(yaml.SafeLoader):
-    """The safe loader, for which 1e-05 is a number, as it is for DVC, which writes it so."""
+class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """The safe loader, eight times as fast where it is libyaml's."""
 
 
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-class _PlainLoader(Loader):
+class _PlainLoader(yaml.SafeLoader):
     """Less what params need not have and what would surprise their reader.
 
     A tag would make objects, an alias can make a few lines stand for millions of values, and of
@@ -235,6 +230,13 @@ class _PlainLoader(Loader):
             return super().construct_object(node, deep)
         except (ValueError, OverflowError):  # the 31st of February, or a number without an end
             raise _refused(f"{_shown(node.value)} is not a value", node.start_mark) from None
+
+
+# For both, 1e-05 is a number, as it is for DVC, which writes it so.
+for _loader in (Loader, _PlainLoader):
+    _loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
 
 
 def _refused(problem: str, mark: yaml.Mark) -> yaml.MarkedYAMLError:

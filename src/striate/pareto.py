@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from striate import figures, overview, records
 from striate.records import LeftOut, Record
+from striate.results import finite
 
 ACCURACIES = {
-    "validation accuracy": ("train", overview.VALIDATION),
+    "validation accuracy": ("train", records.VALIDATION),
     "test accuracy": ("test", "accuracy"),
 }
 
@@ -37,7 +38,7 @@ class Candidate(NamedTuple):
 
 def accuracy_of(found: Sequence[Record]) -> str:
     """By which accuracy experiments are compared: validation, or test where none has that."""
-    some = any(overview.number(record.train, overview.VALIDATION) is not None for record in found)
+    some = any(finite(record.train.get(records.VALIDATION)) is not None for record in found)
     return "validation accuracy" if some else "test accuracy"
 
 
@@ -59,9 +60,9 @@ def comparable(found: Sequence[Record]) -> tuple[list[Record], list[LeftOut], st
         name = record.names[0].name
         if record.identity.get(records.DATA) != first.identity.get(records.DATA):
             left_out.append(LeftOut(name, f"other data than {first.names[0].name}"))
-        elif overview.number(getattr(record, part), key) is None:
+        elif finite(getattr(record, part).get(key)) is None:
             left_out.append(LeftOut(name, f"no {accuracy}"))
-        elif not overview.number(record.train, "parameters"):
+        elif not finite(record.train.get("parameters")):
             left_out.append(LeftOut(name, "no number of parameters"))
         else:
             kept.append(record)

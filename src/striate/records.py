@@ -24,7 +24,7 @@ import yaml
 
 from striate.errors import UserError
 from striate.files import md5
-from striate.git import git
+from striate.git import commit_of, git
 from striate.params import Loader, flatten
 from striate.results import check_metrics, one_line, parse_json
 
@@ -33,7 +33,10 @@ PARAMS, DATA, CHECKPOINT = "striate.params", "striate.data", "striate.checkpoint
 EVALUATION = "striate.evaluation"
 
 TRAINED_BY = ("seed", "data", "augment", "model", "training")  # the sections that train reads
-MANIFEST, MODELS = "data/manifest.json", "models"
+SPLIT_BY = ("seed", "data.val_size")  # the params that say which images are held out
+VALIDATION = "val_accuracy"  # in TRAIN
+LOCK = "dvc.lock"
+MANIFEST, TEST_SET, MODELS = "data/manifest.json", "data/test", "models"
 PAGES = {  # what visualize writes, and the folders for it in a run
     "reports/figures": "figures",
     "reports/index.html": "report",
@@ -83,6 +86,11 @@ class Record:
     revision: str | None
     hashes: dict[str, str]
     pages: list[str]
+
+    @property
+    def key(self) -> str:
+        """Equal for two names of one experiment: hashes and scores."""
+        return hash_values(self.identity | {TRAIN: self.train, TEST: self.test})
 
 
 class LeftOut(NamedTuple):
@@ -171,14 +179,14 @@ def find(root: Path) -> Found:
     workspace = None
     for name in [*_listed(root), Name(WORKSPACE)]:
         try:
-            record = _record(root, name)
+            record = _record(root, name, NEEDED)
         except UserError as error:
             # Before the first `dvc repro`, neither is an experiment that anybody asked for.
             if name.baseline or not isinstance(error, NotEvaluatedError):
                 left_out.append(LeftOut(name.name, str(error)))
             continue
         # Scores that were edited by hand differ although dvc.lock, which is identical, does not.
-        key = hash_values(record.identity | {TRAIN: record.train, TEST: record.test})
+        key = record.key
         if key not in records:
             records[key] = record
         elif record.revision is not None:
@@ -210,8 +218,13 @@ def _tree(root: Path, commit: str) -> str | None:
     return git(root, "rev-parse", "--verify", "--quiet", f"{commit}:./")
 
 
-def named(root: Path, name: str) -> Record:
+def named(root: Path, name: str, needed: Sequence[str] = NEEDED) -> Record:
     """The experiment of this name: DVC's, `workspace`, or what a branch, tag or commit holds.
+
+    Args:
+        root: the repository.
+        name: of the experiment.
+        needed: the files and folders that must be here.
 
     Raises:
         UserError: there is none, there are several, or it is not whole.
@@ -225,16 +238,15 @@ def named(root: Path, name: str) -> Record:
         commits = ", ".join(own.commit[:7] for own in asked)
         raise UserError(f"several experiments are called {name}; name the commit: {commits}")
     if not asked:
-        spoken = ("rev-parse", "--verify", "--quiet", "--end-of-options", name + "^{commit}")
-        commit = (git(root, *spoken) or "").strip()
-        if not commit:
+        commit = commit_of(root, name)
+        if commit is None:
             known = list(dict.fromkeys([WORKSPACE, *(own.name for own in listed)]))
             raise UserError(
                 f"there is no experiment, branch or commit {name!r}; known here: {_some(known)}"
             )
         asked = [Name(name, commit)]
     try:
-        return _record(root, asked[0])
+        return _record(root, asked[0], needed)
     except NotWholeError as error:
         raise UserError(f"{name} cannot be used: {error}") from None
 
@@ -252,20 +264,24 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def fetch(root: Path, record: Record, paths: Sequence[str], scratch: Path) -> Path | None:
-    """A folder with files or folders of a record, or None where one of them is not here."""
-    try:
+def fetch(root: Path, record: Record, paths: Sequence[str], scratch: Path) -> Path:
+    """A folder with files or folders of a record: copies in `scratch`, or the working tree.
+
+    Raises:
+        UserError: one of them is not here.
+    """
+    name = record.names[0]
+    for path in paths:
+        digest = record.hashes.get(path)
+        if digest is None or not _has(root, name, path, digest):
+            raise UserError(f"{path} of {name.name} is not here; `dvc pull`, or run it once more")
         if record.revision is None:
-            there = (_has(root, Name(WORKSPACE), path, record.hashes[path]) for path in paths)
-            return root if all(there) else None
-        for path in paths:
-            for inside, content in _cached(root, record.hashes[path]):
-                target = scratch / path / inside
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(content, target)
-    except (KeyError, FileNotFoundError):
-        return None
-    return scratch
+            continue
+        for inside, content in _cached(root, digest):
+            target = scratch / path / inside
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(content, target)
+    return root if record.revision is None else scratch
 
 
 def is_here(root: Path, digest: str) -> bool:
@@ -347,18 +363,19 @@ def scored(test: dict[str, float]) -> list[Point]:
     return [(f"test_{name}", value, 0) for name, value in test.items()]
 
 
-def _record(root: Path, name: Name) -> Record:
+def _record(root: Path, name: Name, needed: Sequence[str]) -> Record:
     """An experiment from its dvc.lock and metrics.
 
     Args:
         root: the repository.
         name: of a commit, or of the working tree.
+        needed: the files and folders that must be here.
 
     Raises:
         NotWholeError: something of it is missing, or is not what this pipeline makes.
     """
     read = _reader(root, name.commit) if name.commit else _working_tree(root)
-    text, *scores = (read(path) for path in ("dvc.lock", TRAIN, TEST))
+    text, *scores = (read(path) for path in (LOCK, TRAIN, TEST))
     if text is None or None in scores:
         raise NotEvaluatedError("it was not evaluated")
     try:
@@ -381,7 +398,7 @@ def _record(root: Path, name: Name) -> Record:
         params = trained | evaluated
         identity = _training_identity(params, hashes.__getitem__)
         identity |= _evaluation_identity(params, hashes.__getitem__)
-        needed = {path: hashes[path] for path in NEEDED}
+        wanted = {path: hashes[path] for path in needed}
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise NotWholeError(f"its dvc.lock cannot be used: {one_line(error)}") from None
     made = {}
@@ -390,20 +407,20 @@ def _record(root: Path, name: Name) -> Record:
             made[path] = check_metrics(parse_json(content or "", path), path, Path(path).name)
         except UserError as error:
             raise NotWholeError(str(error)) from None
-    _check_here(root, name, needed)
+    _check_here(root, name, wanted)
     pages = [path for path in PAGES if path in hashes and _has(root, name, path, hashes[path])]
     return Record(
         [name], identity, params, made[TRAIN], made[TEST], name.commit or None, hashes, pages
     )
 
 
-def _check_here(root: Path, name: Name, needed: dict[str, str]) -> None:
+def _check_here(root: Path, name: Name, wanted: dict[str, str]) -> None:
     """Refuse an experiment whose files are not here, or are another's.
 
     Raises:
         NotWholeError: says how to bring them.
     """
-    for path, digest in needed.items():
+    for path, digest in wanted.items():
         if _has(root, name, path, digest):
             continue
         if not name.commit and not (root / path).exists():
@@ -416,9 +433,12 @@ def _check_here(root: Path, name: Name, needed: dict[str, str]) -> None:
             raise NotWholeError(
                 "its files are not in DVC's cache here; `dvc exp pull` brings them from a remote"
             )
+        said = "its files are not in DVC's cache here; "
+        if name.commit != head(root):
+            raise NotWholeError(said + "`dvc fetch --all-commits` brings them from a remote")
         raise NotWholeError(
-            "its files are not in DVC's cache here; `dvc pull` brings them if a remote has them; or"
-            " `dvc repro` makes yours, and `git commit -m Baseline dvc.lock metrics` keeps those"
+            said + "`dvc pull` brings them if a remote has them; or `dvc repro` makes yours, and"
+            " `git commit -m Baseline dvc.lock metrics` keeps those"
         )
 
 

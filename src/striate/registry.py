@@ -16,7 +16,7 @@ from striate import checkpoint, records, sync, tracking
 from striate.errors import UserError
 
 NAME, ALIAS = "striate", "champion"
-ACCURACY, VALIDATION = "test_accuracy", "val_accuracy"
+ACCURACY = "test_accuracy"
 SPLIT = "striate.split"  # tag: the hash of what says which images are held out for validation
 
 
@@ -34,7 +34,7 @@ def promote(root: Path, record: records.Record, force: bool) -> tuple[bool, str]
         Whether it was registered, and a sentence that says so.
 
     Raises:
-        UserError: it has no run, or DVC does not have its checkpoint.
+        UserError: it has no run, or its checkpoint is not here.
     """
     # A run that gets a model is not finished meanwhile, and `sync` would make another one.
     with tracking.alone():
@@ -56,8 +56,8 @@ def _promote(root: Path, record: records.Record, force: bool) -> tuple[bool, str
             of = present.tags["data"]
             return False, f"refused: the champion is for {of}, not {data}; --force replaces it"
         key, name = ACCURACY, "test"
-        if VALIDATION in scores and present.tags.get(SPLIT) == scores[SPLIT]:
-            key, name = VALIDATION, "validation"
+        if records.VALIDATION in scores and present.tags.get(SPLIT) == scores[SPLIT]:
+            key, name = records.VALIDATION, "validation"
         mine, theirs = float(scores[key]), float(present.tags[key])
         if mine < theirs:
             return False, (
@@ -65,8 +65,6 @@ def _promote(root: Path, record: records.Record, force: bool) -> tuple[bool, str
             )
     with tempfile.TemporaryDirectory() as scratch:
         place = records.fetch(root, record, (records.MODELS,), Path(scratch))
-        if place is None:
-            raise UserError(f"DVC does not have the checkpoint of {experiment} here; `dvc pull`")
         trained = checkpoint.load(place / records.MODELS, torch.device("cpu"))
         version = _register(store, run.info.run_id, trained)
     for key, value in (scores | {"data": data}).items():
@@ -78,9 +76,9 @@ def _promote(root: Path, record: records.Record, force: bool) -> tuple[bool, str
 def _scores(record: records.Record) -> dict[str, str]:
     """What a model is compared by, as tags of its version."""
     scores = {ACCURACY: repr(float(record.test["accuracy"]))}
-    if VALIDATION in record.train:
-        held_out = {key: record.params[key] for key in ("seed", "data.val_size")}
-        scores[VALIDATION] = repr(float(record.train[VALIDATION]))
+    if records.VALIDATION in record.train:
+        held_out = {key: record.params[key] for key in records.SPLIT_BY}
+        scores[records.VALIDATION] = repr(float(record.train[records.VALIDATION]))
         scores[SPLIT] = records.hash_values(
             held_out | {records.DATA: record.identity[records.DATA]}
         )

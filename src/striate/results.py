@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,16 @@ def check_metrics(values: dict[str, Any], name: str, file: str) -> dict[str, flo
                 f"{name}: {key} is {shown}; it must be a number, and `dvc repro` makes it anew"
             )
     return values
+
+
+def finite(value: Any) -> float | None:
+    """A finite number, or None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:  # a whole number beyond all floats
+        return None
 
 
 def write_training(rows: list[dict[str, Any]], kept: int, parameters: int, folder: Path) -> None:

@@ -36,14 +36,9 @@ def find(source: str, scratch: Path) -> Path:
         raise UserError(
             f"{source} is no folder, and experiments are found in a DVC repository only"
         )
-    record = records.named(root, source)
-    place = records.fetch(root, record, (records.MODELS,), scratch)
-    if place is None:
-        raise UserError(
-            f"the checkpoint of {source} is not in DVC's cache here; `dvc pull` brings it from a"
-            " remote, and running it once more makes it"
-        )
-    return place / records.MODELS
+    needed = (records.MODELS,)
+    record = records.named(root, source, needed)
+    return records.fetch(root, record, needed, scratch) / records.MODELS
 
 
 def _registered(source: str, scratch: Path) -> Path:

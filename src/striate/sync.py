@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from striate import records, tracking
-from striate.errors import UserError
 from striate.records import Point, Record
 
 if TYPE_CHECKING:
@@ -239,7 +238,7 @@ def _settle(store: Store, record: Record) -> list[str]:
 def _points(root: Path, record: Record) -> list[Point]:
     """All metrics of a record, with its curves."""
     with tempfile.TemporaryDirectory() as scratch:
-        place = _fetched(root, record, records.TABLES, scratch)
+        place = records.fetch(root, record, records.TABLES, Path(scratch))
         points = [
             point
             for table in records.TABLES
@@ -247,13 +246,6 @@ def _points(root: Path, record: Record) -> list[Point]:
         ]
     points += records.best(points)
     return points + records.final(record.train) + records.scored(record.test)
-
-
-def _fetched(root: Path, record: Record, paths: Sequence[str], scratch: str) -> Path:
-    place = records.fetch(root, record, paths, Path(scratch))
-    if place is None:
-        raise UserError(f"the files of {record.names[0].name} were removed meanwhile")
-    return place
 
 
 def _complete(root: Path, store: Store, record: Record, run: Run) -> list[str]:
@@ -264,7 +256,8 @@ def _complete(root: Path, store: Store, record: Record, run: Run) -> list[str]:
     for path, name in ({records.MODELS: "checkpoint"} | pages).items():
         if name not in present:
             with tempfile.TemporaryDirectory() as scratch:
-                store.upload(run.info.run_id, _fetched(root, record, (path,), scratch) / path, name)
+                place = records.fetch(root, record, (path,), Path(scratch))
+                store.upload(run.info.run_id, place / path, name)
             done.append(f"added {name}")
     named = [name for name in record.names if name.commit]
     tags = {
