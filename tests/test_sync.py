@@ -238,6 +238,12 @@ def test_an_experiment_whose_files_are_not_here_is_never_shown_as_if_it_were_who
 
 @pytest.mark.slow
 def test_a_working_tree_that_is_not_what_dvc_lock_names_is_left_out(clone, capsys):
+    labels = clone.folder / "data/test/labels.npy"
+    content = labels.read_bytes()
+    labels.unlink()
+    labels.write_bytes(content[:-8] + content[-16:-8] + b"")
+    assert striate("compare", "main", "workspace") == 2
+    assert "data/test of workspace is not here" in capsys.readouterr().err
     (clone.folder / "metrics/history.csv").unlink()
     shutil.copy(clone.folder / "metrics/per_class.csv", clone.folder / "metrics/history.csv")
     assert striate("verify") == 0
@@ -245,6 +251,19 @@ def test_a_working_tree_that_is_not_what_dvc_lock_names_is_left_out(clone, capsy
     assert f"note: left out: {said}" in capsys.readouterr().err
     assert striate("compare", "main", "workspace") == 2
     assert "workspace cannot be used: metrics/history.csv is not" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_network_that_is_here_can_be_used_without_its_predictions(clone, capsys):
+    lock = yaml.safe_load((clone.folder / "dvc.lock").read_text())["stages"]
+    (digest,) = [o["md5"] for o in lock["evaluate"]["outs"] if o["path"] == "predictions"]
+    place = clone.folder / ".dvc/cache/files/md5" / digest[:2] / digest[2:]
+    place.chmod(0o644)
+    place.write_text("[")  # half of the list of its files, as on a full disk
+    assert striate("fetch", "main") == 0
+    assert capsys.readouterr().out == "weights/main\n"
+    assert striate("compare", "main", "workspace") == 2
+    assert "main cannot be used: its files are not in DVC's cache" in capsys.readouterr().err
 
 
 def reference(clone, name, baseline, changes):
@@ -320,7 +339,8 @@ def test_a_name_that_two_experiments_have_means_that_of_head_or_none(clone, caps
     assert first[:7] in said
     assert second[:7] in said
     assert striate("compare", "main", "thrice") == 2
-    assert capsys.readouterr().err.endswith("known here: workspace, main, other, twice\n")
+    known = capsys.readouterr().err.strip().partition("known here: ")[2]
+    assert sorted(known.split(", ")) == ["main", "other", "twice", "workspace"]
 
 
 @pytest.mark.slow
