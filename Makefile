@@ -17,7 +17,10 @@ help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): requirements.lock bootstrap.lock pyproject.toml
-	@case "$$PWD" in *:*) echo "error: $$PWD has a colon, which PATH cannot hold; rename the folder"; exit 2;; esac
+	@case "$$PWD" in \
+	  *:*) echo "error: $$PWD has a colon, which PATH cannot hold; rename the folder"; exit 2;; \
+	  *%*) echo "error: $$PWD has a %, below which MLflow cannot be installed; rename the folder"; exit 2;; \
+	esac
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4) and "Python 3.11.4 or newer is needed; name it: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv --clear $(VENV)
 	pip install --quiet --disable-pip-version-check --require-hashes -r bootstrap.lock
