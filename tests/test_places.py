@@ -4,7 +4,7 @@ import os
 import shutil
 
 import pytest
-from clones import Clone
+from clones import ROOT, Clone
 
 SMALL = {"training__epochs": 1, "model__width": 4}
 
@@ -131,3 +131,14 @@ def test_a_repository_of_another_user_is_refused_with_gits_own_cure(inside, tmp_
         (line,) = here.striate(*command, status=2).splitlines()
         assert line.startswith("error: Git refuses ")
         assert "belongs to another user; if you trust it: git config --global --add safe" in line
+
+
+@pytest.mark.parametrize(("name", "said"), [("a:b", "has a colon"), ("50% off", "has a %")])
+def test_where_no_environment_can_be_made_setup_says_so_in_one_line(tmp_path, name, said):
+    here = Clone(tmp_path / name)
+    here.folder.mkdir()
+    for file in ("Makefile", "requirements.lock", "bootstrap.lock", "pyproject.toml"):
+        shutil.copy(ROOT / file, here.folder)
+    first, *_ = here.run("make", "setup", status=2).splitlines()
+    assert first.startswith(f"error: {here.folder} {said}")
+    assert not (here.folder / ".venv").exists()
