@@ -236,6 +236,25 @@ def test_what_is_hidden_or_left_by_systems_is_counted_and_not_learnt(place, monk
     )
 
 
+def test_no_folder_is_walked_twice(place, monkeypatch):
+    shutil.copytree(place / "train", place / "valid/train")
+    shutil.copy(place / "train/brick/00.png", place)
+    walked, scandir = [], os.scandir
+
+    def note(path):
+        walked.append(Path(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", note)
+    found = pictures.listed(place, without=("train", "test"))
+    assert len(found.files) == 21
+    assert place / "valid/train/brick" in walked
+    assert place / "train" not in walked
+    walked.clear()
+    assert folders.read(place, 0, 0.2).left_out == {"outside train and test": 21}
+    assert walked.count(place / "train/brick") == 1
+
+
 def test_folders_inside_a_class_belong_to_it_whatever_they_are_called(place):
     (place / "train/brick/wall.png").mkdir()
     shutil.copy(place / "train/brick/00.png", place / "train/brick/wall.png/x.png")
