@@ -281,6 +281,19 @@ def test_a_linked_folder_is_refused_because_dvc_does_not_look_behind_it(place, l
         folders.read(place, 0, 0.2)
 
 
+def test_a_hidden_link_is_left_out_and_not_followed(place):
+    for link in (
+        place / "train/.cache",
+        place / "train/brick/.cache",
+        place / "train/brick/@eaDir",
+    ):
+        link.symlink_to(place / "train/grass")
+    (place / "train/brick/.broken").symlink_to("nowhere")
+    found = folders.read(place, 0, 0.2)
+    assert found.left_out == {"hidden": 4}
+    assert len(found.train.labels) + len(found.test.labels) == 20
+
+
 def test_a_linked_path_and_linked_files_are_taken_and_broken_ones_named(place, tmp_path):
     (place / "train/brick/00.png").rename(place / "moved.png")
     link = place / "train/brick/00.png"

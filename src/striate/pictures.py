@@ -87,12 +87,13 @@ def listed(folder: Path, without: Collection[str] = ()) -> Listed:
         if Path(place) == folder:
             folders[:] = [name for name in folders if name not in without]
         for path in [Path(place, name) for name in folders]:
-            if path.is_symlink():
-                found.links.append(path)
-                # `os.walk` does not follow it.
-            elif is_hidden(path.name):
+            linked = path.is_symlink()  # `os.walk` follows only the path that it is given
+            if is_hidden(path.name):
                 folders.remove(path.name)
-                found.left_out[HIDDEN] += sum(len(inside) for *_, inside in os.walk(path))
+                inside = 1 if linked else sum(len(names) for *_, names in os.walk(path))
+                found.left_out[HIDDEN] += inside
+            elif linked:
+                found.links.append(path)
         for path in [Path(place, name) for name in names]:
             ending = path.suffix.lower()
             if is_hidden(path.name):
