@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import same_color
+from matplotlib.font_manager import FontEntry
 from matplotlib.image import imread
 
 from striate import figures
@@ -691,6 +692,26 @@ def test_names_are_shortened_and_stay_different(names, short, monkeypatch):
     monkeypatch.setattr(figures.fontManager, "ttflist", [])
     figures._family.cache_clear()
     assert figures._short(names) == short
+    figures._family.cache_clear()
+
+
+def test_removed_and_damaged_fonts_are_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "damaged.ttf").write_bytes(b"no font")
+    listed = [
+        FontEntry(fname=str(tmp_path / f"{name}.ttf"), name=name, style="normal", weight=400)
+        for name in ("damaged", "removed")
+    ]
+    good = figures.findfont("STIXGeneral")
+    missing = figures._letters(good) - figures._letters(figures.findfont(figures.FONT))
+    letter = chr(min(missing - set(range(0xE000, 0xF900))))
+    last = FontEntry(fname=good, name="z", style="normal", weight=400)
+    figures._family.cache_clear()
+    monkeypatch.setattr(figures.fontManager, "ttflist", listed)
+    assert figures._short([f"{letter}a"]) == [f"U+{ord(letter):04X} a"]
+    figures._family.cache_clear()
+    # Fonts are tried in the order of their names.
+    monkeypatch.setattr(figures.fontManager, "ttflist", [*listed, last])
+    assert figures._family(letter) == "z"
     figures._family.cache_clear()
 
 

@@ -689,8 +689,14 @@ def _family(letter: str) -> str | None:
 
 @cache
 def _letters(path: str) -> frozenset[int]:
-    """The codes of the letters that a font draws: none where it holds pictures of them."""
-    font = get_font(path)
+    """The codes of the letters that a font draws: none where it holds pictures of them.
+
+    None either of a damaged font, or of one that was removed since matplotlib listed the fonts.
+    """
+    try:
+        font = get_font(path)
+    except (OSError, RuntimeError):
+        return frozenset()
     return frozenset(font.get_charmap() if font.scalable else ())
 
 
