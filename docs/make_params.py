@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).parent.parent
 HEAD = """# Every param
 
@@ -10,15 +12,26 @@ From [`params.yaml`](../params.yaml), which is their home, by `make docs`.
 `dvc exp run -S KEY=VALUE`
 sets one; a faulty value is refused with a line that says what is allowed.
 """
-STAGES = {
-    "seed": "train",
-    "data": "train; `data.name` also download",
-    "augment": "train",
-    "model": "train",
-    "training": "train; `training.device` also evaluate",
-    "evaluate": "evaluate",
+# Stage → the params that it reads: whole sections, or single keys of them.
+READ: dict[str, list[str]] = {
+    stage: [str(key) for key in entry["params"]]
+    for stage, entry in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items()
 }
 LINE = re.compile(r"^(?P<indent> *)(?P<key>\w+):(?: +(?P<value>[^#\s]+))?(?: +# (?P<said>.*))?$")
+
+
+def readers(section: str) -> str:
+    """Which stages read a section of params.yaml, in a sentence."""
+    said = [f"Read by {_joined([stage for stage, keys in READ.items() if section in keys])}"]
+    for stage, keys in READ.items():
+        if some := [f"`{key}`" for key in keys if key.startswith(f"{section}.")]:
+            said.append(f"{stage} reads only {_joined(some)}")
+    return "; ".join(said) + "."
+
+
+def _joined(words: list[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def page(text: str) -> str:
@@ -32,7 +45,7 @@ def page(text: str) -> str:
             lines.append(f"\n## {key}\n")
             if value is None and said:
                 lines.append(f"{said[0].upper()}{said[1:]}.\n")
-            lines.append(f"Read by {STAGES[key]}.\n")
+            lines.append(f"{readers(key)}\n")
             lines.append("| key | committed value | what it is |\n|---|---|---|")
         if value is not None:
             full = f"{section}.{key}" if match["indent"] else key

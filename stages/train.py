@@ -9,7 +9,7 @@ from striate import launch, limits, params, portable
 from striate.logbook import Logbook, logbook
 from striate.stage import stage
 
-FEW_STEPS = 50  # below, Adam at its usual rate of 0.001 hardly moves a weight as far as it is large
+FEW_STEPS = 50  # below, Adam at its usual rate of 0.001 barely changes the weights
 
 if TYPE_CHECKING:
     import torch
@@ -94,8 +94,8 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
         said[-1] += f", {group.size} processes" + (
             "" if whole else "; batch norm by each of them over its own part of a batch"
         )
-    epochs, batch = settings.training.epochs, settings.training.batch_size
-    steps = epochs * -(-len(learnt.labels) // batch)
+    batch = settings.training.batch_size
+    steps = settings.training.epochs * training.steps_per_epoch(len(learnt.labels), batch)
     if weights is None and steps < FEW_STEPS:
         said.append(
             f"note: this training takes {steps} steps (epochs of {len(learnt.labels):,} images in"

@@ -36,19 +36,20 @@ def visualize(settings: params.Params, log: Logbook) -> None:
     confusion = evaluation.confusion_matrix(torch.from_numpy(logits), test.labels)
     calibration = evaluation.calibration(torch.from_numpy(logits), test.labels)
     history = results.read_history(Path("metrics/history.csv"))
-    some = torch.from_numpy(report.spread(train.labels.numpy(), report.SAMPLES))
-    learnt = (
-        images.displayed(train.images[some].read(), manifest["peak"]), train.labels[some].numpy()
-    )  # fmt: skip
+    train_indices = torch.from_numpy(report.spread(train.labels.numpy(), report.SAMPLES))
+    train_samples = (
+        images.displayed(train.images[train_indices].read(), manifest["peak"]),
+        train.labels[train_indices].numpy(),
+    )
     shown, labels = images.displayed(test.images, manifest["peak"]), test.labels.numpy()
-    some_tested = report.spread(labels, report.PREDICTIONS)
-    predicted = shown[some_tested], labels[some_tested], logits[some_tested], classes
+    test_indices = report.spread(labels, report.PREDICTIONS)
+    test_samples = shown[test_indices], labels[test_indices], logits[test_indices]
     maps = models.feature_maps(trained.model, trained.normalization(test.images[:1]))
     drawn = {
-        "samples": figures.samples(*learnt, classes),
+        "samples": figures.samples(*train_samples, classes),
         "curves": figures.learning_curves(history),
-        "predictions": figures.predictions(*predicted),
-        "mistakes": figures.confident_mistakes(shown, labels, logits, classes),
+        "predictions": figures.predictions(*test_samples, classes),
+        "mistakes": figures.confident_mistakes(shown, labels, logits, classes, report.MISTAKES),
         "confusion": figures.confusion_matrix(confusion, classes),
         "calibration": figures.calibration(calibration),
         "feature_maps": figures.feature_maps(
@@ -69,8 +70,8 @@ def visualize(settings: params.Params, log: Logbook) -> None:
     page = report.page(
         settings, manifest, scores, hashes, pictures, confusion, calibration,
         {
-            "samples": report.samples(*learnt, classes),
-            "predictions": report.predictions(*predicted),
+            "samples": report.samples(*train_samples, classes),
+            "predictions": report.predictions(*test_samples, classes),
             "mistakes": report.mistakes(shown, labels, logits, classes),
         },
     )  # fmt: skip

@@ -22,6 +22,22 @@ def test_the_page_of_params_is_that_of_params_yaml():
     assert all(f".{key}` |" in page(text) for key in keys)
 
 
+def test_the_page_of_params_says_which_stages_read_them():
+    text = (ROOT / "docs/params.md").read_text()
+    said = {
+        section: re.search(rf"^## {section}\n(?:.*\n)*?(Read by .*)$", text, re.M)[1]
+        for section in ("seed", "data", "training", "evaluate")
+    }
+    assert said == {
+        "seed": "Read by train and visualize.",
+        "data": "Read by train and visualize; download reads only `data.name`, `data.path`,"
+        " `data.size` and `data.test_size`.",
+        "training": "Read by train and visualize; evaluate reads only `training.device`,"
+        " `training.deterministic` and `training.precision`.",
+        "evaluate": "Read by evaluate and visualize.",
+    }
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_what_a_page_links_to_exists(path):
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text()):

@@ -1,10 +1,12 @@
 import itertools
 import re
+from functools import partial
 
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import same_color
+from matplotlib.font_manager import FontEntry
 from matplotlib.image import imread
 
 from striate import figures
@@ -83,11 +85,11 @@ def assert_titles_keep_apart(figure):
 
 
 class TestSamples:
-    def test_first_36_in_order(self):
+    def test_all_in_order(self):
         images, labels = dataset(50)
         figure = figures.samples(images, labels, DIGITS)
-        assert captions(figure) == [str(label) for label in labels[:36]]
-        np.testing.assert_array_equal(pixels(figure), images[:36, 0])
+        assert captions(figure) == [str(label) for label in labels]
+        np.testing.assert_array_equal(pixels(figure), images[:, 0])
 
     def test_grid_is_square(self):
         places = boxes(figures.samples(*dataset(36), DIGITS))
@@ -241,14 +243,14 @@ class TestPredictions:
             ]
             assert all((edge == red).all() == index % 2 for edge in edges)
 
-    def test_first_hundred(self):
+    def test_more_than_a_row(self):
         images, labels = dataset(120)
         predicted = labels.copy()
         predicted[[5, 110]] = (labels[[5, 110]] + 1) % 10
         figure = figures.predictions(images, labels, sure_logits(predicted), DIGITS)
-        assert len(tiles(figure)) == 100
-        assert figure.get_suptitle() == "predicted:true, 99 of 100 images right"
-        np.testing.assert_array_equal(pixels(figure)[99], images[99, 0])
+        assert len(tiles(figure)) == 120
+        assert figure.get_suptitle() == "predicted:true, 118 of 120 images right"
+        np.testing.assert_array_equal(pixels(figure), images[:, 0])
 
     def test_long_names_keep_apart(self):
         images, _ = dataset(30, channels=3, size=32)
@@ -479,7 +481,7 @@ class TestConfidentMistakes:
         labels = np.array([0, 1, 1, 0])
         # Image 2 is right; softmax of (0, log 3) is (1/4, 3/4).
         logits = np.log([[1.0, 3.0], [9.0, 1.0], [1.0, 9.0], [2.0, 3.0]])
-        figure = figures.confident_mistakes(images, labels, logits, ["cat", "dog"])
+        figure = figures.confident_mistakes(images, labels, logits, ["cat", "dog"], 36)
         assert captions(figure) == ["cat:dog\n90.0%", "dog:cat\n75.0%", "dog:cat\n60.0%"]
         np.testing.assert_array_equal(pixels(figure), images[[1, 0, 3], 0])
         assert figure.get_suptitle() == "predicted:true, 3 mistakes in 4 images"
@@ -487,7 +489,8 @@ class TestConfidentMistakes:
     def test_count(self):
         images, labels = dataset(60)
         logits = sure_logits((labels + 1) % 10)
-        assert len(tiles(figures.confident_mistakes(images, labels, logits, DIGITS))) == 36
+        figure = figures.confident_mistakes(images, labels, logits, DIGITS, count=36)
+        assert len(tiles(figure)) == 36
         figure = figures.confident_mistakes(images, labels, logits, DIGITS, count=7)
         assert len(tiles(figure)) == 7
         assert figure.get_suptitle() == "predicted:true, 7 surest of 60 mistakes in 60 images"
@@ -495,24 +498,24 @@ class TestConfidentMistakes:
     def test_equally_sure_mistakes_keep_their_order(self):
         images, _ = dataset(30)
         logits = sure_logits(np.ones(30, dtype=int))
-        figure = figures.confident_mistakes(images, np.zeros(30, dtype=int), logits, DIGITS)
+        figure = figures.confident_mistakes(images, np.zeros(30, dtype=int), logits, DIGITS, 36)
         np.testing.assert_array_equal(pixels(figure), images[:, 0])
 
     def test_huge_logits(self):
         images, _ = dataset(1)
-        figure = figures.confident_mistakes(images, [0], [[-1e5, 1e5]], ["cat", "dog"])
+        figure = figures.confident_mistakes(images, [0], [[-1e5, 1e5]], ["cat", "dog"], 36)
         assert captions(figure) == ["dog:cat\n100.0%"]
 
     def test_no_mistake(self):
         images, labels = dataset(12)
-        figure = figures.confident_mistakes(images, labels, sure_logits(labels), DIGITS)
+        figure = figures.confident_mistakes(images, labels, sure_logits(labels), DIGITS, 36)
         assert tiles(figure) == captions(figure) == []
         assert figure.get_suptitle() == "There are no mistakes in 12 images."
 
     def test_long_names_keep_apart(self):
         images, _ = dataset(9, channels=3)
         logits = sure_logits(np.zeros(9, dtype=int))
-        figure = figures.confident_mistakes(images, np.ones(9, dtype=int), logits, CIFAR)
+        figure = figures.confident_mistakes(images, np.ones(9, dtype=int), logits, CIFAR, 36)
         assert_titles_keep_apart(figure)
 
     def test_bad_count(self):
@@ -605,7 +608,9 @@ def test_samples_of_bad_arrays(changed, sentence):
 
 
 @pytest.mark.parametrize(("changed", "sentence"), BAD_IMAGES_OR_LABELS + BAD_LOGITS)
-@pytest.mark.parametrize("draw", [figures.predictions, figures.confident_mistakes])
+@pytest.mark.parametrize(
+    "draw", [figures.predictions, partial(figures.confident_mistakes, count=36)]
+)
 def test_predictions_of_bad_arrays(draw, changed, sentence):
     arguments = {"images": IMAGES, "labels": LABELS, "logits": LOGITS} | changed
     with pytest.raises(ValueError, match=sentence):
@@ -653,9 +658,9 @@ def everything_with_names(names):
     counts = np.zeros((len(names), len(names)), int)
     np.add.at(counts, (labels, logits.argmax(axis=1)), 1)
     return {
-        "samples": figures.samples(images, labels, names),
-        "predictions": figures.predictions(images, labels, logits, names),
-        "mistakes": figures.confident_mistakes(images, labels, logits, names),
+        "samples": figures.samples(images[:36], labels[:36], names),
+        "predictions": figures.predictions(images[:100], labels[:100], logits[:100], names),
+        "mistakes": figures.confident_mistakes(images, labels, logits, names, 36),
         "confusion": figures.confusion_matrix(counts, names),
         "features": figures.feature_maps(images[0], {"layer1": images[:4, 0]}, names[0]),
     }
@@ -691,6 +696,26 @@ def test_names_are_shortened_and_stay_different(names, short, monkeypatch):
     monkeypatch.setattr(figures.fontManager, "ttflist", [])
     figures._family.cache_clear()
     assert figures._short(names) == short
+    figures._family.cache_clear()
+
+
+def test_removed_and_damaged_fonts_are_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "damaged.ttf").write_bytes(b"no font")
+    listed = [
+        FontEntry(fname=str(tmp_path / f"{name}.ttf"), name=name, style="normal", weight=400)
+        for name in ("damaged", "removed")
+    ]
+    good = figures.findfont("STIXGeneral")
+    missing = figures._letters(good) - figures._letters(figures.findfont(figures.FONT))
+    letter = chr(min(missing - set(range(0xE000, 0xF900))))
+    last = FontEntry(fname=good, name="z", style="normal", weight=400)
+    figures._family.cache_clear()
+    monkeypatch.setattr(figures.fontManager, "ttflist", listed)
+    assert figures._short([f"{letter}a"]) == [f"U+{ord(letter):04X} a"]
+    figures._family.cache_clear()
+    # Fonts are tried in the order of their names.
+    monkeypatch.setattr(figures.fontManager, "ttflist", [*listed, last])
+    assert figures._family(letter) == "z"
     figures._family.cache_clear()
 
 

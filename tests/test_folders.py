@@ -236,6 +236,25 @@ def test_what_is_hidden_or_left_by_systems_is_counted_and_not_learnt(place, monk
     )
 
 
+def test_no_folder_is_walked_twice(place, monkeypatch):
+    shutil.copytree(place / "train", place / "valid/train")
+    shutil.copy(place / "train/brick/00.png", place)
+    walked, scandir = [], os.scandir
+
+    def note(path):
+        walked.append(Path(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", note)
+    found = pictures.listed(place, without=("train", "test"))
+    assert len(found.files) == 21
+    assert place / "valid/train/brick" in walked
+    assert place / "train" not in walked
+    walked.clear()
+    assert folders.read(place, 0, 0.2).left_out == {"outside train and test": 21}
+    assert walked.count(place / "train/brick") == 1
+
+
 def test_folders_inside_a_class_belong_to_it_whatever_they_are_called(place):
     (place / "train/brick/wall.png").mkdir()
     shutil.copy(place / "train/brick/00.png", place / "train/brick/wall.png/x.png")
@@ -260,6 +279,19 @@ def test_a_linked_folder_is_refused_because_dvc_does_not_look_behind_it(place, l
     link.symlink_to("nowhere")
     with pytest.raises(DataError, match=f"^{link} is "):
         folders.read(place, 0, 0.2)
+
+
+def test_a_hidden_link_is_left_out_and_not_followed(place):
+    for link in (
+        place / "train/.cache",
+        place / "train/brick/.cache",
+        place / "train/brick/@eaDir",
+    ):
+        link.symlink_to(place / "train/grass")
+    (place / "train/brick/.broken").symlink_to("nowhere")
+    found = folders.read(place, 0, 0.2)
+    assert found.left_out == {"hidden": 4}
+    assert len(found.train.labels) + len(found.test.labels) == 20
 
 
 def test_a_linked_path_and_linked_files_are_taken_and_broken_ones_named(place, tmp_path):

@@ -205,7 +205,7 @@ def test_black_and_white_follow_from_the_type_of_the_pixels(tmp_path, kind, full
         types = {"F": "<f4", "I;16": "<u2", "I;16B": ">u2", "I": "<i4"}
         Image.fromarray(stored.astype(types[kind])).save(path)
     with Image.open(path) as opened:
-        assert opened.mode == kind if kind != "12" else "I;16"
+        assert opened.mode == (kind if kind != "12" else "I;16")
     assert (np.asarray(pictures.read(path)) == values).all()
 
 

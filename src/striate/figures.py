@@ -61,8 +61,6 @@ GUTTER = 14
 CAPTION = 26  # one line of text above a panel
 HEADING = 42  # one line of a figure's title
 
-SAMPLES = 36
-PREDICTIONS = 100
 MOSAIC = 64
 CELLS_WITH_TEXT = 20
 NAME = 24  # letters of a class's name, so that a picture has no more pixels than anyone looks at
@@ -70,10 +68,10 @@ FRONT_NAMED = 12
 
 
 def samples(images: ArrayLike, labels: ArrayLike, class_names: Sequence[str]) -> Figure:
-    """Draws the first 36 images in a square grid, each under the name of its class.
+    """Draws training images in a square grid, each under the name of its class.
 
     Args:
-        images: (N, C, H, W) in 0..1, C is 1 or 3; N may be less than 36.
+        images: (N, C, H, W) in 0..1, C is 1 or 3.
         labels: (N,) integers that index `class_names`.
         class_names: one name a class.
 
@@ -84,7 +82,6 @@ def samples(images: ArrayLike, labels: ArrayLike, class_names: Sequence[str]) ->
         ValueError: if the shapes disagree or a label has no name.
     """
     pictures, truth = _checked(images, labels, class_names)
-    pictures, truth = pictures[:SAMPLES], truth[:SAMPLES]
     names = _short(class_names)
     captions = [names[label] for label in truth]
     title = _number(len(pictures), "training image")
@@ -158,12 +155,12 @@ def filters(weight: ArrayLike, title: str) -> Figure:
 def predictions(
     images: ArrayLike, labels: ArrayLike, logits: ArrayLike, class_names: Sequence[str]
 ) -> Figure:
-    """Draws the first 100 images ten to a row, each titled "predicted:true".
+    """Draws test images ten to a row, each titled "predicted:true".
 
     A mistake has a bold red title and a red frame.
 
     Args:
-        images: (N, C, H, W) in 0..1, C is 1 or 3; N may be less than 100.
+        images: (N, C, H, W) in 0..1, C is 1 or 3.
         labels: (N,) integers that index `class_names`.
         logits: (N, K), one column a class.
         class_names: K names.
@@ -177,8 +174,7 @@ def predictions(
     """
     pictures, truth = _checked(images, labels, class_names)
     scores = _checked_logits(logits, truth, class_names)
-    pictures, truth = pictures[:PREDICTIONS], truth[:PREDICTIONS]
-    predicted = scores[:PREDICTIONS].argmax(axis=1)
+    predicted = scores.argmax(axis=1)
     captions = _pairs(predicted, truth, class_names)
     right = int((predicted == truth).sum())
     title = f"predicted:true, {right} of {_number(len(pictures), 'image')} right"
@@ -509,7 +505,7 @@ def confident_mistakes(
     labels: ArrayLike,
     logits: ArrayLike,
     class_names: Sequence[str],
-    count: int = 36,
+    count: int,
 ) -> Figure:
     """Draws the mistakes of which the model was most sure, surest first.
 
@@ -689,8 +685,14 @@ def _family(letter: str) -> str | None:
 
 @cache
 def _letters(path: str) -> frozenset[int]:
-    """The codes of the letters that a font draws: none where it holds pictures of them."""
-    font = get_font(path)
+    """The codes of the letters that a font draws: none where it holds pictures of them.
+
+    None either of a damaged font, or of one that was removed since matplotlib listed the fonts.
+    """
+    try:
+        font = get_font(path)
+    except (OSError, RuntimeError):
+        return frozenset()
     return frozenset(font.get_charmap() if font.scalable else ())
 
 

@@ -51,8 +51,7 @@ def read(path: Path, size: int, test_size: float) -> Collection:
     left_out: Counter[str] = Counter()
     train = _listed(path, "train", left_out)
     test = _listed(path, "test", left_out) if os.path.lexists(path / "test") else None
-    elsewhere = [file.relative_to(path).parts[0] for file in pictures.listed(path).files]
-    if outside := sum(first not in ("train", "test") for first in elsewhere):
+    if outside := len(pictures.listed(path, without=("train", "test")).files):
         left_out["outside train and test"] = outside
     _refuse_lookalikes(path, {"train": train, "test": test or {}})
     classes = tuple(sorted(train))

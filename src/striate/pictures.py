@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -71,8 +71,12 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM
 
 
-def listed(folder: Path) -> Listed:
+def listed(folder: Path, without: Collection[str] = ()) -> Listed:
     """The pictures in a folder and below it, by their endings, and what else is there.
+
+    Args:
+        folder: where to look.
+        without: names of folders right in it that are passed over.
 
     Raises:
         OSError: a folder cannot be read.
@@ -80,13 +84,16 @@ def listed(folder: Path) -> Listed:
     known = set(Image.registered_extensions())
     found = Listed([], [], Counter())
     for place, folders, names in os.walk(folder, onerror=_raise):
+        if Path(place) == folder:
+            folders[:] = [name for name in folders if name not in without]
         for path in [Path(place, name) for name in folders]:
-            if path.is_symlink():
-                found.links.append(path)
-                # `os.walk` does not follow it.
-            elif is_hidden(path.name):
+            linked = path.is_symlink()  # `os.walk` follows only the path that it is given
+            if is_hidden(path.name):
                 folders.remove(path.name)
-                found.left_out[HIDDEN] += sum(len(inside) for *_, inside in os.walk(path))
+                inside = 1 if linked else sum(len(names) for *_, names in os.walk(path))
+                found.left_out[HIDDEN] += inside
+            elif linked:
+                found.links.append(path)
         for path in [Path(place, name) for name in names]:
             ending = path.suffix.lower()
             if is_hidden(path.name):

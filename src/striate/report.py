@@ -17,7 +17,7 @@ from striate.params import Params, flatten
 from striate.recipes import arguments
 from striate.splits import count_of_second
 
-SAMPLES, PREDICTIONS, MISTAKES = 36, 100, 36  # images in each gallery
+SAMPLES, PREDICTIONS, MISTAKES = 36, 100, 36  # images in each gallery, at most
 
 
 class Tile(NamedTuple):
@@ -112,10 +112,7 @@ def samples(
     pictures: NDArray[np.floating], labels: NDArray[np.integer], classes: list[str]
 ) -> list[Tile]:
     """Training images under the names of their classes."""
-    return [
-        tile(image, classes[label])
-        for image, label in zip(pictures[:SAMPLES], labels[:SAMPLES], strict=True)
-    ]
+    return [tile(image, classes[label]) for image, label in zip(pictures, labels, strict=True)]
 
 
 def predictions(
@@ -126,9 +123,7 @@ def predictions(
 ) -> list[Tile]:
     """Test images under what was predicted."""
     tiles = []
-    for image, label, row in zip(
-        pictures[:PREDICTIONS], labels[:PREDICTIONS], logits[:PREDICTIONS], strict=True
-    ):
+    for image, label, row in zip(pictures, labels, logits, strict=True):
         guess = int(row.argmax())
         wrong = guess != label
         caption = f"{classes[guess]}, not {classes[label]}" if wrong else classes[guess]

@@ -80,7 +80,7 @@ def fit(
     if isinstance(train.images, Tensor):
         images = train.images.contiguous(memory_format=precision.memory_format)
     count, size = len(train.labels), settings.batch_size
-    steps = math.ceil(count / size)
+    steps = steps_per_epoch(count, size)
     total = steps * settings.epochs
     fast = precision != REFERENCE
     optimizers = build_optimizers(
@@ -412,6 +412,11 @@ def captured(
         graph.replay()
 
     return run
+
+
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """How many batches `count` images make; the last one may be smaller."""
+    return math.ceil(count / batch_size)
 
 
 def summary_line(row: dict[str, Any], epochs: int) -> str:
