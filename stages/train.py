@@ -84,15 +84,15 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
         f"{parameters:,} parameters, {len(learnt.labels):,} images {place}, on {device}"
         + (", portable arithmetic" if is_portable else "")
     )
-    if settings.training.deterministic == "portable" and not is_portable:
-        said.append(
-            "note: this is no x86-64 processor with AVX2, so training.deterministic=portable gives"
-            " equal bytes on its own kind only"
-        )
     if group.size > 1:
         whole = models.synchronize_(model, device)
         said[-1] += f", {group.size} processes" + (
             "" if whole else "; batch norm by each of them over its own part of a batch"
+        )
+    if settings.training.deterministic == "portable" and not is_portable:
+        said.append(
+            "note: this is no x86-64 processor with AVX2, so training.deterministic=portable gives"
+            " equal bytes on its own kind only"
         )
     batch = settings.training.batch_size
     steps = settings.training.epochs * training.steps_per_epoch(len(learnt.labels), batch)
