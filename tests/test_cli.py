@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -154,7 +155,7 @@ def test_ui_serves_the_addresses_that_it_prints_on_loopback_only(tmp_path):
     ],
 )
 def test_a_standard_stream_that_is_closed_or_full_is_no_traceback(arguments, status, said):
-    command = f"exec {sys.executable} -m striate.cli {arguments}"
+    command = f"exec {shlex.quote(sys.executable)} -m striate.cli {arguments}"
     found = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
     assert (found.returncode, found.stderr) == (status, said)
     assert "error" not in found.stdout
@@ -167,6 +168,6 @@ def test_no_file_takes_the_number_of_a_closed_stream_and_any_character_is_writte
         "    print('caf\\u00e9', os.open('/dev/null', 0) > 2)"
     )
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
-    command = f"exec {sys.executable} {script} <&-"
+    command = f"exec {shlex.join([sys.executable, str(script)])} <&-"
     found = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment)
     assert (found.stdout, found.stderr) == ("caf\\xe9 True\n", "")
