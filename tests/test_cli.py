@@ -161,6 +161,29 @@ def test_a_standard_stream_that_is_closed_or_full_is_no_traceback(arguments, sta
     assert "error" not in found.stdout
 
 
+@pytest.mark.parametrize(
+    ("end", "status", "said"),
+    [
+        ("raise UserError('it is wrong')", 2, "error: it is wrong\n"),
+        ("raise PermissionError(13, 'Permission denied', 'a')", 2, "error: a: Permission denied\n"),
+        ("raise KeyboardInterrupt('go on later')", 130, "interrupted: go on later\n"),
+        ("sys.exit(3)", 1, ""),
+        ("pass", 1, ""),
+    ],
+)
+def test_a_reader_that_has_enough_hides_no_failure(end, status, said):
+    script = f"import sys\nfrom striate.errors import *\nwith reported():\n    print(1)\n    {end}"
+    reader, writer = os.pipe()
+    os.close(reader)
+    found = subprocess.run(
+        [sys.executable, "-c", script],
+        stdout=writer, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": ""},
+    )  # fmt: skip
+    os.close(writer)
+    assert (found.returncode, found.stderr) == (status, said)
+
+
 def test_no_file_takes_the_number_of_a_closed_stream_and_any_character_is_written(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
