@@ -322,14 +322,19 @@ def _check(uri: str) -> None:
 
     try:
         if shared():
-            parts = urlsplit(uri)
-            if not parts.hostname or parts.port == 0:
-                raise ValueError("no host, or port 0")
+            if not _is_usable(uri):
+                raise ValueError(
+                    "no host, or no port that can be used"
+                    " (write / ? # @ in a password as %2F %3F %23 %40)"
+                )
             return
         if uri.startswith("databricks"):
             return
         if "://" not in uri or uri.startswith("file:"):
             raise ValueError("runs cannot be kept in plain files")
+        if not uri.startswith("sqlite") and uri.count("@") > 1:
+            # The rest of the password would be taken for a host, which the failure would name.
+            raise ValueError("more than one @ (write @ in a name or a password as %40)")
         url = sqlalchemy.engine.make_url(uri)
         engine = sqlalchemy.create_engine(url)
         if url.drivername.startswith("sqlite") and url.database:
@@ -348,6 +353,19 @@ def _check(uri: str) -> None:
             engine.dispose()
         return
     raise MlflowException(reason)
+
+
+def _is_usable(uri: str) -> bool:
+    """Whether a server's address has a host and a port, and all of its password before them.
+
+    Python's own reasons for a refusal show parts of a password.
+    """
+    try:
+        parts = urlsplit(uri)
+        rest = parts._replace(netloc="").geturl()
+        return bool(parts.hostname) and parts.port != 0 and "@" not in rest
+    except ValueError:
+        return False
 
 
 def _experiment(client: MlflowClient, location: str | None) -> str:
