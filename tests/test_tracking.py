@@ -645,6 +645,42 @@ def test_an_address_of_no_store_is_one_line_without_its_password(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("work", "status", "before", "after"),
+    [
+        ("tracking.main()", 0, "warning: ", "; this is not recorded there: "),
+        ("with reported(), tracking.reachable(): tracking.open_store()", 2, "error: ", ": "),
+    ],
+)
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        ("mlflow", "No module named 'mlflow.exceptions'; 'mlflow' is not a package"),
+        ("sqlalchemy", "import of sqlalchemy halted; None in sys.modules"),
+    ],
+)
+def test_an_mlflow_that_cannot_be_loaded_is_one_line(
+    tmp_path, monkeypatch, module, said, work, status, before, after
+):
+    monkeypatch.chdir(tmp_path)
+    script = (
+        f"import sys; sys.modules['{module}'] = None\n"
+        f"from striate import tracking\nfrom striate.errors import reported\n{work}"
+    )
+    command = [sys.executable, "-c", script]
+    found = subprocess.run(command, input='["end", "FINISHED"]\n', capture_output=True, text=True)
+    first, *rest = found.stderr.splitlines()
+    assert found.returncode == status
+    assert first == f"{before}MLflow at sqlite:///{tmp_path}/mlflow.db failed{after}{said}"
+    recorded = "         Nothing else is lost: `striate sync` records it from DVC's files."
+    assert rest == ([] if status else [recorded])
+
+
+def test_an_mlflow_that_breaks_in_another_way_names_the_fault(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow.exceptions", SimpleNamespace())
+    assert tracking.failures() == (sqlite3.DatabaseError, OSError, ImportError)
+
+
 def test_a_database_of_a_newer_mlflow_gets_advice_that_helps(folder):
     with closing(sqlite3.connect(folder / "mlflow.db")) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")

@@ -603,11 +603,17 @@ def _messages(over: threading.Event) -> Iterator[list[Any]]:
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """What MLflow raises when its store cannot be reached, is locked, or refuses."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
+    """What MLflow raises when its store cannot be reached, is locked, or refuses.
 
-    return (MlflowException, SQLAlchemyError, sqlite3.DatabaseError, OSError, ImportError)
+    Where MLflow itself cannot be loaded, nothing can be of its kinds.
+    """
+    kinds = (sqlite3.DatabaseError, OSError, ImportError)
+    try:
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+    except Exception:  # a broken installation raises anything
+        return kinds
+    return (MlflowException, SQLAlchemyError, *kinds)
 
 
 @contextmanager
