@@ -19,9 +19,10 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import requests
+from filelock import FileLock, Timeout
 from mlflow.exceptions import MlflowException
 
-from striate import logbook, records, results, studies, tracking
+from striate import logbook, records, results, studies, sync, tracking
 from striate.errors import UserError
 
 PARAMS = {"seed": 3, "data.name": "digits", "model.layers": 2, "model.width": 4,
@@ -231,6 +232,77 @@ def test_a_repro_ends_with_a_sync_and_an_experiment_does_not(store, folder, monk
         monkeypatch.setenv("DVC_EXP_NAME", "podgy-acts")
     tracking.Session(store).visualized(PARAMS, str(folder))
     assert synced == ([] if named else [(folder, store, found.records)])
+
+
+def test_a_sync_looks_up_each_run_when_it_comes_to_it(store, folder, monkeypatch):
+    """As two at once must, which take turns after each experiment."""
+    first, second = (
+        records.Record(
+            [records.Name(name, "", "")],
+            dict.fromkeys((records.PARAMS, records.CHECKPOINT, records.EVALUATION), name),
+            PARAMS, {}, {}, None, {}, [],
+        )
+        for name in ("first", "second")
+    )  # fmt: skip
+
+    def complete(root, store, record, run):
+        if record is first:
+            other = tracking.replay(store, "other", PARAMS, second.identity, [])
+            store.client.set_terminated(other)
+        return []
+
+    monkeypatch.setattr(sync, "_complete", complete)
+    monkeypatch.setattr(sync, "_points", lambda *arguments: [])
+    rows = sync.sync(folder, store, [first, second])
+    assert [row.done for row in rows] == ["replayed", ""]
+    assert [len(store.runs(record.identity)) for record in (first, second)] == [1, 1]
+
+
+def is_free(path):
+    try:
+        with FileLock(path, timeout=0):
+            return True
+    except Timeout:
+        return False
+
+
+def test_whoever_waits_for_the_runs_goes_before_whoever_takes_them_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    order = []
+
+    def wait():
+        with tracking.runs_lock():
+            order.append("other")
+
+    with tracking.runs_lock():
+        other = threading.Thread(target=wait)
+        other.start()
+        while is_free(".dvc/tmp/striate-runs-queue.lock"):
+            time.sleep(0.1)
+        order.append("first")
+    with tracking.runs_lock():
+        order.append("first")
+    other.join()
+    assert order == ["first", "other", "first"]
+
+
+def test_a_wait_for_the_runs_is_said_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tracking._say_waiting.cache_clear()
+    held = threading.Event()
+
+    def hold():
+        with tracking.runs_lock():
+            held.set()
+            time.sleep(1.5)
+
+    for _ in range(2):
+        held.clear()
+        threading.Thread(target=hold).start()
+        held.wait()
+        with tracking.runs_lock():
+            pass
+    assert capsys.readouterr().err == "note: waiting for another process that writes to MLflow\n"
 
 
 def test_scores_go_to_the_run_of_their_own_checkpoint(store, folder):

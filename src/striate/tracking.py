@@ -21,11 +21,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, unquote, urlsplit
 
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, BaseFileLock, FileLock, Timeout
 
 from striate import records
 from striate.errors import UserError
@@ -237,20 +238,36 @@ def spare_loopback() -> None:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """A lock on making and removing runs, among the processes of this repository."""
-    path = root() / ".dvc" / "tmp" / "striate-runs.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=1)
-    except Timeout:
-        print("note: waiting for another process that writes to MLflow", file=sys.stderr)
-        lock.acquire()
+def runs_lock() -> Iterator[None]:
+    """Hold the lock under which finished runs are made, changed and removed; waits for it.
+
+    It holds among the processes of this repository. Whoever releases it and takes it again lets
+    those that wait go first: they keep the lock of the queue meanwhile.
+    """
+    folder = root() / ".dvc" / "tmp"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "striate-runs.lock")
+    with _waited_for(FileLock(folder / "striate-runs-queue.lock")):
+        _waited_for(lock)
     try:
         yield
     finally:
         lock.release()
+
+
+def _waited_for(lock: BaseFileLock) -> AcquireReturnProxy:
+    """Acquire a lock on the runs, however long that takes."""
+    try:
+        return lock.acquire(timeout=1)
+    except Timeout:
+        _say_waiting()
+        return lock.acquire()
+
+
+@cache
+def _say_waiting() -> None:
+    """Once in a process, which may wait for each of hundreds of experiments."""
+    print("note: waiting for another process that writes to MLflow", file=sys.stderr)
 
 
 def shared() -> bool:
@@ -501,7 +518,7 @@ class Session:
 
         A run that already holds other scores keeps them, and a new one is made from the files.
         """
-        with alone():
+        with runs_lock():
             self._score(params, Path(folder))
 
     def _score(self, params: dict[str, Any], place: Path) -> None:
