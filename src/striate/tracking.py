@@ -555,7 +555,8 @@ class Session:
             for path, name in records.PAGES.items():
                 self.store.upload(run.info.run_id, place / path, name)
         if "DVC_EXP_NAME" not in os.environ:
-            # MLflow is loaded by now, so the sync that follows a `dvc repro` costs next to nothing.
+            # A plain `dvc repro` is followed by no sync, and stages that it took from DVC's cache
+            # have reported nothing: without this, their run would be missing until the next one.
             from striate.sync import sync
 
             sync(root(), self.store, records.find(root()).records)
