@@ -65,7 +65,7 @@ SAID_CHARACTERS = 300  # of what MLflow says
 PLAIN_PATH = re.compile(r"[\w./ +-]*")  # what means the same in an address of SQLite
 SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)([^?]+)(.*)", re.DOTALL)  # not that in memory
 LOOPBACK = "localhost,127.0.0.1,::1"
-TRACEBACK = Path(".dvc/tmp/striate-tracking.log")  # of what nobody expected
+TRACEBACK = Path(".dvc/tmp/striate-tracking.log")  # of unexpected errors
 NEWER = re.compile(r"Can't locate revision identified by|database schema \(found version (\w+)")
 
 
@@ -647,7 +647,7 @@ def reachable() -> Iterator[None]:
 def _reason(error: Exception) -> str:
     """What went wrong, in one line, and what helps where MLflow's own advice does not.
 
-    The traceback of what nobody expected is kept.
+    The traceback of an unexpected error is kept.
     """
     # SQLAlchemy adds the statement and an address to what the database said.
     said = " ".join(masked(str(getattr(error, "orig", None) or error)).split())
