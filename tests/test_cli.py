@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -154,10 +155,33 @@ def test_ui_serves_the_addresses_that_it_prints_on_loopback_only(tmp_path):
     ],
 )
 def test_a_standard_stream_that_is_closed_or_full_is_no_traceback(arguments, status, said):
-    command = f"exec {sys.executable} -m striate.cli {arguments}"
+    command = f"exec {shlex.quote(sys.executable)} -m striate.cli {arguments}"
     found = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
     assert (found.returncode, found.stderr) == (status, said)
     assert "error" not in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "said"),
+    [
+        ("raise UserError('it is wrong')", 2, "error: it is wrong\n"),
+        ("raise PermissionError(13, 'Permission denied', 'a')", 2, "error: a: Permission denied\n"),
+        ("raise KeyboardInterrupt('go on later')", 130, "interrupted: go on later\n"),
+        ("sys.exit(3)", 1, ""),
+        ("pass", 1, ""),
+    ],
+)
+def test_a_reader_that_has_enough_hides_no_failure(end, status, said):
+    script = f"import sys\nfrom striate.errors import *\nwith reported():\n    print(1)\n    {end}"
+    reader, writer = os.pipe()
+    os.close(reader)
+    found = subprocess.run(
+        [sys.executable, "-c", script],
+        stdout=writer, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": ""},
+    )  # fmt: skip
+    os.close(writer)
+    assert (found.returncode, found.stderr) == (status, said)
 
 
 def test_no_file_takes_the_number_of_a_closed_stream_and_any_character_is_written(tmp_path):
@@ -167,6 +191,6 @@ def test_no_file_takes_the_number_of_a_closed_stream_and_any_character_is_writte
         "    print('caf\\u00e9', os.open('/dev/null', 0) > 2)"
     )
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
-    command = f"exec {sys.executable} {script} <&-"
+    command = f"exec {shlex.join([sys.executable, str(script)])} <&-"
     found = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment)
     assert (found.stdout, found.stderr) == ("caf\\xe9 True\n", "")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -117,7 +118,7 @@ def test_a_missing_file_is_named_in_one_line_and_the_rest_go_on(place, monkeypat
 def test_a_reader_that_has_enough_ends_it_quietly(place):
     make_network(place / "models")
     write_pictures(place / "in", 2)
-    command = f"{sys.executable} -m striate.cli predict in | true"
+    command = f"{shlex.quote(sys.executable)} -m striate.cli predict in | true"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("", "")
 

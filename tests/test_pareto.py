@@ -96,7 +96,7 @@ def test_seconds_are_compared_only_within_one_machine():
     assert (panel.front, panel.apart) == ([1], [0, 3])
     alone = pareto.candidates(found[3:], "test accuracy", times[3:])
     assert pareto.panels(alone)["seconds of training"].front == []
-    assert "on a machine that nobody knows" in pareto.notes(alone)[0]
+    assert "on an unknown machine" in pareto.notes(alone)[0]
 
 
 def test_seconds_come_with_what_they_were_measured_on():

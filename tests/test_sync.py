@@ -408,7 +408,7 @@ def test_two_processes_that_sync_at_once_make_one_run_of_each_experiment(clone):
     ]  # fmt: skip
     said = [process.communicate()[0] for process in running]
     assert [process.returncode for process in running] == [0, 0], said
-    assert sorted(text.count("replayed") for text in said) == [0, 2]
+    assert sum(text.count("replayed") for text in said) == 2
     assert len(store.runs()) == 2
     assert sync.verify(clone.folder, store, found(clone)) == []
 

@@ -19,9 +19,10 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import requests
+from filelock import FileLock, Timeout
 from mlflow.exceptions import MlflowException
 
-from striate import logbook, records, results, studies, tracking
+from striate import logbook, records, results, studies, sync, tracking
 from striate.errors import UserError
 
 PARAMS = {"seed": 3, "data.name": "digits", "model.layers": 2, "model.width": 4,
@@ -231,6 +232,77 @@ def test_a_repro_ends_with_a_sync_and_an_experiment_does_not(store, folder, monk
         monkeypatch.setenv("DVC_EXP_NAME", "podgy-acts")
     tracking.Session(store).visualized(PARAMS, str(folder))
     assert synced == ([] if named else [(folder, store, found.records)])
+
+
+def test_a_sync_looks_up_each_run_when_it_comes_to_it(store, folder, monkeypatch):
+    """As two at once must, which take turns after each experiment."""
+    first, second = (
+        records.Record(
+            [records.Name(name, "", "")],
+            dict.fromkeys((records.PARAMS, records.CHECKPOINT, records.EVALUATION), name),
+            PARAMS, {}, {}, None, {}, [],
+        )
+        for name in ("first", "second")
+    )  # fmt: skip
+
+    def complete(root, store, record, run):
+        if record is first:
+            other = tracking.replay(store, "other", PARAMS, second.identity, [])
+            store.client.set_terminated(other)
+        return []
+
+    monkeypatch.setattr(sync, "_complete", complete)
+    monkeypatch.setattr(sync, "_points", lambda *arguments: [])
+    rows = sync.sync(folder, store, [first, second])
+    assert [row.done for row in rows] == ["replayed", ""]
+    assert [len(store.runs(record.identity)) for record in (first, second)] == [1, 1]
+
+
+def is_free(path):
+    try:
+        with FileLock(path, timeout=0):
+            return True
+    except Timeout:
+        return False
+
+
+def test_whoever_waits_for_the_runs_goes_before_whoever_takes_them_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    order = []
+
+    def wait():
+        with tracking.runs_lock():
+            order.append("other")
+
+    with tracking.runs_lock():
+        other = threading.Thread(target=wait)
+        other.start()
+        while is_free(".dvc/tmp/striate-runs-queue.lock"):
+            time.sleep(0.1)
+        order.append("first")
+    with tracking.runs_lock():
+        order.append("first")
+    other.join()
+    assert order == ["first", "other", "first"]
+
+
+def test_a_wait_for_the_runs_is_said_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tracking._say_waiting.cache_clear()
+    held = threading.Event()
+
+    def hold():
+        with tracking.runs_lock():
+            held.set()
+            time.sleep(1.5)
+
+    for _ in range(2):
+        held.clear()
+        threading.Thread(target=hold).start()
+        held.wait()
+        with tracking.runs_lock():
+            pass
+    assert capsys.readouterr().err == "note: waiting for another process that writes to MLflow\n"
 
 
 def test_scores_go_to_the_run_of_their_own_checkpoint(store, folder):
@@ -608,9 +680,21 @@ def test_an_experiment_that_was_deleted_is_restored_with_its_runs(store, folder,
     [
         ("mysql://u:secret@host/db", r"No module named 'MySQLdb'; install the driver"),
         ("foo://u:secret@host", r"Can't load plugin.*MLFLOW_TRACKING_URI must be an address"),
-        ("http://u:secret@[bad", r"Invalid IPv6 URL; MLFLOW_TRACKING_URI must be an address"),
+        (
+            "http://u:secret@[bad",
+            r"no host, or no port that can be used.*MLFLOW_TRACKING_URI must be",
+        ),
         ("http:///path", "no host"),
-        ("http://host:abc", "Port could not be cast to integer"),
+        ("http://host:abc", "no host, or no port that can be used"),
+        ("http://u:/secret@host:5000", "no host, or no port that can be used"),
+        ("http://u:1/secret@host:5000", "write / \\? # @ in a password as %2F %3F %23 %40"),
+        ("http://u:1?secret@host:5000", "no host, or no port that can be used"),
+        ("http://u:1#secret@host:5000", "no host, or no port that can be used"),
+        ("http://u:[secret]@host:5000", "no host, or no port that can be used"),
+        ("http://u:\u2100secret@host:5000", "no host, or no port that can be used"),
+        ("http://u:secret/secret@host:5000", "no host, or no port that can be used"),
+        ("postgresql://u:a@secret@127.0.0.1:1/db", "write @ in a name or a password as %40"),
+        ("postgresql://u:a@b:secret@127.0.0.1:1/db", "write @ in a name or a password as %40"),
         ("postgresql://u:secret@host:abc/db", "invalid literal for int"),
         ("postgresql://u:/secret@127.0.0.1:1/db", "Connection refused"),
         ("file:./mlruns", "runs cannot be kept in plain files; MLFLOW_TRACKING_URI must be"),
@@ -631,6 +715,42 @@ def test_an_address_of_no_store_is_one_line_without_its_password(
     assert err.count("\n") == 2
     assert "secret" not in str(caught.value) + err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("work", "status", "before", "after"),
+    [
+        ("tracking.main()", 0, "warning: ", "; this is not recorded there: "),
+        ("with reported(), tracking.reachable(): tracking.open_store()", 2, "error: ", ": "),
+    ],
+)
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        ("mlflow", "No module named 'mlflow.exceptions'; 'mlflow' is not a package"),
+        ("sqlalchemy", "import of sqlalchemy halted; None in sys.modules"),
+    ],
+)
+def test_an_mlflow_that_cannot_be_loaded_is_one_line(
+    tmp_path, monkeypatch, module, said, work, status, before, after
+):
+    monkeypatch.chdir(tmp_path)
+    script = (
+        f"import sys; sys.modules['{module}'] = None\n"
+        f"from striate import tracking\nfrom striate.errors import reported\n{work}"
+    )
+    command = [sys.executable, "-c", script]
+    found = subprocess.run(command, input='["end", "FINISHED"]\n', capture_output=True, text=True)
+    first, *rest = found.stderr.splitlines()
+    assert found.returncode == status
+    assert first == f"{before}MLflow at sqlite:///{tmp_path}/mlflow.db failed{after}{said}"
+    recorded = "         Nothing else is lost: `striate sync` records it from DVC's files."
+    assert rest == ([] if status else [recorded])
+
+
+def test_an_mlflow_that_breaks_in_another_way_names_the_fault(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow.exceptions", SimpleNamespace())
+    assert tracking.failures() == (sqlite3.DatabaseError, OSError, ImportError)
 
 
 def test_a_database_of_a_newer_mlflow_gets_advice_that_helps(folder):

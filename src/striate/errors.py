@@ -70,10 +70,13 @@ def reported() -> Iterator[None]:
     """
     open_streams()
     try:
+        # Not after a failure, which a reader that has enough would hide.
         try:
             yield
-        finally:
+        except SystemExit:
             sys.stdout.flush()
+            raise
+        sys.stdout.flush()
     except BrokenPipeError:
         _complain("")
         sys.exit(1)

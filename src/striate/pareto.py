@@ -25,7 +25,7 @@ class Candidate(NamedTuple):
         accuracy: a fraction.
         parameters: the size of the network.
         seconds: of training; None where MLflow does not know, as after a replay.
-        machine: what those seconds were measured on, in words; empty where nobody knows.
+        machine: what those seconds were measured on, in words; empty where unknown.
     """
 
     name: str
@@ -154,7 +154,7 @@ def notes(found: Sequence[Candidate]) -> list[str]:
     elsewhere = [c for c in found if c.seconds is not None and not is_timed(c, machine)]
     if not elsewhere:
         return []
-    what = f"elsewhere than most ({machine})" if machine else "on a machine that nobody knows"
+    what = f"elsewhere than most ({machine})" if machine else "on an unknown machine"
     many = len(elsewhere) > 1
     return [
         f"* {len(elsewhere):,} {'were' if many else 'was'} timed {what}, so"

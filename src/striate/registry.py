@@ -37,7 +37,7 @@ def promote(root: Path, record: records.Record, force: bool) -> tuple[bool, str]
         UserError: it has no run, or its checkpoint is not here.
     """
     # A run that gets a model is not finished meanwhile, and `sync` would make another one.
-    with tracking.alone():
+    with tracking.runs_lock():
         return _promote(root, record, force)
 
 

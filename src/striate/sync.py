@@ -41,17 +41,11 @@ def agreed(root: Path, found: Sequence[Record]) -> bool:
 
 
 def sync(root: Path, store: Store, found: Sequence[Record]) -> list[Row]:
-    """See `_sync`; one process of this repository at a time."""
-    with tracking.alone():
-        return _sync(root, store, found)
-
-
-def _sync(root: Path, store: Store, found: Sequence[Record]) -> list[Row]:
     """Give every experiment its one run, and every run the names that DVC has for it.
 
     An experiment whose run is missing gets one out of DVC's files; pictures and checkpoint are
     added where they are absent; a run whose process is gone is closed. Doing it twice changes
-    nothing.
+    nothing. Other processes get their turn after each experiment.
 
     Args:
         root: the repository.
@@ -61,41 +55,55 @@ def _sync(root: Path, store: Store, found: Sequence[Record]) -> list[Row]:
     Returns:
         A row for each experiment, and for each run that was closed.
     """
-    rows = []
-    runs = store.runs()
-    for run in runs:
-        process = run.data.tags.get(tracking.PROCESS)
-        if run.info.status == "RUNNING" and process and tracking.is_gone(process):
-            store.client.set_terminated(run.info.run_id, "KILLED")
-            rows.append(Row("–", run.info.run_name, "closed: its process is gone"))
-    finished = [run for run in runs if run.info.status == "FINISHED"]
+    with tracking.runs_lock():
+        rows = _close(store)
     for record in found:
-        matching = [run for run in finished if _belongs(run, record)]
-        done = []
-        if matching:
-            run = matching[0]
-            for twin in matching[1:]:
-                store.client.delete_run(twin.info.run_id)
-                done.append("removed a second run")
-            done += _complete(root, store, record, run)
-        else:
-            run = _create(root, store, record)
-            done += ["replayed", *_complete(root, store, record, run)]
-            for half in finished:
-                if _is_unscored(half, record):
-                    _hand_over(store, half, run)
-                    store.client.delete_run(half.info.run_id)
-                    done.append("removed a run without scores")
-            # Only now is it the experiment's, and not touched any more.
-            store.client.set_terminated(run.info.run_id)
-            done += _settle(store, record)
-        names = ", ".join(name.name for name in record.names)
-        rows.append(Row(names, run.info.run_name, ", ".join(done)))
+        with tracking.runs_lock():
+            rows.append(_agree(root, store, record))
     now = fingerprint(found)
     if now is not None:
         stamp(root).parent.mkdir(parents=True, exist_ok=True)
         stamp(root).write_text(now)
     return rows
+
+
+def _close(store: Store) -> list[Row]:
+    """Terminate the runs whose process is gone."""
+    rows = []
+    for run in store.runs():
+        process = run.data.tags.get(tracking.PROCESS)
+        if run.info.status == "RUNNING" and process and tracking.is_gone(process):
+            store.client.set_terminated(run.info.run_id, "KILLED")
+            rows.append(Row("–", run.info.run_name, "closed: its process is gone"))
+    return rows
+
+
+def _agree(root: Path, store: Store, record: Record) -> Row:
+    """Give an experiment its one run, by what the store holds now."""
+    trained = {key: value for key, value in record.identity.items() if key != records.EVALUATION}
+    finished = [run for run in store.runs(trained) if run.info.status == "FINISHED"]
+    matching = [run for run in finished if _belongs(run, record)]
+    done = []
+    if matching:
+        run = matching[0]
+        for twin in matching[1:]:
+            store.client.delete_run(twin.info.run_id)
+            done.append("removed a second run")
+        done += _complete(root, store, record, run)
+    else:
+        run = _create(root, store, record)
+        done += ["replayed", *_complete(root, store, record, run)]
+        for half in finished:
+            # Its logging broke off before the scores.
+            if records.EVALUATION not in half.data.tags:
+                _hand_over(store, half, run)
+                store.client.delete_run(half.info.run_id)
+                done.append("removed a run without scores")
+        # Only now is it the experiment's, and not touched any more.
+        store.client.set_terminated(run.info.run_id)
+        done += _settle(store, record)
+    names = ", ".join(name.name for name in record.names)
+    return Row(names, run.info.run_name, ", ".join(done))
 
 
 def fingerprint(found: Sequence[Record]) -> str | None:
@@ -195,13 +203,6 @@ def _machine(run: Run) -> str:
 def _belongs(run: Run, record: Record) -> bool:
     tags: dict[str, str] = run.data.tags
     return record.identity.items() <= tags.items()
-
-
-def _is_unscored(run: Run, record: Record) -> bool:
-    """Whether a run is of this training, but its logging broke off before the scores."""
-    trained = {key: value for key, value in record.identity.items() if key != records.EVALUATION}
-    tags = run.data.tags
-    return records.EVALUATION not in tags and trained.items() <= tags.items()
 
 
 def _create(root: Path, store: Store, record: Record) -> Run:

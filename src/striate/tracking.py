@@ -21,11 +21,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, unquote, urlsplit
 
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, BaseFileLock, FileLock, Timeout
 
 from striate import records
 from striate.errors import UserError
@@ -64,7 +65,7 @@ SAID_CHARACTERS = 300  # of what MLflow says
 PLAIN_PATH = re.compile(r"[\w./ +-]*")  # what means the same in an address of SQLite
 SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)([^?]+)(.*)", re.DOTALL)  # not that in memory
 LOOPBACK = "localhost,127.0.0.1,::1"
-TRACEBACK = Path(".dvc/tmp/striate-tracking.log")  # of what nobody expected
+TRACEBACK = Path(".dvc/tmp/striate-tracking.log")  # of unexpected errors
 NEWER = re.compile(r"Can't locate revision identified by|database schema \(found version (\w+)")
 
 
@@ -237,20 +238,36 @@ def spare_loopback() -> None:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """A lock on making and removing runs, among the processes of this repository."""
-    path = root() / ".dvc" / "tmp" / "striate-runs.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=1)
-    except Timeout:
-        print("note: waiting for another process that writes to MLflow", file=sys.stderr)
-        lock.acquire()
+def runs_lock() -> Iterator[None]:
+    """Hold the lock under which finished runs are made, changed and removed; waits for it.
+
+    It holds among the processes of this repository. Whoever releases it and takes it again lets
+    those that wait go first: they keep the lock of the queue meanwhile.
+    """
+    folder = root() / ".dvc" / "tmp"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "striate-runs.lock")
+    with _waited_for(FileLock(folder / "striate-runs-queue.lock")):
+        _waited_for(lock)
     try:
         yield
     finally:
         lock.release()
+
+
+def _waited_for(lock: BaseFileLock) -> AcquireReturnProxy:
+    """Acquire a lock on the runs, however long that takes."""
+    try:
+        return lock.acquire(timeout=1)
+    except Timeout:
+        _say_waiting()
+        return lock.acquire()
+
+
+@cache
+def _say_waiting() -> None:
+    """Once in a process, which may wait for each of hundreds of experiments."""
+    print("note: waiting for another process that writes to MLflow", file=sys.stderr)
 
 
 def shared() -> bool:
@@ -322,14 +339,19 @@ def _check(uri: str) -> None:
 
     try:
         if shared():
-            parts = urlsplit(uri)
-            if not parts.hostname or parts.port == 0:
-                raise ValueError("no host, or port 0")
+            if not _is_usable(uri):
+                raise ValueError(
+                    "no host, or no port that can be used"
+                    " (write / ? # @ in a password as %2F %3F %23 %40)"
+                )
             return
         if uri.startswith("databricks"):
             return
         if "://" not in uri or uri.startswith("file:"):
             raise ValueError("runs cannot be kept in plain files")
+        if not uri.startswith("sqlite") and uri.count("@") > 1:
+            # The rest of the password would be taken for a host, which the failure would name.
+            raise ValueError("more than one @ (write @ in a name or a password as %40)")
         url = sqlalchemy.engine.make_url(uri)
         engine = sqlalchemy.create_engine(url)
         if url.drivername.startswith("sqlite") and url.database:
@@ -348,6 +370,19 @@ def _check(uri: str) -> None:
             engine.dispose()
         return
     raise MlflowException(reason)
+
+
+def _is_usable(uri: str) -> bool:
+    """Whether a server's address has a host and a port, and all of its password before them.
+
+    Python's own reasons for a refusal show parts of a password.
+    """
+    try:
+        parts = urlsplit(uri)
+        rest = parts._replace(netloc="").geturl()
+        return bool(parts.hostname) and parts.port != 0 and "@" not in rest
+    except ValueError:
+        return False
 
 
 def _experiment(client: MlflowClient, location: str | None) -> str:
@@ -483,7 +518,7 @@ class Session:
 
         A run that already holds other scores keeps them, and a new one is made from the files.
         """
-        with alone():
+        with runs_lock():
             self._score(params, Path(folder))
 
     def _score(self, params: dict[str, Any], place: Path) -> None:
@@ -520,7 +555,8 @@ class Session:
             for path, name in records.PAGES.items():
                 self.store.upload(run.info.run_id, place / path, name)
         if "DVC_EXP_NAME" not in os.environ:
-            # MLflow is loaded by now, so the sync that follows a `dvc repro` costs next to nothing.
+            # A plain `dvc repro` is followed by no sync, and stages that it took from DVC's cache
+            # have reported nothing: without this, their run would be missing until the next one.
             from striate.sync import sync
 
             sync(root(), self.store, records.find(root()).records)
@@ -585,11 +621,17 @@ def _messages(over: threading.Event) -> Iterator[list[Any]]:
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """What MLflow raises when its store cannot be reached, is locked, or refuses."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
+    """What MLflow raises when its store cannot be reached, is locked, or refuses.
 
-    return (MlflowException, SQLAlchemyError, sqlite3.DatabaseError, OSError, ImportError)
+    Where MLflow itself cannot be loaded, nothing can be of its kinds.
+    """
+    kinds = (sqlite3.DatabaseError, OSError, ImportError)
+    try:
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+    except Exception:  # a broken installation raises anything
+        return kinds
+    return (MlflowException, SQLAlchemyError, *kinds)
 
 
 @contextmanager
@@ -605,7 +647,7 @@ def reachable() -> Iterator[None]:
 def _reason(error: Exception) -> str:
     """What went wrong, in one line, and what helps where MLflow's own advice does not.
 
-    The traceback of what nobody expected is kept.
+    The traceback of an unexpected error is kept.
     """
     # SQLAlchemy adds the statement and an address to what the database said.
     said = " ".join(masked(str(getattr(error, "orig", None) or error)).split())
