@@ -145,16 +145,40 @@ def test_verify_sees_every_disagreement(clone, capsys, spoil, fault):
 
 
 @pytest.mark.slow
-def test_scores_that_were_edited_by_hand_disagree(clone, capsys):
+def test_scores_that_were_edited_by_hand_are_nobodys(clone, capsys):
     path = clone.folder / "metrics/test.json"
     scores = json.loads(path.read_text())
     path.write_text(json.dumps(scores | {"accuracy": 1.0}))
-    said = f"metric test_accuracy at step 0 is 1.0 in DVC and {scores['accuracy']} in MLflow"
-    assert striate("verify") == 1
-    assert capsys.readouterr().out.splitlines() == [f"workspace: {said}"]
+    said = "metrics/test.json is not the one that dvc.lock names; `dvc repro` makes both anew"
+    for command in ("sync", "verify", "experiments", "pareto"):
+        assert striate(command) == 0
+        shown = capsys.readouterr()
+        assert f"note: left out: workspace: {said}" in shown.err
+        assert "100.00%" not in shown.out
+    for command in (["summary"], ["compare", "main", "workspace"], ["promote", "workspace"]):
+        assert striate(*command) == 2
+        assert f"workspace cannot be used: {said}" in capsys.readouterr().err
     clone.run("git", "commit", "-qam", "Improve.")
-    assert striate("verify") == 1
-    assert capsys.readouterr().out.splitlines() == [f"main: {said}"]
+    assert striate("compare", "main", "other") == 2
+    assert f"main cannot be used: {said}" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_what_is_newer_than_the_results_is_said(clone, capsys):
+    path = clone.folder / "params.yaml"
+    path.write_text(path.read_text().replace("epochs: 2", "epochs: 9"))
+    said = "note: params.yaml was changed after these results: training.epochs 2 → 9; `dvc repro`"
+    for command in (["summary"], ["experiments"], ["compare", "other", "workspace"]):
+        assert striate(*command) == 0
+        assert said in capsys.readouterr().err
+    (clone.folder / "models/model.json").unlink()
+    shutil.copy(path, clone.folder / "models/model.json")
+    assert striate("predict", str(clone.folder / "docs/images/three.jpg")) == 2
+    assert "note: models/ is not what dvc.lock names; `dvc checkout`" in capsys.readouterr().err
+    (clone.folder / "metrics/train.json").unlink()
+    assert striate("experiments") == 0
+    said = "note: left out: workspace: metrics/train.json is missing; `dvc repro` makes it"
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -298,8 +322,9 @@ def test_an_odd_experiment_stops_nothing_and_is_named_once(clone, capsys):
         "other-pipeline": ({"dvc.lock": "schema: '2.0'\nstages: {}\n"}, "no stage train"),
         "a-list": ({"dvc.lock": "- 1\n"}, "its dvc.lock cannot be used"),
         "no-lock": ({"dvc.lock": None}, "it was not evaluated"),
-        "no-metrics": ({"metrics/test.json": None}, "it was not evaluated"),
+        "no-metrics": ({"metrics/test.json": None}, "metrics/test.json is missing"),
         "no-accuracy": ({"metrics/test.json": json.dumps(test | {"accuracy": None})}, "accuracy"),
+        "edited": ({"metrics/test.json": json.dumps(test)}, "metrics/test.json is not the one"),
         "no-json": ({"metrics/train.json": "{"}, "metrics/train.json is not valid JSON"),
         "no-models": ({"dvc.lock": lock.replace("path: models", "path: nets")}, "cannot be used"),
     }  # fmt: skip
@@ -328,8 +353,7 @@ def test_an_odd_experiment_stops_nothing_and_is_named_once(clone, capsys):
 def test_a_name_that_two_experiments_have_means_that_of_head_or_none(clone, capsys):
     head = clone.run("git", "rev-parse", "HEAD").strip()
     clone.run("git", "commit", "-q", "--allow-empty", "-m", "On.")
-    test = (clone.folder / "metrics/test.json").read_text()
-    first = reference(clone, "twice", head, {"metrics/test.json": test.replace("{", "{ ")})
+    first = reference(clone, "twice", head, {"gate.yaml": ""})
     second = reference(clone, "twice", clone.run("git", "rev-parse", "HEAD").strip(), {})
     assert records.named(clone.folder, "twice").revision == second
     clone.run("git", "commit", "-q", "--allow-empty", "-m", "On and on.")

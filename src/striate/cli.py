@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from striate.errors import UserError, reported
 
 if TYPE_CHECKING:
-    from striate.records import Found, LeftOut
+    from striate.records import Found, LeftOut, Record
 
 
 NOTHING_FINISHED = "there is no finished experiment here yet; `dvc repro` makes one"
@@ -234,6 +234,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
     from striate.pictures import PictureError, printable
 
     files = inference.files_of(arguments.paths)
+    _note_unrecorded(arguments.checkpoint)
     device = devices.pick_device("auto")
     with tempfile.TemporaryDirectory() as scratch:
         place = sources.find(arguments.checkpoint, Path(scratch, "found"))
@@ -284,6 +285,7 @@ def run_export(arguments: argparse.Namespace) -> None:
     kind = arguments.format
     if arguments.int8 and kind != "onnx":
         raise UserError(f"--int8 goes with --format onnx only, not with {kind}")
+    _note_unrecorded(arguments.source)
     import torch
 
     from striate import checkpoint, devices, export, images, sources, stored
@@ -384,6 +386,9 @@ def run_compare(arguments: argparse.Namespace) -> None:
             for number, name in enumerate(arguments.names)
         ]
     sides = [side for side, _ in read]
+    for side in sides:
+        if side.record.revision is None:
+            _note_changed_params(side.record)
     scored = read[0][1]
     sentences = compare.sentences(sides, scored)
     print(compare.text(sides, sentences))
@@ -421,6 +426,7 @@ def run_experiments(arguments: argparse.Namespace) -> None:
 
     root = _repository()
     found, _, here = _whole(root)
+    _note_changed_params(here)
     print(columns(overview.table(found, here)))
     for line in overview.notes(found):
         print(f"\n{line}")
@@ -428,11 +434,13 @@ def run_experiments(arguments: argparse.Namespace) -> None:
 
 def run_summary(arguments: argparse.Namespace) -> None:
     """Print what was trained, how well it does, and where to look next."""
-    from striate import params, results
+    from striate import params, records, results, tracking
 
     settings = params.load()
     model, training = settings.model, settings.training
     train, test = (results.read_metrics(Path(f"metrics/{name}.json")) for name in ("train", "test"))
+    here = records.named(tracking.root(), records.WORKSPACE)
+    _note_changed_params(here)
     rows = {
         "data": f"{settings.data.name}, seed {settings.seed}",
         "network": f"{model.arch}, {model.layers} layer{'s' if model.layers > 1 else ''},"
@@ -455,6 +463,34 @@ def run_summary(arguments: argparse.Namespace) -> None:
         "\n      compare:           make compare"
         "\n      open MLflow:       make ui"
     )
+
+
+def _note_changed_params(here: Record | None) -> None:
+    """Say where params.yaml is newer than the results in the working tree."""
+    from striate import params, records
+
+    try:
+        now = params.flatten(params.load().model_dump())
+    except UserError:
+        return  # whoever trains with it says what is wrong
+    changed = records.changed_params(here, now) if here else []
+    if changed:
+        print(
+            f"note: params.yaml was changed after these results: {', '.join(changed)}; `dvc repro`"
+            " makes those of the new params",
+            file=sys.stderr,
+        )
+
+
+def _note_unrecorded(source: str) -> None:
+    """Say where the network in models/ is not the one that dvc.lock names."""
+    from striate import records, tracking
+
+    if source == records.MODELS and not records.is_recorded(tracking.root(), source):
+        print(
+            f"note: {source}/ is not what dvc.lock names; `dvc checkout` brings that",
+            file=sys.stderr,
+        )
 
 
 def run_sync(arguments: argparse.Namespace) -> None:

@@ -284,6 +284,25 @@ def fetch(root: Path, record: Record, paths: Sequence[str], scratch: Path) -> Pa
     return root if record.revision is None else scratch
 
 
+def changed_params(record: Record, params: dict[str, Any]) -> list[str]:
+    """The params, flat, that are no longer those that an experiment was made with."""
+    return [
+        f"{key} {record.params.get(key, '–')} → {value}"
+        for key, value in params.items()
+        if record.params.get(key) != value
+    ]
+
+
+def is_recorded(root: Path, path: str) -> bool:
+    """Whether a file or folder of the working tree is what dvc.lock names; True without one."""
+    try:
+        lock = yaml.load((root / LOCK).read_text(), Loader)["stages"]  # noqa: S506
+        outs = {out["path"]: out["md5"] for stage in lock.values() for out in stage["outs"]}
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return True
+    return path not in outs or _has(root, Name(WORKSPACE), path, outs[path])
+
+
 def is_here(root: Path, digest: str) -> bool:
     """Whether DVC's cache holds all of a file or folder."""
     try:
@@ -376,7 +395,7 @@ def _record(root: Path, name: Name, needed: Sequence[str]) -> Record:
     """
     read = _reader(root, name.commit) if name.commit else _working_tree(root)
     text, *scores = (read(path) for path in (LOCK, TRAIN, TEST))
-    if text is None or None in scores:
+    if text is None:
         raise NotEvaluatedError("it was not evaluated")
     try:
         lock = yaml.load(text, Loader)["stages"]  # noqa: S506
@@ -403,10 +422,16 @@ def _record(root: Path, name: Name, needed: Sequence[str]) -> Record:
         raise NotWholeError(f"its dvc.lock cannot be used: {one_line(error)}") from None
     made = {}
     for path, content in zip((TRAIN, TEST), scores, strict=True):
+        if content is None:
+            raise NotWholeError(f"{path} is missing; `dvc repro` makes it")
         try:
-            made[path] = check_metrics(parse_json(content or "", path), path, Path(path).name)
+            made[path] = check_metrics(parse_json(content, path), path, Path(path).name)
         except UserError as error:
             raise NotWholeError(str(error)) from None
+        if hashlib.md5(content.encode(), usedforsecurity=False).hexdigest() != hashes[path]:
+            raise NotWholeError(
+                f"{path} is not the one that dvc.lock names; `dvc repro` makes both anew"
+            )
     _check_here(root, name, wanted)
     pages = [path for path in PAGES if path in hashes and _has(root, name, path, hashes[path])]
     return Record(
