@@ -192,9 +192,13 @@ def valid_params(draw):
         values[section] = {
             key: draw(range_of(key, allowed))
             for key, allowed in schema.items()
-            if key not in ("width", "processes")
+            if key not in ("width", "processes", "deterministic")
         }
-    values["training"]["processes"] = draw(st.just("auto") | st.integers(1, 1024))
+    training = values["training"]
+    training["processes"] = draw(st.just("auto") | st.integers(1, 1024))
+    training["deterministic"] = draw(st.sampled_from(["auto", "portable", True, False]))
+    if training["deterministic"] == "portable":
+        training["precision"] = "auto"
     model = values["model"]
     widths = st.integers(1, 6)
     model["width"] = draw(

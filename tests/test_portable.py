@@ -42,7 +42,13 @@ def test_auto_is_portable_for_small_data(tmp_path, deterministic, precision, cou
     assert portable.is_wanted(training, tmp_path / "data") is wanted
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"shape": [1], "train": {}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None, "{", "[]", "{}", "[" * 100_000, '{"shape": [1], "train": {}}',
+        '{"shape": [1000000000], "train": {"count": "many"}}',
+    ],
+)  # fmt: skip
 def test_a_faulty_manifest_is_left_to_those_who_read_the_images(tmp_path, content):
     if content is not None:
         (tmp_path / "manifest.json").write_text(content)

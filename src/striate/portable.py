@@ -41,10 +41,10 @@ def is_wanted(training: Training, data: Path) -> bool:
         return False
     try:
         manifest = json.loads((data / "manifest.json").read_text())
-        size = math.prod(manifest["shape"]) * manifest["train"]["count"]
-    except (OSError, ValueError, KeyError, TypeError):
+        sizes = [*manifest["shape"], manifest["train"]["count"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False  # whoever reads the images says what is wrong with the manifest
-    return bool(size <= AUTO_BYTES)
+    return all(type(size) is int for size in sizes) and math.prod(sizes) <= AUTO_BYTES
 
 
 def is_used() -> bool:
