@@ -423,7 +423,8 @@ def _record(root: Path, name: Name, needed: Sequence[str]) -> Record:
     made = {}
     for path, content in zip((TRAIN, TEST), scores, strict=True):
         if content is None:
-            raise NotWholeError(f"{path} is missing; `dvc repro` makes it")
+            cure = "" if name.commit else "; `dvc repro` makes it"
+            raise NotWholeError(f"{path} is missing{cure}")
         try:
             made[path] = check_metrics(parse_json(content, path), path, Path(path).name)
         except UserError as error:
