@@ -76,6 +76,8 @@ ELSEWHERE = {
     "STRIATE_MIRROR=/path/to/mirror python benchmarks/training.py": "it takes ten minutes",
     "STRIATE_MIRROR=/path/to/mirror python benchmarks/tuning.py": "it takes more than an hour",
     "python benchmarks/residency.py": "it needs the rights of root",
+    "python benchmarks/processors.py": "tests/test_portable.py; it takes ten minutes",
+    "STRIATE_MIRROR=/path/to/mirror python benchmarks/processors.py": "it takes minutes",
 }
 
 
