@@ -36,6 +36,10 @@ class Clone:
             "DVC_EXP_BASELINE_REV",
             "MLFLOW_TRACKING_URI",
             "MLFLOW_REGISTRY_URI",
+            # Of the `make` that runs the tests.
+            "MAKEFLAGS",
+            "MAKELEVEL",
+            "MFLAGS",
         ):
             self.env.pop(variable, None)
 

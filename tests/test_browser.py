@@ -267,7 +267,7 @@ def page(clone, mirror):
         [sys.executable, "-m", "striate.cli", "serve", "--port", "0"],
         cwd=clone.folder, env=clone.env, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    yield running.stdout.readline().split()[0]
+    yield next(line.split()[0] for line in running.stdout if line.startswith("http"))
     started = psutil.Process(running.pid).children(recursive=True)
     running.terminate()
     assert running.communicate(timeout=30)[0] == "ended\n"
