@@ -3,13 +3,12 @@
 from pathlib import Path
 
 from striate import params, portable
-from striate.logbook import Logbook, logbook
+from striate.logbook import record_later
 from striate.stage import stage
 
 
-def evaluate(settings: params.Params, log: Logbook) -> None:
+def evaluate(settings: params.Params) -> None:
     """Read models/ and the test images; write predictions/ and metrics/."""
-    # Imported while the tracking process loads MLflow beside this one.
     from striate import checkpoint, devices, evaluation, images, results
 
     devices.keep_freed_memory()
@@ -34,12 +33,11 @@ def evaluate(settings: params.Params, log: Logbook) -> None:
         f"test accuracy {scores['accuracy']:.2%}: {scores['errors']:,} errors"
         f" in {scores['n']:,} images; loss {scores['loss']:.4f}"
     )
-    log.evaluated(params.flatten(settings.model_dump()))
 
 
 if __name__ == "__main__":
     with stage():
         loaded = params.load()
         portable.use(loaded.training, Path("data"))
-        with logbook() as opened:
-            evaluate(loaded, opened)
+        evaluate(loaded)
+        record_later()

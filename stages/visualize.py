@@ -3,13 +3,12 @@
 from pathlib import Path
 
 from striate import params, portable
-from striate.logbook import Logbook, logbook
+from striate.logbook import record_later
 from striate.stage import stage
 
 
-def visualize(settings: params.Params, log: Logbook) -> None:
+def visualize(settings: params.Params) -> None:
     """Read what the other stages wrote; write one PNG a picture, the page and the model card."""
-    # Imported while the tracking process loads MLflow beside this one.
     import torch
 
     from striate import (
@@ -84,12 +83,11 @@ def visualize(settings: params.Params, log: Logbook) -> None:
     print(
         f"reports/index.html, reports/model_card.md, and {len(drawn)} pictures in reports/figures/"
     )
-    log.visualized(flat)
 
 
 if __name__ == "__main__":
     with stage():
         loaded = params.load()
         portable.use(loaded.training, Path("data"))
-        with logbook() as opened:
-            visualize(loaded, opened)
+        visualize(loaded)
+        record_later()

@@ -398,7 +398,7 @@ def run_compare(arguments: argparse.Namespace) -> None:
 
 def run_pareto(arguments: argparse.Namespace) -> None:
     """Print the table and draw the picture."""
-    from striate import figures, logbook, overview, pareto, sync, tracking
+    from striate import background, figures, logbook, overview, pareto, sync, tracking
     from striate.tables import columns
 
     root = _repository()
@@ -408,8 +408,9 @@ def run_pareto(arguments: argparse.Namespace) -> None:
         raise UserError("no experiment has an accuracy and a size to compare")
     times: list[tuple[float | None, str]] = [(None, "")] * len(found)
     if logbook.enabled():
+        background.settle(root)
         with tracking.reachable():
-            times = sync.training_times(tracking.open_store(), found)
+            times = sync.training_times(root, found)
     candidates = pareto.candidates(found, accuracy, times)
     print(columns(pareto.table(candidates, accuracy)))
     print()
@@ -495,13 +496,14 @@ def _note_unrecorded(source: str) -> None:
 
 def run_sync(arguments: argparse.Namespace) -> None:
     """Print a row for each experiment and what was done about its run."""
-    from striate import logbook, records, sync, tracking
+    from striate import background, logbook, records, sync, tracking
     from striate.tables import columns
 
     if not logbook.enabled():
         print("tracking is off: nothing was synchronised")
         return
     root = _repository()
+    background.settle(root)
     found, left_out, _ = records.find(root)
     _print_left_out(left_out)
     if not found and tracking.is_own() and not tracking.database().exists():
@@ -513,11 +515,14 @@ def run_sync(arguments: argparse.Namespace) -> None:
         rows = sync.sync(root, tracking.open_store(), found)
     if not rows:
         raise UserError(NOTHING_FINISHED)
-    if any(row.done for row in rows):
-        said = [row if row.done else row._replace(done="agrees") for row in rows]
-        print(columns([sync.HEADER, *said]))
-    else:
-        print(f"MLflow agrees with DVC on {_experiments(len(rows))}: nothing to do")
+    changed = [row for row in rows if row.done]
+    same = len(rows) - len(changed)
+    if not changed:
+        print(f"MLflow agrees with DVC on {_experiments(same)}: nothing to do")
+        return
+    print(columns([sync.HEADER, *changed]))
+    if same:
+        print(f"and it agreed on {_experiments(same)} before")
 
 
 def run_share(arguments: argparse.Namespace) -> None:
@@ -530,9 +535,10 @@ def run_share(arguments: argparse.Namespace) -> None:
 
 def run_verify(arguments: argparse.Namespace) -> None:
     """Print every disagreement; exit with status 1 when there is one."""
-    from striate import sync, tracking
+    from striate import background, sync, tracking
 
     root = _repository()
+    background.settle(root)
     found = _whole(root).records
     with tracking.reachable():
         faults = sync.verify(root, tracking.open_store(), found)
@@ -581,10 +587,11 @@ def _dvc_root() -> Path:
 
 def _repository() -> Path:
     """The root of the DVC repository, which has a commit."""
-    from striate import records
+    from striate import background, records
 
     root = _dvc_root()
     records.head(root)
+    background.tell(root)
     return root
 
 
@@ -662,8 +669,9 @@ def run_promote(arguments: argparse.Namespace) -> None:
 
     record = records.named(root, arguments.experiment, (records.MODELS,))
     print("registering a model takes about half a minute ...", file=sys.stderr, flush=True)
-    from striate import registry, tracking
+    from striate import background, registry, tracking
 
+    background.settle(root)
     with tracking.reachable():
         promoted, said = registry.promote(root, record, arguments.force)
     print(said)

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from striate.errors import UserError
@@ -13,8 +14,43 @@ def commit_of(folder: Path, revision: str) -> str | None:
     return (git(folder, *asked) or "").strip() or None
 
 
+def blobs(folder: Path, names: Sequence[str]) -> list[str | None]:
+    """The texts of files in commits, by `COMMIT:./PATH`, or None; all by one process."""
+    # A text may hold characters of several bytes, and sizes are in bytes.
+    answer = _run(folder, "cat-file", "--batch", given=names).stdout if names else b""
+    found: list[str | None] = []
+    while len(found) < len(names):
+        heading, _, answer = answer.partition(b"\n")
+        if heading.endswith(b" missing") or not heading:
+            found.append(None)
+            continue
+        size = int(heading.rpartition(b" ")[2])
+        found.append(answer[:size].decode(errors="replace"))
+        answer = answer[size + 1 :]
+    return found
+
+
+def trees(folder: Path, commits: Iterable[str]) -> dict[str, str]:
+    """What tells apart the states of a folder in commits."""
+    listed = list(commits)
+    said = _run(folder, "cat-file", "--batch-check", given=[f"{commit}:./" for commit in listed])
+    return dict(zip(listed, said.stdout.decode().splitlines(), strict=True))
+
+
 def git(folder: Path, *arguments: str) -> str | None:
     """The output of a git command, or None where it fails.
+
+    Raises:
+        UserError: Git is not installed, or refuses the repository of another user.
+    """
+    answer = _run(folder, *arguments)
+    return answer.stdout.decode(errors="replace") if answer.returncode == 0 else None
+
+
+def _run(
+    folder: Path, *arguments: str, given: Sequence[str] = ()
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a git command that reads lines.
 
     Raises:
         UserError: Git is not installed, or refuses the repository of another user.
@@ -22,19 +58,19 @@ def git(folder: Path, *arguments: str) -> str | None:
     try:
         answer = subprocess.run(
             ["git", "-C", str(folder), *arguments],  # noqa: S607
+            input="".join(f"{line}\n" for line in given).encode(),
             capture_output=True,
             # Its words are compared below.
             env=os.environ | {"LC_ALL": "C.UTF-8", "LANGUAGE": ""},
-            text=True,
-            errors="replace",
             check=False,
         )
     except FileNotFoundError:
         raise UserError("git is not installed, or not on PATH") from None
-    if "dubious ownership" in answer.stderr:
-        cure = next(line for line in answer.stderr.splitlines() if "safe.directory" in line)
+    said = answer.stderr.decode(errors="replace")
+    if "dubious ownership" in said:
+        cure = next(line for line in said.splitlines() if "safe.directory" in line)
         raise UserError(
             f"Git refuses {folder.resolve()}, which belongs to another user; if you trust it:"
             f" {cure.strip()}"
         )
-    return answer.stdout if answer.returncode == 0 else None
+    return answer

@@ -1,7 +1,8 @@
 """A stage's end of the tracking: a pipe to a process that talks to MLflow beside it.
 
 Loading MLflow takes seconds and a server may hang or be gone. In a process of its own neither costs
-the stage anything, and when the stage is killed, the other side of the pipe notices.
+the stage anything, and when the stage is killed, the other side of the pipe notices. It logs a
+training while that goes on; the rest it takes from DVC's files, once DVC has ended.
 """
 
 import json
@@ -9,16 +10,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from striate import progress
+from striate import background, progress, records
 from striate.launch import is_first
 from striate.records import Point
 
 SWITCH = "STRIATE_TRACKING"
-PATIENCE_SECONDS = 60.0  # for the other process to finish, once the stage has
 
 
 class Logbook:
@@ -29,7 +29,8 @@ class Logbook:
 
     def start(self, params: dict[str, Any], machine: dict[str, str]) -> None:
         """A training begins, on a machine that these tags describe."""
-        self._send("start", params, machine)
+        tags = machine | {background.PROCESS: background.process_tag(os.getpid())}
+        self._send("start", params, tags)
 
     def epoch(self, row: dict[str, Any]) -> None:
         """What `striate.training.fit` yielded."""
@@ -40,16 +41,9 @@ class Logbook:
 
     def trained(self, params: dict[str, Any], seconds: float) -> None:
         """The checkpoint and the curves are written."""
-        self._send("log", [("training_seconds", seconds, 0)])
-        self._send("trained", params, str(Path.cwd()))
-
-    def evaluated(self, params: dict[str, Any]) -> None:
-        """The scores are written."""
-        self._send("evaluated", params, str(Path.cwd()))
-
-    def visualized(self, params: dict[str, Any]) -> None:
-        """The pictures are written."""
-        self._send("visualized", params, str(Path.cwd()))
+        here = Path()
+        summary = [*records.summary(here), ("training_seconds", seconds, 0)]
+        self._send("trained", records.training_identity(params, here), summary)
 
     def _send(self, method: str, *arguments: Any) -> None:
         if self._pipe is None:
@@ -68,30 +62,15 @@ def enabled() -> bool:
 
 @contextmanager
 def logbook() -> Iterator[Logbook]:
-    """Track what a stage does; `STRIATE_TRACKING=off` tracks nothing.
+    """Track a training; `STRIATE_TRACKING=off` tracks nothing.
 
     Of several processes that train together, the first one is tracked.
     """
     if not (enabled() and is_first()):
         yield Logbook(None)
         return
-    # In a session of its own, an interrupt of the stage does not reach it before it has tidied up.
-    try:
-        tracker = subprocess.Popen(
-            [sys.executable, "-m", "striate.tracking"],
-            stdin=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-    except OSError as error:
-        print(
-            f"warning: MLflow cannot be started ({error.strerror}); `striate sync` records this"
-            " from DVC's files",
-            file=sys.stderr,
-        )
-        yield Logbook(None)
-        return
-    log = Logbook(tracker.stdin)
+    tracker = _start(subprocess.PIPE)
+    log = Logbook(tracker.stdin if tracker else None)
     status = "FAILED"
     try:
         yield log
@@ -102,15 +81,42 @@ def logbook() -> Iterator[Logbook]:
         raise
     finally:
         log._send("end", status)
-        try:
-            # Whoever interrupts does not want to wait, and the other process ends by itself.
-            if status != "KILLED":
-                tracker.communicate(timeout=PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            tracker.kill()
-            tracker.communicate()
-            print(
-                f"warning: MLflow took more than {PATIENCE_SECONDS:g} s;"
-                " `striate sync` records the rest",
-                file=sys.stderr,
-            )
+        if tracker and tracker.stdin:
+            with suppress(OSError):
+                tracker.stdin.close()
+
+
+def record_later() -> None:
+    """Have MLflow agree with DVC once DVC, which runs this stage, has ended."""
+    if enabled():
+        _start(subprocess.DEVNULL)
+
+
+def _start(stdin: int) -> subprocess.Popen[str] | None:
+    """Start the process that talks to MLflow, which nothing waits for.
+
+    Without a pipe for messages, only where no earlier stage has started one.
+    """
+    root = Path(os.environ.get("DVC_ROOT", "."))
+    background.tell(root)
+    try:
+        claim = background.claim(root)
+        if claim is None and stdin == subprocess.DEVNULL:
+            return None
+        # In a session of its own, an interrupt of the stage does not reach it before it has
+        # tidied up, and a terminal may be closed.
+        return subprocess.Popen(
+            [sys.executable, "-m", "striate.tracking", *([str(claim.path)] if claim else [])],
+            stdin=stdin,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+            pass_fds=[claim.descriptor] if claim else [],
+        )
+    except OSError as error:
+        print(
+            f"warning: MLflow cannot be started ({error.strerror}); `striate sync` records this"
+            " from DVC's files",
+            file=sys.stderr,
+        )
+        return None

@@ -12,9 +12,11 @@ import csv
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,8 +25,8 @@ from typing import Any, NamedTuple
 import yaml
 
 from striate.errors import UserError
-from striate.files import md5
-from striate.git import commit_of, git
+from striate.files import md5, write
+from striate.git import blobs, commit_of, git, trees
 from striate.params import Loader, flatten
 from striate.results import check_metrics, one_line, parse_json
 
@@ -46,6 +48,7 @@ TRAIN, TEST = "metrics/train.json", "metrics/test.json"
 COUNTS = ("parameters", "epochs", "kept_epoch")  # in TRAIN; the last came later than the others
 TABLES = ("metrics/history.csv", "metrics/steps.csv")
 NEEDED = (MODELS, *TABLES, "predictions")  # without these in reach, an experiment is not whole
+MEMORY = ".dvc/tmp/striate-records.json"  # of what commits say; may be deleted
 MOST_NAMED = 10  # experiments in a message
 EXPERIMENT_REF = re.compile(r"(?P<commit>\S+) refs/exps/(?P<a>\w{2})/(?P<b>\w{38})/(?P<name>\S+)")
 
@@ -91,6 +94,16 @@ class Record:
     def key(self) -> str:
         """Equal for two names of one experiment: hashes and scores."""
         return hash_values(self.identity | {TRAIN: self.train, TEST: self.test})
+
+
+class Parsed(NamedTuple):
+    """What dvc.lock and the metrics of an experiment say, wherever its files are."""
+
+    identity: dict[str, str]
+    params: dict[str, Any]
+    train: dict[str, float]
+    test: dict[str, float]
+    hashes: dict[str, str]
 
 
 class LeftOut(NamedTuple):
@@ -177,9 +190,11 @@ def find(root: Path) -> Found:
     records: dict[str, Record] = {}
     left_out = []
     workspace = None
-    for name in [*_listed(root), Name(WORKSPACE)]:
+    listed = _listed(root)
+    parsed = _parsed(root, [name.commit for name in listed])
+    for name in [*listed, Name(WORKSPACE)]:
         try:
-            record = _record(root, name, NEEDED)
+            record = _record(root, name, NEEDED, parsed)
         except UserError as error:
             # Before the first `dvc repro`, neither is an experiment that anybody asked for.
             if name.baseline or not isinstance(error, NotEvaluatedError):
@@ -208,14 +223,12 @@ def _listed(root: Path) -> list[Name]:
         Name(match["name"], match["commit"], match["a"] + match["b"])
         for match in EXPERIMENT_REF.finditer(refs)
     ]
-    if found and (git(root, "rev-parse", "--show-prefix") or "").strip():
+    prefix = (git(root, "rev-parse", "--show-prefix") or "").strip() if found else ""
+    if prefix:
         # Several projects share this Git repository, and an experiment changes one of them.
-        found = [name for name in found if _tree(root, name.commit) != _tree(root, name.baseline)]
+        tree = trees(root, {commit for name in found for commit in (name.commit, name.baseline)})
+        found = [name for name in found if tree[name.commit] != tree[name.baseline]]
     return listed + found
-
-
-def _tree(root: Path, commit: str) -> str | None:
-    return git(root, "rev-parse", "--verify", "--quiet", f"{commit}:./")
 
 
 def named(root: Path, name: str, needed: Sequence[str] = NEEDED) -> Record:
@@ -246,7 +259,7 @@ def named(root: Path, name: str, needed: Sequence[str] = NEEDED) -> Record:
             )
         asked = [Name(name, commit)]
     try:
-        return _record(root, asked[0], needed)
+        return _record(root, asked[0], needed, _parsed(root, [own.commit for own in asked]))
     except NotWholeError as error:
         raise UserError(f"{name} cannot be used: {error}") from None
 
@@ -306,36 +319,53 @@ def is_recorded(root: Path, path: str) -> bool:
 def is_here(root: Path, digest: str) -> bool:
     """Whether DVC's cache holds all of a file or folder."""
     try:
-        return all(content.exists() for _, content in _cached(root, digest))
+        return all(os.path.exists(content) for _, content in _cached(root, digest))
     except FileNotFoundError:
         return False
 
 
-def _cached(root: Path, digest: str) -> Iterator[tuple[str, Path]]:
+def read(root: Path, record: Record, path: str) -> str:
+    """The text of one of a record's files.
+
+    Raises:
+        UserError: it is not here.
+    """
+    if record.revision is None:
+        return (root / path).read_text()
+    ((_, content),) = _cached(root, record.hashes[path])
+    try:
+        return Path(content).read_text()
+    except FileNotFoundError:
+        name = record.names[0].name
+        raise UserError(f"{path} of {name} is not here; `dvc pull`, or run it once more") from None
+
+
+def _cached(root: Path, digest: str) -> Iterator[tuple[str, str]]:
     """The files of a hash in DVC's cache: their path in the folder (none for a file), and place.
 
     Raises:
         FileNotFoundError: the list of a folder's files is not there, or is damaged.
     """
-    place = _cache(root) / digest[:2] / digest[2:]
+    place = f"{_cache(root)}/{digest[:2]}/{digest[2:]}"
     if not digest.endswith(".dir"):
         yield "", place
         return
     try:
-        entries = {entry["relpath"]: entry["md5"] for entry in json.loads(place.read_text())}
+        with open(place, encoding="utf-8") as stream:
+            entries = {entry["relpath"]: entry["md5"] for entry in json.load(stream)}
     except (ValueError, KeyError, TypeError):
         raise FileNotFoundError(place) from None
     for path, inside in entries.items():
-        yield path, _cache(root) / inside[:2] / inside[2:]
+        yield path, f"{_cache(root)}/{inside[:2]}/{inside[2:]}"
 
 
 @cache
-def _cache(root: Path) -> Path:
+def _cache(root: Path) -> str:
     """Where DVC keeps files by their hash, which its configuration may say."""
     from dvc.config import Config
 
     folder = Config(str(root / ".dvc"))["cache"].get("dir") or root / ".dvc" / "cache"
-    return Path(folder, "files", "md5")
+    return str(Path(folder, "files", "md5"))
 
 
 def curves(table: str, text: str) -> list[Point]:
@@ -372,6 +402,12 @@ def final(train: dict[str, float]) -> list[Point]:
     return [(name, train[name], 0) for name in COUNTS if name in train]
 
 
+def summary(folder: Path) -> list[Point]:
+    """What is logged of a training in a working tree beside its curves."""
+    points = [point for table in TABLES for point in curves(table, (folder / table).read_text())]
+    return best(points) + final(json.loads((folder / TRAIN).read_text()))
+
+
 def kept_epoch(train: dict[str, float]) -> int:
     """The epoch that the scores in metrics/train.json are of."""
     return int(train.get("kept_epoch", train["epochs"]))
@@ -382,19 +418,52 @@ def scored(test: dict[str, float]) -> list[Point]:
     return [(f"test_{name}", value, 0) for name, value in test.items()]
 
 
-def _record(root: Path, name: Name, needed: Sequence[str]) -> Record:
-    """An experiment from its dvc.lock and metrics.
+def _parsed(root: Path, commits: Sequence[str]) -> dict[str, Parsed | NotWholeError]:
+    """What each commit says of its experiment, or why it says nothing.
 
-    Args:
-        root: the repository.
-        name: of a commit, or of the working tree.
-        needed: the files and folders that must be here.
+    A commit never changes, so what was read once is remembered.
+    """
+    path = root / MEMORY
+    known: dict[str, Any] = {}
+    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        kept = json.loads(path.read_text())
+        known = kept["commits"] if kept["code"] == _code() else {}
+    new = [commit for commit in dict.fromkeys(commits) if commit and commit not in known]
+    texts = blobs(root, [f"{commit}:./{file}" for commit in new for file in (LOCK, TRAIN, TEST)])
+    for commit, content in zip(new, zip(*[iter(texts)] * 3, strict=True), strict=True):
+        try:
+            known[commit] = _parse(*content)
+        except NotWholeError as error:
+            known[commit] = [type(error) is NotEvaluatedError, str(error)]
+    if new:
+        listed = {commit: known[commit] for commit in commits if commit}
+        # One that was asked for by its name is no reason to forget the others.
+        kept = listed if len(commits) > 1 else known
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path, json.dumps({"code": _code(), "commits": kept}).encode())
+    return {commit: _revived(known[commit]) for commit in commits if commit}
+
+
+def _revived(values: list[Any]) -> Parsed | NotWholeError:
+    if len(values) == len(Parsed._fields):
+        return Parsed(*values)
+    evaluated, text = values
+    return NotEvaluatedError(text) if evaluated else NotWholeError(text)
+
+
+def _code() -> str:
+    """Changes with the code that says what a commit says."""
+    here = Path(__file__).parent
+    return "".join(md5(here / name) for name in ("records.py", "results.py", "params.py"))
+
+
+def _parse(text: str | None, *scores: str | None, cure: str = "") -> Parsed:
+    """What the texts of dvc.lock, metrics/train.json and metrics/test.json say.
 
     Raises:
         NotWholeError: something of it is missing, or is not what this pipeline makes.
     """
-    read = _reader(root, name.commit) if name.commit else _working_tree(root)
-    text, *scores = (read(path) for path in (LOCK, TRAIN, TEST))
     if text is None:
         raise NotEvaluatedError("it was not evaluated")
     try:
@@ -417,13 +486,12 @@ def _record(root: Path, name: Name, needed: Sequence[str]) -> Record:
         params = trained | evaluated
         identity = _training_identity(params, hashes.__getitem__)
         identity |= _evaluation_identity(params, hashes.__getitem__)
-        wanted = {path: hashes[path] for path in needed}
+        _ = [hashes[path] for path in NEEDED]
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise NotWholeError(f"its dvc.lock cannot be used: {one_line(error)}") from None
     made = {}
     for path, content in zip((TRAIN, TEST), scores, strict=True):
         if content is None:
-            cure = "" if name.commit else "; `dvc repro` makes it"
             raise NotWholeError(f"{path} is missing{cure}")
         try:
             made[path] = check_metrics(parse_json(content, path), path, Path(path).name)
@@ -433,11 +501,37 @@ def _record(root: Path, name: Name, needed: Sequence[str]) -> Record:
             raise NotWholeError(
                 f"{path} is not the one that dvc.lock names; `dvc repro` makes both anew"
             )
-    _check_here(root, name, wanted)
+    return Parsed(identity, params, made[TRAIN], made[TEST], hashes)
+
+
+def _record(
+    root: Path,
+    name: Name,
+    needed: Sequence[str],
+    parsed: dict[str, Parsed | NotWholeError],
+) -> Record:
+    """An experiment from its dvc.lock and metrics.
+
+    Args:
+        root: the repository.
+        name: of a commit, or of the working tree.
+        needed: the files and folders that must be here.
+        parsed: what commits say.
+
+    Raises:
+        NotWholeError: something of it is missing, or is not what this pipeline makes.
+    """
+    if name.commit:
+        found = parsed[name.commit]
+        if isinstance(found, NotWholeError):
+            raise found
+    else:
+        texts = [_text(root / path) for path in (LOCK, TRAIN, TEST)]
+        found = _parse(*texts, cure="; `dvc repro` makes it")
+    identity, params, train, test, hashes = found
+    _check_here(root, name, {path: hashes[path] for path in needed})
     pages = [path for path in PAGES if path in hashes and _has(root, name, path, hashes[path])]
-    return Record(
-        [name], identity, params, made[TRAIN], made[TEST], name.commit or None, hashes, pages
-    )
+    return Record([name], identity, params, train, test, name.commit or None, hashes, pages)
 
 
 def _check_here(root: Path, name: Name, wanted: dict[str, str]) -> None:
@@ -479,12 +573,5 @@ def _is_of(stage: dict[str, Any], models: str) -> bool:
     return any(entry["path"] == MODELS and entry["md5"] == models for entry in stage["deps"])
 
 
-def _working_tree(root: Path) -> Callable[[str], str | None]:
-    def read(path: str) -> str | None:
-        return (root / path).read_text() if (root / path).exists() else None
-
-    return read
-
-
-def _reader(root: Path, commit: str) -> Callable[[str], str | None]:
-    return lambda path: git(root, "show", f"{commit}:./{path}")
+def _text(path: Path) -> str | None:
+    return path.read_text() if path.exists() else None

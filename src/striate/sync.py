@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from striate import records, tracking
+from striate import background, files, progress, records, tracking
 from striate.records import Point, Record
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from striate.tracking import Store
 
-OF_THE_MACHINE = ("torch.", "striate.residency")  # how such tags of a run begin
+TAGS = (records.PARAMS, records.DATA, records.CHECKPOINT, records.EVALUATION)
 
 
 class Row(NamedTuple):
@@ -29,22 +30,36 @@ class Row(NamedTuple):
 HEADER = Row("experiment", "run", "done")
 
 
-def stamp(root: Path) -> Path:
-    """Where the fingerprint of the last agreement is kept."""
-    return root / ".dvc" / "tmp" / "striate.synced"
+class Memory(NamedTuple):
+    """What the last `sync` left behind: a fingerprint, and each experiment's training time."""
+
+    fingerprint: str
+    times: dict[str, tuple[float | None, str]]  # by the record's key
+
+
+def _memory(root: Path) -> Path:
+    return root / ".dvc" / "tmp" / "striate-synced.json"
+
+
+def _remembered(root: Path, found: Sequence[Record]) -> Memory | None:
+    """What the last `sync` left behind, where nothing has changed since."""
+    try:
+        memory = Memory(**json.loads(_memory(root).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+    return memory if memory.fingerprint == fingerprint(found) else None
 
 
 def agreed(root: Path, found: Sequence[Record]) -> bool:
     """Whether nothing has changed since the last `sync`; needs no MLflow, and so no time."""
-    now = fingerprint(found)
-    return now is not None and stamp(root).exists() and stamp(root).read_text() == now
+    return _remembered(root, found) is not None
 
 
 def sync(root: Path, store: Store, found: Sequence[Record]) -> list[Row]:
     """Give every experiment its one run, and every run the names that DVC has for it.
 
-    An experiment whose run is missing gets one out of DVC's files; pictures and checkpoint are
-    added where they are absent; a run whose process is gone is closed. Doing it twice changes
+    An experiment whose run is missing gets one out of DVC's files; scores, pictures and checkpoint
+    are added where they are absent; a run whose process is gone is closed. Doing it twice changes
     nothing. Other processes get their turn after each experiment.
 
     Args:
@@ -56,33 +71,58 @@ def sync(root: Path, store: Store, found: Sequence[Record]) -> list[Row]:
         A row for each experiment, and for each run that was closed.
     """
     with tracking.runs_lock():
-        rows = _close(store)
-    for record in found:
-        with tracking.runs_lock():
-            rows.append(_agree(root, store, record))
+        runs = store.runs()
+        rows = _close(store, runs)
+    known = _by_identity(_finished(runs))
+    times = {}
+    for record in progress.track(found, "MLflow"):
+        matching = known.get(_key(record), [])
+        if len(matching) == 1 and not any(_lacking(store, record, matching[0])):
+            run, done = matching[0], ""
+        else:
+            with tracking.runs_lock():
+                run, done = _agree(root, store, record)
+        rows.append(Row(", ".join(name.name for name in record.names), run.info.run_name, done))
+        times[record.key] = _time(run)
     now = fingerprint(found)
     if now is not None:
-        stamp(root).parent.mkdir(parents=True, exist_ok=True)
-        stamp(root).write_text(now)
+        files.write(_memory(root), json.dumps(Memory(now, times)._asdict()).encode())
     return rows
 
 
-def _close(store: Store) -> list[Row]:
+def _finished(runs: Sequence[Run]) -> list[Run]:
+    return [run for run in runs if run.info.status == "FINISHED"]
+
+
+def _by_identity(runs: Sequence[Run]) -> dict[tuple[str | None, ...], list[Run]]:
+    """The runs of each experiment, and of what is none."""
+    found: dict[tuple[str | None, ...], list[Run]] = {}
+    for run in runs:
+        found.setdefault(tuple(run.data.tags.get(tag) for tag in TAGS), []).append(run)
+    return found
+
+
+def _key(record: Record) -> tuple[str, ...]:
+    return tuple(record.identity[tag] for tag in TAGS)
+
+
+def _close(store: Store, runs: Sequence[Run]) -> list[Row]:
     """Terminate the runs whose process is gone."""
     rows = []
-    for run in store.runs():
-        process = run.data.tags.get(tracking.PROCESS)
-        if run.info.status == "RUNNING" and process and tracking.is_gone(process):
+    for run in runs:
+        process = run.data.tags.get(background.PROCESS)
+        if run.info.status == "RUNNING" and process and background.is_gone(process):
             store.client.set_terminated(run.info.run_id, "KILLED")
             rows.append(Row("–", run.info.run_name, "closed: its process is gone"))
     return rows
 
 
-def _agree(root: Path, store: Store, record: Record) -> Row:
-    """Give an experiment its one run, by what the store holds now."""
+def _agree(root: Path, store: Store, record: Record) -> tuple[Run, str]:
+    """Give an experiment its one run, by what the store holds now; returns what was done, too."""
     trained = {key: value for key, value in record.identity.items() if key != records.EVALUATION}
-    finished = [run for run in store.runs(trained) if run.info.status == "FINISHED"]
+    finished = _finished(store.runs(trained))
     matching = [run for run in finished if _belongs(run, record)]
+    unscored = [run for run in finished if records.EVALUATION not in run.data.tags]
     done = []
     if matching:
         run = matching[0]
@@ -90,20 +130,22 @@ def _agree(root: Path, store: Store, record: Record) -> Row:
             store.client.delete_run(twin.info.run_id)
             done.append("removed a second run")
         done += _complete(root, store, record, run)
+    elif unscored:
+        run = unscored[0]
+        done += _complete(root, store, record, run)
+        # Only now is it the experiment's. What broke off before is done again.
+        points = [point for point in _points(root, record) if point[0] not in run.data.metrics]
+        store.log(run.info.run_id, points)
+        store.tag(run.info.run_id, record.identity)
+        done.insert(0, "added scores")
+        done += _settle(store, record)
     else:
         run = _create(root, store, record)
         done += ["replayed", *_complete(root, store, record, run)]
-        for half in finished:
-            # Its logging broke off before the scores.
-            if records.EVALUATION not in half.data.tags:
-                _hand_over(store, half, run)
-                store.client.delete_run(half.info.run_id)
-                done.append("removed a run without scores")
         # Only now is it the experiment's, and not touched any more.
         store.client.set_terminated(run.info.run_id)
         done += _settle(store, record)
-    names = ", ".join(name.name for name in record.names)
-    return Row(names, run.info.run_name, ", ".join(done))
+    return run, ", ".join(done)
 
 
 def fingerprint(found: Sequence[Record]) -> str | None:
@@ -131,19 +173,23 @@ def verify(root: Path, store: Store, found: Sequence[Record]) -> list[str]:
         A line for each disagreement: a missing or second run, a param, a metric, a point of a
         curve.
     """
-    finished = [run for run in store.runs() if run.info.status == "FINISHED"]
+    runs = _finished(store.runs())
+    known, histories = _by_identity(runs), store.histories(runs)
     faults = []
-    for record in found:
+    for record in progress.track(found, "MLflow"):
         name = record.names[0].name
-        matching = [run for run in finished if _belongs(run, record)]
+        matching = known.get(_key(record), [])
         if len(matching) != 1:
             faults.append(f"{name}: {len(matching) or 'no'} runs in MLflow, not 1; `striate sync`")
         for run in matching[:1]:
-            faults += [f"{name}: {fault}" for fault in _differences(root, store, record, run)]
+            logged = histories[run.info.run_id]
+            faults += [f"{name}: {fault}" for fault in _differences(root, record, run, logged)]
     return faults
 
 
-def _differences(root: Path, store: Store, record: Record, run: Run) -> list[str]:
+def _differences(
+    root: Path, record: Record, run: Run, logged: dict[str, list[tuple[int, float]]]
+) -> list[str]:
     faults = []
     expected: dict[str, Any] = {key: str(value) for key, value in record.params.items()}
     for key in sorted(expected.keys() | run.data.params.keys()):
@@ -157,9 +203,9 @@ def _differences(root: Path, store: Store, record: Record, run: Run) -> list[str
     for name in record.train.keys() - set(records.COUNTS):
         by_name.setdefault(name, {})[records.kept_epoch(record.train)] = record.train[name]
     for name, curve in by_name.items():
-        logged = store.client.get_metric_history(run.info.run_id, name)
-        theirs = {point.step: point.value for point in logged}
-        if len(theirs) != len(logged):
+        history = logged.get(name, [])
+        theirs = dict(history)
+        if len(theirs) != len(history):
             faults.append(f"metric {name} has several values at one step in MLflow")
         for step in sorted(curve.keys() | theirs.keys()):
             here, there = curve.get(step), theirs.get(step)
@@ -176,22 +222,21 @@ def run_of(store: Store, record: Record) -> Run | None:
     return runs[0] if runs else None
 
 
-def training_times(store: Store, found: Sequence[Record]) -> list[tuple[float | None, str]]:
+def training_times(root: Path, found: Sequence[Record]) -> list[tuple[float | None, str]]:
     """How many seconds each experiment was trained for, and what on, in words.
 
     None where no run says for how long, and nothing where none says what on.
     """
-    runs: dict[tuple[str | None, ...], Run] = {}
-    tags = (records.PARAMS, records.DATA, records.CHECKPOINT, records.EVALUATION)
-    for run in store.runs():
-        if run.info.status == "FINISHED":
-            runs.setdefault(tuple(run.data.tags.get(tag) for tag in tags), run)
-    times: list[tuple[float | None, str]] = []
-    for record in found:
-        made = runs.get(tuple(record.identity[tag] for tag in tags))
-        times.append((made.data.metrics.get("training_seconds"), _machine(made)) if made
-                     else (None, ""))  # fmt: skip
-    return times
+    memory = _remembered(root, found)
+    if memory:
+        return [tuple(memory.times[record.key]) for record in found]  # type: ignore[misc]
+    known = _by_identity(_finished(tracking.open_store().runs()))
+    runs = [known.get(_key(record), []) for record in found]
+    return [_time(matching[0]) if matching else (None, "") for matching in runs]
+
+
+def _time(run: Run) -> tuple[float | None, str]:
+    return run.data.metrics.get("training_seconds"), _machine(run)
 
 
 def _machine(run: Run) -> str:
@@ -214,15 +259,6 @@ def _create(root: Path, store: Store, record: Record) -> Run:
     return store.client.get_run(run_id)
 
 
-def _hand_over(store: Store, half: Run, run: Run) -> None:
-    """Give a run what DVC's files do not say of its training: where it ran, and for how long."""
-    tags = half.data.tags
-    store.tag(run.info.run_id, {key: tags[key] for key in tags if key.startswith(OF_THE_MACHINE)})
-    if "training_seconds" in half.data.metrics:
-        seconds = half.data.metrics["training_seconds"]
-        store.log(run.info.run_id, [("training_seconds", seconds, 0)])
-
-
 def _settle(store: Store, record: Record) -> list[str]:
     """Remove all finished runs of a record but the first.
 
@@ -238,28 +274,26 @@ def _settle(store: Store, record: Record) -> list[str]:
 
 def _points(root: Path, record: Record) -> list[Point]:
     """All metrics of a record, with its curves."""
-    with tempfile.TemporaryDirectory() as scratch:
-        place = records.fetch(root, record, records.TABLES, Path(scratch))
-        points = [
-            point
-            for table in records.TABLES
-            for point in records.curves(table, (place / table).read_text())
-        ]
+    points = [
+        point
+        for table in records.TABLES
+        for point in records.curves(table, records.read(root, record, table))
+    ]
     points += records.best(points)
     return points + records.final(record.train) + records.scored(record.test)
 
 
-def _complete(root: Path, store: Store, record: Record, run: Run) -> list[str]:
-    """Add artifacts and tags that a run lacks; returns what was added."""
-    done = []
-    present = {artifact.path for artifact in store.client.list_artifacts(run.info.run_id)}
-    pages = {path: records.PAGES[path] for path in record.pages}
-    for path, name in ({records.MODELS: "checkpoint"} | pages).items():
-        if name not in present:
-            with tempfile.TemporaryDirectory() as scratch:
-                place = records.fetch(root, record, (path,), Path(scratch))
-                store.upload(run.info.run_id, place / path, name)
-            done.append(f"added {name}")
+class Lacking(NamedTuple):
+    """What a run has not got; all empty for one that is complete."""
+
+    artifacts: dict[str, str]  # path → its folder in the run
+    tags: dict[str, str]
+    params: dict[str, Any]
+
+
+def _lacking(store: Store, record: Record, run: Run) -> Lacking:
+    present = store.files(run)
+    wanted = {records.MODELS: "checkpoint"} | {path: records.PAGES[path] for path in record.pages}
     named = [name for name in record.names if name.commit]
     tags = {
         "dvc.experiment": " ".join(sorted(name.name for name in named if name.baseline)),
@@ -272,13 +306,25 @@ def _complete(root: Path, store: Store, record: Record, run: Run) -> list[str]:
             key: " ".join(sorted({*value.split(), *run.data.tags.get(key, "").split()}))
             for key, value in tags.items()
         }
-    changed = {
-        key: value for key, value in tags.items() if value and run.data.tags.get(key) != value
-    }
-    if changed:
-        store.tag(run.info.run_id, changed)
+    return Lacking(
+        {path: name for path, name in wanted.items() if name not in present},
+        {key: value for key, value in tags.items() if value and run.data.tags.get(key) != value},
+        {key: value for key, value in record.params.items() if key not in run.data.params},
+    )
+
+
+def _complete(root: Path, store: Store, record: Record, run: Run) -> list[str]:
+    """Add artifacts, params and tags that a run lacks; returns what was added."""
+    lacking = _lacking(store, record, run)
+    done = []
+    for path, name in lacking.artifacts.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            place = records.fetch(root, record, (path,), Path(scratch))
+            store.upload(run.info.run_id, place / path, name)
+        done.append(f"added {name}")
+    if lacking.tags:
+        store.tag(run.info.run_id, lacking.tags)
         done.append("named")
-    missing = {k: v for k, v in record.params.items() if k not in run.data.params}
-    if missing:
-        store.log_params(run.info.run_id, missing)
+    if lacking.params:
+        store.log_params(run.info.run_id, lacking.params)
     return done

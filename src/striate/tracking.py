@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import queue
 import re
-import socket
 import sqlite3
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
@@ -28,17 +28,17 @@ from urllib.parse import quote, unquote, urlsplit
 
 from filelock import AcquireReturnProxy, BaseFileLock, FileLock, Timeout
 
-from striate import records
+from striate import background, records
+from striate.background import PROCESS, is_gone, process_tag
 from striate.errors import UserError
 from striate.git import git
-from striate.records import EVALUATION, Point
+from striate.records import Point
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "striate"
-PROCESS = "striate.process"  # tag of a run that is being logged: host, process id, its start
 BATCH_LIMIT = 1000  # metrics in one call, which MLflow refuses to exceed
 
 # The first one orders the table: people choose what is at the top, and the test set is not
@@ -168,6 +168,34 @@ class Store:
             token = page.token
             if not token:
                 return found
+
+    def files(self, run: Run) -> set[str]:
+        """The names at the top of a run's artifacts."""
+        address: str = run.info.artifact_uri
+        if address.startswith("file://"):
+            # Asking MLflow takes a hundred times as long.
+            folder = unquote(urlsplit(address).path)
+            return set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        return {found.path for found in self.client.list_artifacts(run.info.run_id)}
+
+    def histories(self, runs: Sequence[Run]) -> dict[str, dict[str, list[tuple[int, float]]]]:
+        """All points of the metrics of runs: run id → name → step and value of each."""
+        found: dict[str, dict[str, list[tuple[int, float]]]] = {run.info.run_id: {} for run in runs}
+        if is_own():
+            # MLflow has a call for one metric of one run only, and these are tens of thousands.
+            with closing(sqlite3.connect(database())) as connection:
+                for run_id, name, step, value, is_nan in connection.execute(
+                    "SELECT run_uuid, key, step, value, is_nan FROM metrics"
+                ):
+                    if run_id in found:
+                        point = (step, math.nan if is_nan else value)
+                        found[run_id].setdefault(name, []).append(point)
+            return found
+        for run in runs:
+            for name in run.data.metrics:
+                points = self.client.get_metric_history(run.info.run_id, name)
+                found[run.info.run_id][name] = [(point.step, point.value) for point in points]
+        return found
 
     def share_view(self) -> str:
         """Keep the columns that matter, best first, in MLflow's own shared views; returns its key.
@@ -464,26 +492,12 @@ def run_name(params: dict[str, Any]) -> str:
     return os.environ.get("DVC_EXP_NAME") or f"{shape}-seed{params['seed']}"
 
 
-def _curves(folder: Path) -> list[Point]:
-    """The curves that a training left in a working tree."""
-    return [
-        point
-        for table in records.TABLES
-        for point in records.curves(table, (folder / table).read_text())
-    ]
-
-
-def _summary(folder: Path) -> list[Point]:
-    """What is logged of a training beside its curves."""
-    train = json.loads((folder / records.TRAIN).read_text())
-    return records.best(_curves(folder)) + records.final(train)
-
-
 class Session:
     """What one stage reports, carried out; the methods are those that `striate.logbook` sends."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, origin: dict[str, str]) -> None:
         self.store = store
+        self.origin = origin  # tags
         self.run_id: str | None = None  # of a training that goes on
 
     def start(self, params: dict[str, Any], machine: dict[str, str]) -> None:
@@ -491,7 +505,7 @@ class Session:
         self.run_id = self.store.create(
             run_name(params),
             records.trained_by(params),
-            _origin() | machine | {PROCESS: process_tag(os.getppid())},
+            self.origin | machine,
         )
 
     def log(self, points: list[Point]) -> None:
@@ -499,67 +513,17 @@ class Session:
         if self.run_id:
             self.store.log(self.run_id, points)
 
-    def trained(self, params: dict[str, Any], folder: str) -> None:
-        """The files of the training are written: attach them, and what the run is found by."""
+    def trained(self, identity: dict[str, str], summary: list[Point]) -> None:
+        """Its files are written: add what the run is found by."""
         if not self.run_id:
             return
-        identity = records.training_identity(params, Path(folder))
         if any(run.info.status == "FINISHED" for run in self.store.runs(identity)):
             # The same training again, to the last byte, is the same experiment.
             self.store.client.delete_run(self.run_id)
             self.run_id = None
             return
-        self.store.log(self.run_id, _summary(Path(folder)))
-        self.store.upload(self.run_id, Path(folder, records.MODELS), "checkpoint")
+        self.store.log(self.run_id, summary)
         self.store.tag(self.run_id, identity)
-
-    def evaluated(self, params: dict[str, Any], folder: str) -> None:
-        """The scores are written: add them to the run of this checkpoint.
-
-        A run that already holds other scores keeps them, and a new one is made from the files.
-        """
-        with runs_lock():
-            self._score(params, Path(folder))
-
-    def _score(self, params: dict[str, Any], place: Path) -> None:
-        trained = records.training_identity(params, place)
-        scores = records.evaluation_identity(params, place)
-        runs = [run for run in self.store.runs(trained) if run.info.status == "FINISHED"]
-        held = [run.data.tags.get(EVALUATION) for run in runs]
-        if scores[EVALUATION] in held:
-            return
-        test = json.loads((place / records.TEST).read_text())
-        if None in held:
-            run_id = runs[held.index(None)].info.run_id
-        else:
-            run_id = replay(
-                self.store,
-                run_name(params),
-                records.trained_by(params),
-                _origin() | trained,
-                _curves(place) + _summary(place),
-            )
-            self.store.upload(run_id, place / records.MODELS, "checkpoint")
-        self.store.log_params(run_id, params)
-        self.store.log(run_id, records.scored(test))
-        self.store.tag(run_id, scores)
-        if None not in held:
-            self.store.client.set_terminated(run_id)
-
-    def visualized(self, params: dict[str, Any], folder: str) -> None:
-        """The pictures are written: add them to the run of this checkpoint and these scores."""
-        place = Path(folder)
-        identity = records.training_identity(params, place)
-        identity |= records.evaluation_identity(params, place)
-        for run in self.store.runs(identity)[:1]:
-            for path, name in records.PAGES.items():
-                self.store.upload(run.info.run_id, place / path, name)
-        if "DVC_EXP_NAME" not in os.environ:
-            # A plain `dvc repro` is followed by no sync, and stages that it took from DVC's cache
-            # have reported nothing: without this, their run would be missing until the next one.
-            from striate.sync import sync
-
-            sync(root(), self.store, records.find(root()).records)
 
     def end(self, status: str) -> None:
         """The stage has ended; the run of a training has this status."""
@@ -568,28 +532,8 @@ class Session:
             self.run_id = None
 
 
-def process_tag(pid: int) -> str:
-    """What tells a process from all others, also from a later one with its number."""
-    import psutil
-
-    return f"{socket.gethostname()} {pid} {psutil.Process(pid).create_time():.0f}"
-
-
-def is_gone(tag: str) -> bool:
-    """Whether the process that a tag names ran on this machine and runs no more."""
-    import psutil
-
-    host, pid, start = tag.rsplit(" ", 2)
-    if host != socket.gethostname():
-        return False
-    try:
-        return f"{psutil.Process(int(pid)).create_time():.0f}" != start
-    except psutil.NoSuchProcess:
-        return True
-
-
-def _origin() -> dict[str, str]:
-    """Tags that say where a run comes from, as far as DVC and Git know by now."""
+def origin() -> dict[str, str]:
+    """Tags that say where the run of this stage comes from, as far as DVC and Git know by now."""
     tags = {
         "mlflow.source.git.commit": (git(Path(), "rev-parse", "HEAD") or "").strip(),
         "dvc.experiment": os.environ.get("DVC_EXP_NAME", ""),
@@ -598,11 +542,11 @@ def _origin() -> dict[str, str]:
     return {key: value for key, value in tags.items() if value}
 
 
-def _messages(over: threading.Event) -> Iterator[list[Any]]:
+def _messages(over: Callable[[], None]) -> Iterator[list[Any]]:
     """What comes on standard input, read at once so that the sender never waits.
 
     Args:
-        over: set when the stage has ended, whatever is still to be done for it.
+        over: called when the stage has ended, whatever is still to be done for it.
     """
     waiting: queue.SimpleQueue[list[Any] | None] = queue.SimpleQueue()
 
@@ -610,9 +554,9 @@ def _messages(over: threading.Event) -> Iterator[list[Any]]:
         for line in sys.stdin:
             message = json.loads(line)
             if message[0] == "end":
-                over.set()
+                over()
             waiting.put(message)
-        over.set()
+        over()
         waiting.put(None)
 
     # At once and not when the first message is asked for: the end may come before that.
@@ -674,13 +618,25 @@ def _is_known(revision: str | None) -> bool:
     return revision is not None and any(versions.glob(f"{revision}*.py"))
 
 
-def main() -> None:
+def main(
+    tags: dict[str, str], pending: Path | None = None, let_go: Callable[[], None] = lambda: None
+) -> None:
     """Carry out what a stage sends; when it stops without a word, its run was killed.
 
     A server that is away is asked again for as long as the stage goes on, which waits for nothing.
+
+    Args:
+        tags: of the run of a training.
+        pending: what says that this process is to make MLflow agree with DVC, once DVC has ended.
+        let_go: called when the stage has ended.
     """
     over = threading.Event()
-    messages = _messages(over)
+
+    def end() -> None:
+        over.set()
+        let_go()
+
+    messages = _messages(end)
     told = False
 
     def may_wait(since: float) -> bool:
@@ -692,10 +648,12 @@ def main() -> None:
         return not over.is_set() or _for_a_while(since)
 
     try:
-        session = Session(open_store(may_wait))
+        session = Session(open_store(may_wait), tags)
         for method, *arguments in messages:
             getattr(session, method)(*arguments)
         session.end("KILLED")
+        if pending:
+            _follow(pending, session.store)
     except Exception as error:  # whatever it is, the stage goes on
         print(
             f"warning: MLflow at {masked(tracking_uri())} failed; this is not recorded there:"
@@ -705,7 +663,33 @@ def main() -> None:
         )
         for _ in messages:
             pass
+    if pending:
+        pending.unlink(missing_ok=True)
+
+
+def _follow(pending: Path, store: Store) -> None:
+    """Make MLflow agree with DVC once the DVC process that a file is named after has ended."""
+    from striate.sync import sync
+
+    while not is_gone(pending.name):
+        time.sleep(0.1)
+    # They would name the runs of other experiments.
+    for variable in ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
+        os.environ.pop(variable, None)
+    sync(root(), store, records.find(root()).records)
+
+
+def _run() -> None:
+    """Be the process that `striate.logbook` starts."""
+    from striate import sync  # noqa: F401  # the code may be in a folder that DVC removes
+
+    background.yield_cores()
+    tags = origin()
+    pending = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else None
+    os.environ["DVC_ROOT"] = str(root())
+    os.chdir(root())
+    main(tags, pending, lambda: background.listen_no_more(root()))
 
 
 if __name__ == "__main__":
-    main()
+    _run()
