@@ -11,7 +11,7 @@ import pytest
 import yaml
 from clones import Clone
 
-from striate import cli, records, sync, tracking
+from striate import background, cli, records, sync, tracking
 from striate.errors import UserError
 
 
@@ -79,7 +79,7 @@ def test_a_second_sync_finds_nothing_to_do_with_or_without_its_stamp(clone, caps
     capsys.readouterr()
     assert striate("sync") == 0
     assert capsys.readouterr().out == "MLflow agrees with DVC: nothing to do\n"
-    (clone.folder / ".dvc/tmp/striate.synced").unlink()
+    (clone.folder / ".dvc/tmp/striate-synced.json").unlink()
     assert striate("sync") == 0
     assert capsys.readouterr().out == "MLflow agrees with DVC on 2 experiments: nothing to do\n"
     assert striate("verify") == 0
@@ -194,22 +194,74 @@ def test_a_second_run_of_one_experiment_is_removed(clone):
 
 
 @pytest.mark.slow
-def test_a_run_whose_logging_broke_off_before_the_scores_is_replaced(clone):
+def test_a_run_of_a_training_gets_its_scores_files_and_names(clone):
+    """As that of a stage, which ends before DVC has recorded what it made."""
     store, run = run_called("digits-2x4-seed0")
-    trained = {key: run.data.tags[key] for key in found(clone)[0].identity}
-    del trained[records.EVALUATION]
+    (main,) = [record for record in found(clone) if record.names[0].name == "main"]
+    trained = {key: value for key, value in main.identity.items() if key != records.EVALUATION}
     store.client.delete_run(run.info.run_id)
     told = {"torch.threads": "3", "striate.residency": "disk"}
-    half = tracking.replay(store, "half", {}, trained | told, [("training_seconds", 4.5, 0)])
+    params = records.trained_by(main.params)
+    points = [point for point in sync._points(clone.folder, main) if "test_" not in point[0]]
+    half = tracking.replay(
+        store, "half", params, trained | told, [*points, ("training_seconds", 4.5, 0)]
+    )
     store.client.set_terminated(half)
-    rows = {row.experiment: row.done for row in sync.sync(clone.folder, store, found(clone))}
-    assert rows["main"].startswith("replayed, added checkpoint")
-    assert rows["main"].endswith("removed a run without scores")
-    _, run = run_called("digits-2x4-seed0")
-    assert told.items() <= run.data.tags.items()
-    assert run.data.metrics["training_seconds"] == 4.5
-    assert "half" not in {run.info.run_name for run in store.runs()}
+    # And its scores had begun to come.
+    store.log(half, [("test_accuracy", main.test["accuracy"], 0)])
+    rows = {row.experiment: row for row in sync.sync(clone.folder, store, found(clone))}
+    added = "added scores, added checkpoint, added figures, added report, added card, named"
+    assert rows["main"] == ("main", "half", added)
+    whole = store.client.get_run(half)
+    assert told.items() <= whole.data.tags.items()
+    assert whole.data.tags["dvc.commit"] == main.revision
+    assert whole.data.metrics["training_seconds"] == 4.5
     assert sync.verify(clone.folder, store, found(clone)) == []
+    times = sync.training_times(clone.folder, [main])
+    assert times[0][0] == 4.5
+
+
+@pytest.mark.slow
+def test_other_scores_of_a_checkpoint_get_a_run_of_their_own(clone):
+    store = tracking.open_store()
+    main, other = found(clone)
+    runs = [sync.run_of(store, record) for record in (main, other)]
+    assert runs[0].info.run_id != runs[1].info.run_id
+    assert [run.data.params["evaluate.batch_size"] for run in runs] == ["1000", "7"]
+    curves = [store.client.get_metric_history(run.info.run_id, "train_loss") for run in runs]
+    assert [(p.step, p.value) for p in curves[0]] == [(p.step, p.value) for p in curves[1]]
+
+
+@pytest.mark.slow
+def test_scores_never_go_to_a_run_that_did_not_finish(clone):
+    store, run = run_called("digits-2x4-seed0")
+    (main,) = [record for record in found(clone) if record.names[0].name == "main"]
+    trained = {key: value for key, value in main.identity.items() if key != records.EVALUATION}
+    store.client.delete_run(run.info.run_id)
+    own = {background.PROCESS: background.process_tag(os.getpid())}
+    running = store.create("running", {}, trained | own)
+    rows = {row.experiment: row for row in sync.sync(clone.folder, store, found(clone))}
+    assert rows["main"].done.startswith("replayed")
+    assert "test_accuracy" not in store.client.get_run(running).data.metrics
+
+
+@pytest.mark.slow
+def test_what_a_commit_says_is_read_once_and_what_is_in_the_cache_each_time(clone, monkeypatch):
+    whole = found(clone)
+    parsed = []
+    parse = records._parse
+    monkeypatch.setattr(
+        records, "_parse", lambda *texts, **cure: parsed.append(texts) or parse(*texts, **cure)
+    )
+    assert [record.key for record in found(clone)] == [record.key for record in whole]
+    assert len(parsed) == 1  # the working tree, which changes
+    (clone.folder / records.MEMORY).write_text("{")
+    assert [record.key for record in found(clone)] == [record.key for record in whole]
+    assert len(parsed) == 4
+    digest = whole[1].hashes["predictions"]
+    (clone.folder / f".dvc/cache/files/md5/{digest[:2]}/{digest[2:]}").unlink()
+    left_out = records.find(clone.folder).left_out
+    assert [name for name, _ in left_out] == [whole[1].names[0].name]
 
 
 @pytest.mark.slow
@@ -370,12 +422,12 @@ def test_a_name_that_two_experiments_have_means_that_of_head_or_none(clone, caps
 @pytest.mark.slow
 def test_a_live_run_is_left_alone_and_a_dead_one_is_closed(clone):
     store = tracking.open_store()
-    alive = store.create("alive", {}, {tracking.PROCESS: tracking.process_tag(os.getpid())})
-    name, pid, start = tracking.process_tag(os.getpid()).rsplit(" ", 2)
-    gone = store.create("gone", {}, {tracking.PROCESS: f"{name} {pid} {int(start) - 9}"})
+    alive = store.create("alive", {}, {background.PROCESS: background.process_tag(os.getpid())})
+    name, pid, start = background.process_tag(os.getpid()).rsplit(" ", 2)
+    gone = store.create("gone", {}, {background.PROCESS: f"{name} {pid} {int(start) - 9}"})
     free = next(number for number in range(10**5, 10**6) if not psutil.pid_exists(number))
-    absent = store.create("absent", {}, {tracking.PROCESS: f"{name} {free} {start}"})
-    foreign = store.create("foreign", {}, {tracking.PROCESS: f"other-host {free} {start}"})
+    absent = store.create("absent", {}, {background.PROCESS: f"{name} {free} {start}"})
+    foreign = store.create("foreign", {}, {background.PROCESS: f"other-host {free} {start}"})
     sync.sync(clone.folder, store, found(clone))
     states = {
         name: store.client.get_run(run_id).info.status

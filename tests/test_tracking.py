@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from mlflow.exceptions import MlflowException
 
 from striate import logbook, records, results, studies, sync, tracking
+from striate.background import PROCESS, is_gone, process_tag
 from striate.errors import UserError
 
 PARAMS = {"seed": 3, "data.name": "digits", "model.layers": 2, "model.width": 4,
@@ -69,11 +70,12 @@ def store(folder):
 
 def train(store, folder, **changes):
     """Report a whole training; returns the session."""
-    session = tracking.Session(store)
+    session = tracking.Session(store, tracking.origin())
     params = PARAMS | changes
-    session.start(params, {"torch.threads": "2"})
+    session.start(params, {"torch.threads": "2", PROCESS: process_tag(os.getpid())})
     session.log([("train_loss", row["train_loss"], row["epoch"]) for row in ROWS])
-    session.trained(params, str(folder))
+    summary = [*records.summary(folder), ("training_seconds", 1.5, 0)]
+    session.trained(records.training_identity(params, folder), summary)
     session.end("FINISHED")
     return session
 
@@ -83,17 +85,7 @@ def curve(store, run, name):
     return sorted((point.step, point.value) for point in points)
 
 
-def artifacts(store, run):
-    """The files that a run keeps, which are those of the working folder."""
-    place = Path(run.info.artifact_uri.removeprefix("file://"))
-    return sorted(str(path.relative_to(place)) for path in place.rglob("*") if path.is_file())
-
-
-CHECKPOINT = "checkpoint/cnn_trained.ckpt"
-PAGES = ["figures/samples.png", "report/index.html", "card/model_card.md"]
-
-
-def test_a_training_becomes_a_run_with_its_params_curves_files_and_hashes(store, folder):
+def test_a_training_becomes_a_run_with_its_params_curves_and_hashes(store, folder):
     train(store, folder)
     (run,) = store.runs()
     assert run.info.status == "FINISHED"
@@ -104,11 +96,11 @@ def test_a_training_becomes_a_run_with_its_params_curves_files_and_hashes(store,
     assert curve(store, run, "best/train_loss") == [(0, 1.0)]
     assert curve(store, run, "best/train_accuracy") == [(0, 0.75)]
     assert (run.data.metrics["parameters"], run.data.metrics["kept_epoch"]) == (99, 2)
-    assert artifacts(store, run) == [CHECKPOINT]
+    assert run.data.metrics["training_seconds"] == 1.5
     identity = records.training_identity(PARAMS, folder)
     assert identity.items() <= run.data.tags.items()
     assert run.data.tags["torch.threads"] == "2"
-    assert run.data.tags[tracking.PROCESS] == tracking.process_tag(os.getppid())
+    assert run.data.tags[PROCESS] == process_tag(os.getpid())
     assert run.info.artifact_uri.startswith((folder / "mlartifacts").as_uri())
 
 
@@ -149,7 +141,7 @@ def test_the_same_training_again_is_the_same_run(store, folder):
 
 @pytest.mark.parametrize("status", ["FAILED", "KILLED"])
 def test_a_training_that_ends_early_keeps_its_curves_and_its_status(store, folder, status):
-    session = tracking.Session(store)
+    session = tracking.Session(store, {})
     session.start(PARAMS, {})
     session.log([("train_loss", 2.0, 1)])
     assert store.runs()[0].info.status == "RUNNING"
@@ -164,74 +156,11 @@ def test_a_training_that_ends_early_keeps_its_curves_and_its_status(store, folde
 
 
 def test_a_session_without_a_training_ignores_its_messages(store, folder):
-    session = tracking.Session(store)
+    session = tracking.Session(store, {})
     session.log([("train_loss", 2.0, 1)])
-    session.trained(PARAMS, str(folder))
+    session.trained({}, [])
     session.end("FINISHED")
     assert store.runs() == []
-
-
-def test_scores_are_added_to_the_run_of_their_checkpoint(store, folder):
-    train(store, folder)
-    tracking.Session(store).evaluated(PARAMS, str(folder))
-    (run,) = store.runs()
-    assert run.data.metrics["test_accuracy"] == 0.9
-    assert run.data.params["evaluate.tta"] == "none"
-    assert records.evaluation_identity(PARAMS, folder).items() <= run.data.tags.items()
-    tracking.Session(store).evaluated(PARAMS, str(folder))  # the same again
-    (again,) = store.runs()
-    assert curve(store, again, "test_accuracy") == [(0, 0.9)]
-
-
-def test_other_scores_of_a_checkpoint_get_a_run_of_their_own(store, folder):
-    train(store, folder)
-    tracking.Session(store).evaluated(PARAMS, str(folder))
-    results.write_json(folder / "metrics/test.json", SCORES | {"accuracy": 0.8})
-    tracking.Session(store).evaluated(PARAMS | {"evaluate.tta": "flip"}, str(folder))
-    first, second = store.runs()
-    assert (first.data.metrics["test_accuracy"], second.data.metrics["test_accuracy"]) == (0.9, 0.8)
-    assert second.data.params["evaluate.tta"] == "flip"
-    assert second.info.status == "FINISHED"
-    assert curve(store, second, "train_loss") == [(1, 2.0), (2, 1.0)]
-    assert curve(store, second, "step_loss") == [(10, 1.5), (20, 0.5)]
-    assert second.data.metrics["epochs"] == 2
-    assert artifacts(store, second) == [CHECKPOINT]
-    assert second.info.run_name == "digits-2x4-seed3"
-    assert records.training_identity(PARAMS, folder).items() <= second.data.tags.items()
-
-
-def test_scores_never_go_to_a_run_that_did_not_finish(store, folder):
-    session = tracking.Session(store)
-    session.start(PARAMS, {})
-    store.tag(session.run_id, records.training_identity(PARAMS, folder))
-    tracking.Session(store).evaluated(PARAMS, str(folder))
-    running, replayed = store.runs()
-    assert "test_accuracy" not in running.data.metrics
-    assert replayed.data.metrics["test_accuracy"] == 0.9
-
-
-def test_pictures_are_added_to_the_run_of_their_scores(store, folder, monkeypatch):
-    monkeypatch.setenv("DVC_EXP_NAME", "podgy-acts")  # no sync, which wants a repository
-    train(store, folder)
-    tracking.Session(store).evaluated(PARAMS, str(folder))
-    results.write_json(folder / "metrics/test.json", SCORES | {"accuracy": 0.8})
-    tracking.Session(store).evaluated(PARAMS, str(folder))
-    tracking.Session(store).visualized(PARAMS, str(folder))
-    first, second = store.runs()
-    assert artifacts(store, first) == [CHECKPOINT]
-    assert artifacts(store, second) == sorted([CHECKPOINT, *PAGES])
-
-
-@pytest.mark.parametrize("named", [True, False])
-def test_a_repro_ends_with_a_sync_and_an_experiment_does_not(store, folder, monkeypatch, named):
-    synced = []
-    found = records.Found([], [], None)
-    monkeypatch.setattr("striate.records.find", lambda root: found)
-    monkeypatch.setattr("striate.sync.sync", lambda *arguments: synced.append(arguments))
-    if named:
-        monkeypatch.setenv("DVC_EXP_NAME", "podgy-acts")
-    tracking.Session(store).visualized(PARAMS, str(folder))
-    assert synced == ([] if named else [(folder, store, found.records)])
 
 
 def test_a_sync_looks_up_each_run_when_it_comes_to_it(store, folder, monkeypatch):
@@ -239,7 +168,7 @@ def test_a_sync_looks_up_each_run_when_it_comes_to_it(store, folder, monkeypatch
     first, second = (
         records.Record(
             [records.Name(name, "", "")],
-            dict.fromkeys((records.PARAMS, records.CHECKPOINT, records.EVALUATION), name),
+            dict.fromkeys(sync.TAGS, name),
             PARAMS, {}, {}, None, {}, [],
         )
         for name in ("first", "second")
@@ -248,13 +177,17 @@ def test_a_sync_looks_up_each_run_when_it_comes_to_it(store, folder, monkeypatch
     def complete(root, store, record, run):
         if record is first:
             other = tracking.replay(store, "other", PARAMS, second.identity, [])
+            store.upload(other, folder / "models", "checkpoint")
             store.client.set_terminated(other)
         return []
 
     monkeypatch.setattr(sync, "_complete", complete)
     monkeypatch.setattr(sync, "_points", lambda *arguments: [])
     rows = sync.sync(folder, store, [first, second])
-    assert [row.done for row in rows] == ["replayed", ""]
+    assert [(row.run, row.done) for row in rows] == [
+        ("digits-2x4-seed3", "replayed"),
+        ("other", ""),
+    ]
     assert [len(store.runs(record.identity)) for record in (first, second)] == [1, 1]
 
 
@@ -305,26 +238,6 @@ def test_a_wait_for_the_runs_is_said_once(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == "note: waiting for another process that writes to MLflow\n"
 
 
-def test_scores_go_to_the_run_of_their_own_checkpoint(store, folder):
-    train(store, folder, seed=4)
-    train(store, folder)
-    tracking.Session(store).evaluated(PARAMS, str(folder))
-    tracking.Session(store).evaluated(PARAMS | {"seed": 4}, str(folder))
-    assert ["test_accuracy" in run.data.metrics for run in store.runs()] == [True, True]
-    assert len(store.runs()) == 2
-
-
-def test_pictures_go_to_the_run_of_their_own_checkpoint(store, folder, monkeypatch):
-    monkeypatch.setenv("DVC_EXP_NAME", "podgy-acts")
-    for seed in (4, 3):
-        train(store, folder, seed=seed)
-        tracking.Session(store).evaluated(PARAMS | {"seed": seed}, str(folder))
-    tracking.Session(store).visualized(PARAMS, str(folder))
-    other, own = store.runs()
-    assert artifacts(store, other) == [CHECKPOINT]
-    assert artifacts(store, own) == sorted([CHECKPOINT, *PAGES])
-
-
 def test_more_metrics_than_fit_into_a_call_are_all_logged(store, folder, monkeypatch):
     run_id = store.create("many", {}, {})
     calls = []
@@ -354,13 +267,15 @@ def test_more_runs_than_fit_into_a_page_are_all_found_oldest_first(store, folder
 
 def test_a_moved_store_finds_its_artifacts(store, folder, tmp_path_factory, monkeypatch):
     train(store, folder)
+    (run,) = store.runs()
+    store.upload(run.info.run_id, folder / "models", "checkpoint")
     new = tmp_path_factory.mktemp("moved") / "repository"
     shutil.move(folder, new)
     monkeypatch.chdir(new)
     moved = tracking.open_store()
     (run,) = moved.runs()
     assert run.info.artifact_uri.startswith((new / "mlartifacts").as_uri())
-    assert artifacts(moved, run) == [CHECKPOINT]
+    assert moved.files(run) == {"checkpoint"}
     experiment = moved.client.get_experiment_by_name(tracking.EXPERIMENT)
     assert experiment.artifact_location == (new / "mlartifacts").as_uri()
 
@@ -550,23 +465,23 @@ def test_a_view_is_written_once_so_that_a_reader_can_open_it(store, monkeypatch)
 
 
 def test_a_process_is_told_from_all_others():
-    own = tracking.process_tag(os.getpid())
+    own = process_tag(os.getpid())
     host, pid, start = own.rsplit(" ", 2)
     assert (host, pid) == (socket.gethostname(), str(os.getpid()))
-    parent = tracking.process_tag(os.getppid())
+    parent = process_tag(os.getppid())
     assert parent.endswith(f" {psutil.Process(os.getppid()).create_time():.0f}")
-    assert not tracking.is_gone(own)
-    assert tracking.is_gone(f"{host} {pid} {int(start) - 5}")  # a later one has its number
+    assert not is_gone(own)
+    assert is_gone(f"{host} {pid} {int(start) - 5}")  # a later one has its number
     free = next(number for number in range(10**5, 10**6) if not psutil.pid_exists(number))
-    assert tracking.is_gone(f"{host} {free} {start}")
-    assert not tracking.is_gone(f"another-host {free} {start}")  # nobody can tell
+    assert is_gone(f"{host} {free} {start}")
+    assert not is_gone(f"another-host {free} {start}")  # nobody can tell
 
 
 def say(monkeypatch, *messages):
     """Run the tracking process on these messages."""
     text = "".join(json.dumps(message) + "\n" for message in messages)
     monkeypatch.setattr("sys.stdin", io.StringIO(text))
-    tracking.main()
+    tracking.main({})
 
 
 def test_messages_are_carried_out_in_their_order(folder, monkeypatch):
@@ -574,11 +489,13 @@ def test_messages_are_carried_out_in_their_order(folder, monkeypatch):
         monkeypatch,
         ["start", PARAMS, {}],
         ["log", [["train_loss", 2.0, 1]]],
-        ["trained", PARAMS, str(folder)],
+        ["trained", {"striate.params": "a"}, [["epochs", 2, 0]]],
         ["end", "FINISHED"],
     )
     (run,) = tracking.open_store().runs()
     assert run.info.status == "FINISHED"
+    assert run.data.tags["striate.params"] == "a"
+    assert run.data.metrics == {"train_loss": 2.0, "epochs": 2.0}
 
 
 def test_a_stage_that_falls_silent_was_killed(folder, monkeypatch):
@@ -591,13 +508,14 @@ def test_a_stage_that_falls_silent_was_killed(folder, monkeypatch):
     ("end", "status"), [(SystemExit, "KILLED"), (KeyboardInterrupt, "KILLED"), (OSError, "FAILED")]
 )
 def test_a_training_that_was_stopped_is_told_from_one_that_failed(monkeypatch, end, status):
-    pipe = io.StringIO()
-    tracker = SimpleNamespace(stdin=pipe, communicate=lambda timeout: None)
+    said = []
+    pipe = SimpleNamespace(write=said.append, flush=lambda: None, close=lambda: None)
+    tracker = SimpleNamespace(stdin=pipe)
     monkeypatch.setattr("striate.logbook.subprocess.Popen", lambda *_, **__: tracker)
     monkeypatch.delenv("STRIATE_TRACKING", raising=False)
     with pytest.raises(end), logbook.logbook():
         raise end
-    assert json.loads(pipe.getvalue()) == ["end", status]
+    assert json.loads("".join(said)) == ["end", status]
 
 
 def test_a_failure_of_mlflow_is_a_warning_and_the_rest_is_read(folder, monkeypatch, capsys):
@@ -720,7 +638,7 @@ def test_an_address_of_no_store_is_one_line_without_its_password(
 @pytest.mark.parametrize(
     ("work", "status", "before", "after"),
     [
-        ("tracking.main()", 0, "warning: ", "; this is not recorded there: "),
+        ("tracking.main({})", 0, "warning: ", "; this is not recorded there: "),
         ("with reported(), tracking.reachable(): tracking.open_store()", 2, "error: ", ": "),
     ],
 )
@@ -757,7 +675,7 @@ def test_a_database_of_a_newer_mlflow_gets_advice_that_helps(folder):
     with closing(sqlite3.connect(folder / "mlflow.db")) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
     newer = "a newer MLflow wrote this database: install that one, or name another database"
-    command = [sys.executable, "-c", "from striate import tracking; tracking.main()"]
+    command = [sys.executable, "-c", "from striate import tracking; tracking.main({})"]
     said = subprocess.run(
         command, input='["end", "FINISHED"]', capture_output=True, text=True, check=True
     )

@@ -75,7 +75,7 @@ def claim(root: Path) -> Claim | None:
 
 
 def settle(root: Path) -> None:
-    """Wait for the jobs of DVC processes that have ended."""
+    """Wait for the jobs of DVC processes that have ended; tell what was said meanwhile."""
     told = False
     for path in _ended(root):
         with path.open() as stream:
@@ -87,6 +87,7 @@ def settle(root: Path) -> None:
                 told = True
                 fcntl.flock(stream, fcntl.LOCK_EX)
             path.unlink(missing_ok=True)
+    tell(root)
 
 
 def _ended(root: Path) -> Iterator[Path]:
