@@ -32,7 +32,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
 from striate import files
-from striate.evaluation import surest_mistakes
+from striate.scores import surest_mistakes
 
 _Array: TypeAlias = NDArray[Any]
 _Box: TypeAlias = tuple[int, int, int, int]  # left, top, width, height in pixels of a page
@@ -468,7 +468,7 @@ def calibration(rows: Sequence[Mapping[str, float]]) -> Figure:
     """Draws accuracy against confidence, and below it how many images are how sure.
 
     Args:
-        rows: what `striate.evaluation.calibration` gives: `count`, `confidence` and `accuracy`
+        rows: what `striate.scores.calibration` gives: `count`, `confidence` and `accuracy`
             (fractions) of each bin.
 
     Returns:
