@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
 from striate import (  # noqa: E402
+    arrays,
     checkpoint,
     datasets,
     devices,
@@ -65,7 +66,7 @@ def train(values, images_used=None, group=parallel.ALONE):
     device = devices.pick_device(settings["training"].device)
     devices.set_deterministic(settings["training"].deterministic)
     folder = stored(values["data"]["name"])
-    manifest = images.load_manifest(folder)
+    manifest = arrays.load_manifest(folder)
     normalize = images.normalization(manifest, settings["data"].normalize)
     torch.manual_seed(values["seed"])
     model = checkpoint.build(checkpoint.describe(values["model"], manifest, normalize)).to(device)

@@ -39,13 +39,13 @@ def one(folder, residency):
     import torch
     from common import params
 
-    from striate import checkpoint, devices, errors, images, stored, training
+    from striate import arrays, checkpoint, devices, errors, images, stored, training
 
     values = params(training__epochs=1000)
     settings = SimpleNamespace(**values["training"])
     devices.keep_freed_memory()
     device = devices.pick_device("auto")
-    manifest = images.load_manifest(folder)
+    manifest = arrays.load_manifest(folder)
     normalize = images.normalization(manifest, "unit")
     torch.manual_seed(0)
     model = checkpoint.build(checkpoint.describe(values["model"], manifest, normalize)).to(device)

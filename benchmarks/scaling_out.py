@@ -26,7 +26,7 @@ import torch
 from common import header, params, spread, stored, table, train
 from torch import nn
 
-from striate import checkpoint, devices, images, parallel
+from striate import arrays, checkpoint, devices, images, parallel
 
 SETTINGS = {
     "mnist": ((), {"data__name": "mnist"}, 60_000),
@@ -47,7 +47,7 @@ def striate(name, group):
 def bare(name, group, device):
     values, count = settings_of(name), SETTINGS[name][2]
     folder = stored(values["data"]["name"])
-    manifest = images.load_manifest(folder)
+    manifest = arrays.load_manifest(folder)
     normalize = images.normalization(manifest, values["data"]["normalize"])
     torch.manual_seed(values["seed"])
     model = checkpoint.build(checkpoint.describe(values["model"], manifest, normalize)).to(device)

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import common
 import torch
 
-from striate import checkpoint, devices, evaluation, images, models, training
+from striate import arrays, checkpoint, devices, evaluation, images, models, training
 
 STEPS, EPOCHS, SEEDS = 300, 5, 3
 SIZES = (10, 100, None)  # images of each class; all
@@ -60,8 +60,8 @@ def trained(values, manifest, classes, split, seed, first=None, freeze="none"):
 
 def rows(name, source, source_classes, target_name, train, test, classes):
     values = common.params()
-    manifest = images.load_manifest(common.stored(name))
-    target = images.load_manifest(common.stored(target_name))
+    manifest = arrays.load_manifest(common.stored(name))
+    target = arrays.load_manifest(common.stored(target_name))
     state = trained(values, manifest, source_classes, source, 0)[0].state_dict()
     for size in SIZES:
         found = {"new": [], "taken": [], "frozen": []}

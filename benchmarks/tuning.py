@@ -28,6 +28,7 @@ import optuna
 import torch
 
 from striate import (
+    arrays,
     checkpoint,
     devices,
     images,
@@ -89,7 +90,7 @@ def search(sampler, seed, trials, end):
     base = params.load(common.ROOT / "params.yaml")
     space = search_space.read(SPACE, base)
     folder = common.stored(space["data.name"])
-    manifest = images.load_manifest(folder)
+    manifest = arrays.load_manifest(folder)
     split = images.load_split(folder, "train", torch.device("cpu"))
     study = optuna.create_study(
         study_name=f"{sampler}-{seed}", storage=f"sqlite:///{database(sampler, seed)}",

@@ -1,4 +1,4 @@
-"""Score the trained network on the test images, once, and keep its predictions."""
+"""Score the trained network on the test images, once; keep its predictions and its filters."""
 
 from pathlib import Path
 
@@ -9,29 +9,44 @@ from striate.stage import stage
 
 def evaluate(settings: params.Params) -> None:
     """Read models/ and the test images; write predictions/ and metrics/."""
-    from striate import checkpoint, devices, evaluation, images, results
+    from striate import (
+        arrays,
+        checkpoint,
+        devices,
+        evaluation,
+        images,
+        model_json,
+        models,
+        results,
+        scores,
+    )
 
     devices.keep_freed_memory()
     device = devices.pick_device(settings.training.device)
     devices.set_deterministic(True)
     trained = checkpoint.load(Path("models"), device)
-    checkpoint.check_fits(trained, images.load_manifest(Path("data")))
+    model_json.check_fits(trained.description, arrays.load_manifest(Path("data")))
     test = images.load_split(Path("data"), "test", device)
     logits = evaluation.predict(
         trained.model, test.images, trained.normalization,
         batch_size=settings.evaluate.batch_size, tta=settings.evaluate.tta, description="test",
     )  # fmt: skip
     labels = test.labels.cpu()
-    scores = evaluation.scores(logits, labels)
-    confusion = evaluation.confusion_matrix(logits, labels)
-    rows = evaluation.per_class_scores(confusion)
+    scored = evaluation.scores(logits, labels)
+    rows = scores.per_class_scores(scores.confusion_matrix(logits.numpy(), labels.numpy()))
     named = [{"class": name} | row for name, row in zip(trained.classes, rows, strict=True)]
     results.write_table(Path("metrics/per_class.csv"), named)
     results.write_predictions(logits.numpy(), labels.numpy(), trained.classes, Path("predictions"))
-    results.write_json(Path("metrics/test.json"), scores)
+    maps = models.feature_maps(trained.model, trained.normalization(test.images[:1]))
+    results.write_network(
+        {name: weight.cpu().numpy() for name, weight in models.filters(trained.model).items()},
+        {name: value[0].cpu().numpy() for name, value in maps.items()},
+        Path("predictions"),
+    )
+    results.write_json(Path("metrics/test.json"), scored)
     print(
-        f"test accuracy {scores['accuracy']:.2%}: {scores['errors']:,} errors"
-        f" in {scores['n']:,} images; loss {scores['loss']:.4f}"
+        f"test accuracy {scored['accuracy']:.2%}: {scored['errors']:,} errors"
+        f" in {scored['n']:,} images; loss {scored['loss']:.4f}"
     )
 
 

@@ -37,6 +37,7 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
     import torch
 
     from striate import (
+        arrays,
         checkpoint,
         devices,
         evaluation,
@@ -50,7 +51,7 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
 
     devices.keep_freed_memory()
     devices.set_deterministic(settings.training.deterministic is not False)
-    manifest = images.load_manifest(Path("data"))
+    manifest = arrays.load_manifest(Path("data"))
     limits.check(
         settings, manifest["shape"], len(manifest["classes"]), manifest["train"]["count"],
         group.size,

@@ -2,48 +2,45 @@
 
 from pathlib import Path
 
-from striate import params, portable
+from striate import params
 from striate.logbook import record_later
 from striate.stage import stage
 
 
 def visualize(settings: params.Params) -> None:
     """Read what the other stages wrote; write one PNG a picture, the page and the model card."""
-    import torch
-
     from striate import (
+        arrays,
         card,
-        checkpoint,
-        evaluation,
         figures,
         files,
-        images,
-        models,
+        model_json,
         records,
         report,
         results,
-        stored,
-    )  # fmt: skip
-
-    trained = checkpoint.load(Path("models"), torch.device("cpu"))
-    classes = trained.classes
-    train = stored.load(Path("data"), "train", torch.device("cpu"))
-    test = images.load_split(Path("data"), "test", torch.device("cpu"))
-    manifest = images.load_manifest(Path("data"))
-    checkpoint.check_fits(trained, manifest)
-    logits = results.read_logits(Path("predictions"), (len(test.labels), len(classes)))
-    confusion = evaluation.confusion_matrix(torch.from_numpy(logits), test.labels)
-    calibration = evaluation.calibration(torch.from_numpy(logits), test.labels)
-    history = results.read_history(Path("metrics/history.csv"))
-    train_indices = torch.from_numpy(report.spread(train.labels.numpy(), report.SAMPLES))
-    train_samples = (
-        images.displayed(train.images[train_indices].read(), manifest["peak"]),
-        train.labels[train_indices].numpy(),
+        scores,
     )
-    shown, labels = images.displayed(test.images, manifest["peak"]), test.labels.numpy()
+
+    data = Path("data")
+    manifest = arrays.load_manifest(data)
+    description = model_json.read(Path("models"))
+    model_json.check_fits(description, manifest)
+    classes = description["classes"]
+    train_pixels, train_labels = arrays.map_split(data, "train")
+    test_pixels, labels = arrays.map_split(data, "test")
+    logits = results.read_logits(Path("predictions"), (len(labels), len(classes)))
+    filters, maps = results.read_network(Path("predictions"))
+    confusion = scores.confusion_matrix(logits, labels)
+    calibration = scores.calibration(scores.softmax(logits), labels)
+    history = results.read_history(Path("metrics/history.csv"))
+    train_indices = report.spread(train_labels, report.SAMPLES)
+    train_samples = (
+        arrays.displayed(train_pixels[train_indices], manifest["peak"]),
+        train_labels[train_indices],
+    )
+    shown = arrays.displayed(test_pixels, manifest["peak"])
     test_indices = report.spread(labels, report.PREDICTIONS)
     test_samples = shown[test_indices], labels[test_indices], logits[test_indices]
-    maps = models.feature_maps(trained.model, trained.normalization(test.images[:1]))
     drawn = {
         "samples": figures.samples(*train_samples, classes),
         "curves": figures.learning_curves(history),
@@ -51,23 +48,21 @@ def visualize(settings: params.Params) -> None:
         "mistakes": figures.confident_mistakes(shown, labels, logits, classes, report.MISTAKES),
         "confusion": figures.confusion_matrix(confusion, classes),
         "calibration": figures.calibration(calibration),
-        "feature_maps": figures.feature_maps(
-            shown[0], {name: value[0].numpy() for name, value in maps.items()}, classes[labels[0]]
-        ),
+        "feature_maps": figures.feature_maps(shown[0], maps, classes[labels[0]]),
     }
-    for name, weight in models.filters(trained.model).items():
-        drawn[f"filters_{name}"] = figures.filters(weight.numpy(), name)
+    for name, weight in filters.items():
+        drawn[f"filters_{name}"] = figures.filters(weight, name)
     pictures = {name: figures.png(figure) for name, figure in drawn.items()}
     for name, content in pictures.items():
         files.write(Path("reports/figures", f"{name}.png"), content)
     pictures["curves_stacked"] = figures.png(figures.learning_curves(history, stacked=True))
     flat = params.flatten(settings.model_dump())
-    scores = {
+    measured = {
         name: results.read_metrics(Path(f"metrics/{name}.json")) for name in ("train", "test")
     }
     hashes = records.training_identity(flat, Path()) | records.evaluation_identity(flat, Path())
     page = report.page(
-        settings, manifest, scores, hashes, pictures, confusion, calibration,
+        settings, manifest, measured, hashes, pictures, confusion, calibration,
         {
             "samples": report.samples(*train_samples, classes),
             "predictions": report.predictions(*test_samples, classes),
@@ -75,10 +70,7 @@ def visualize(settings: params.Params) -> None:
         },
     )  # fmt: skip
     files.write(Path("reports/index.html"), page.encode())
-    written = card.card(
-        settings, manifest, scores, trained.description, hashes,
-        torch.from_numpy(logits), test.labels,
-    )  # fmt: skip
+    written = card.card(settings, manifest, measured, description, hashes, logits, labels)
     files.write(Path("reports/model_card.md"), written.encode())
     print(
         f"reports/index.html, reports/model_card.md, and {len(drawn)} pictures in reports/figures/"
@@ -87,7 +79,5 @@ def visualize(settings: params.Params) -> None:
 
 if __name__ == "__main__":
     with stage():
-        loaded = params.load()
-        portable.use(loaded.training, Path("data"))
-        visualize(loaded)
+        visualize(params.load())
         record_later()

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from striate import card, evaluation, params
+from striate import card, evaluation, params, scores
 
 ROOT = Path(__file__).parent.parent
 CLASSES = ["cat", "dog|<b>", "`fish`"]
@@ -27,36 +27,40 @@ def predictions():
     return torch.from_numpy(logits), torch.from_numpy(random.randint(0, 3, 40))
 
 
-def write(predictions, confidence=None, scores=None, **data):
+def arrays_of(predictions):
+    return [values.numpy() for values in predictions]
+
+
+def write(predictions, confidence=None, more=None, **data):
     settings = params.load(ROOT / "params.yaml")
     settings = settings.model_copy(update={"data": settings.data.model_copy(update=data)})
     train = {"train_accuracy": 0.5, "epochs": 2, "kept_epoch": 2, "parameters": 1234}
-    train |= scores or {}
+    train |= more or {}
     return card.card(
         settings, MANIFEST | {"name": settings.data.name},
         {"train": train, "test": evaluation.scores(*predictions)}, {"confidence": confidence},
-        {"striate.checkpoint": "0123.dir"}, *predictions,
+        {"striate.checkpoint": "0123.dir"}, *arrays_of(predictions),
     )  # fmt: skip
 
 
 def test_the_front_matter_holds_the_scores(predictions):
     text = write(predictions)
     front = yaml.safe_load(text.split("---\n")[1])
-    scores = evaluation.scores(*predictions)
+    measured = evaluation.scores(*predictions)
     (model,) = front["model-index"]
     (result,) = model["results"]
     found = {metric["type"]: metric["value"] for metric in result["metrics"]}
     assert found == {
-        "accuracy": scores["accuracy"],
-        "f1": scores["macro_f1"],
-        "loss": scores["loss"],
+        "accuracy": measured["accuracy"],
+        "f1": measured["macro_f1"],
+        "loss": measured["loss"],
     }
     assert front["pipeline_tag"] == "image-classification"
 
 
 def test_the_numbers_of_each_class_and_their_sum_are_there(predictions):
     text = write(predictions)
-    confusion = evaluation.confusion_matrix(*predictions)
+    confusion = scores.confusion_matrix(*arrays_of(predictions))
     rows = re.findall(r"^\| (.+?) \| (\d+) \| (\d+) \| [\d.]+% \|", text, re.M)
     assert [row[0] for row in rows] == ["cat", r"dog\|\<b\>", r"\`fish\`"]
     assert [int(row[1]) for row in rows] == confusion.sum(1).tolist()
@@ -68,7 +72,7 @@ def test_the_numbers_of_each_class_and_their_sum_are_there(predictions):
 
 def test_validation_comes_before_test(predictions):
     said = "Validation accuracy, by which to choose among experiments: 75.00% of 4 images (95%"
-    text = write(predictions, scores={"val_accuracy": 0.75})
+    text = write(predictions, more={"val_accuracy": 0.75})
     assert text.index(said) < text.index("On 40 test images")
     assert "Validation accuracy" not in write(predictions, val_size=0)
 
@@ -94,13 +98,13 @@ def test_data_of_ones_own_have_no_licence_that_is_known(predictions):
 
 def test_intervals_hold_what_is_measured_and_shrink_with_more_images(predictions):
     logits, labels = predictions
-    confusion = evaluation.confusion_matrix(logits, labels)
+    confusion = scores.confusion_matrix(*arrays_of(predictions))
     macro = evaluation.scores(logits, labels)["macro_f1"]
     low, high = card.f1_interval(confusion)
     assert low < macro < high
     narrow = card.f1_interval(confusion * 100)
     assert narrow[1] - narrow[0] < (high - low) / 5
-    low, high = card.loss_interval(logits, labels)
+    low, high = card.loss_interval(*arrays_of(predictions))
     assert low < evaluation.mean_loss(logits, labels) < high
     assert card.f1_interval(confusion) == card.f1_interval(confusion)
 

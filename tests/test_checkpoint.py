@@ -7,7 +7,7 @@ import zipfile
 import pytest
 import torch
 
-from striate import checkpoint, evaluation
+from striate import checkpoint, evaluation, model_json
 from striate.errors import UserError
 from striate.images import Normalization
 
@@ -210,10 +210,10 @@ def test_weights_of_another_architecture_are_refused(saved):
 
 def test_images_of_another_shape_are_refused(saved):
     loaded = checkpoint.load(saved[1], CPU)
-    checkpoint.check_fits(loaded, MANIFEST)
+    model_json.check_fits(loaded.description, MANIFEST)
     said = "trained on stripes, and data/ holds dots, with images of another shape"
     with pytest.raises(checkpoint.CheckpointError, match=said):
-        checkpoint.check_fits(loaded, MANIFEST | {"name": "dots", "shape": [1, 28, 28]})
+        model_json.check_fits(loaded.description, MANIFEST | {"name": "dots", "shape": [1, 28, 28]})
 
 
 def test_a_checkpoint_from_before_there_were_checksums_or_two_networks_is_read(saved):
@@ -273,7 +273,7 @@ def test_a_description_from_before_pictures_were_framed_is_read(saved, descripti
     _, folder = saved
 
     def age(values):
-        for key in ("sha256", *checkpoint.ADDED):
+        for key in ("sha256", *model_json.ADDED):
             values.pop(key)
 
     change(folder, age)

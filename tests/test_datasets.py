@@ -31,7 +31,7 @@ import torchvision
 import yaml
 from sklearn.datasets import load_digits
 
-from striate import datasets, images
+from striate import arrays, datasets, images
 from striate.datasets import CATALOGUE, DataError, Dataset, File, Part, prepare
 
 ROOT = Path(__file__).parent.parent
@@ -91,7 +91,7 @@ def assert_stored(name, folder):
         ["manifest.json", *(f"{part}/{file}" for part in ("train", "test") for file in STORED)]
     )
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest == images.load_manifest(folder)
+    assert manifest == arrays.load_manifest(folder)
     assert list(manifest) == [
         "name",
         "shape",
@@ -997,7 +997,7 @@ def test_new_data_replaces_all_of_the_old(toy, folder_mirror, digits, tmp_path):
     (tmp_path / "data" / "train" / "stray.npy").touch()
     prepare("toy", tmp_path / "data", str(folder_mirror))
     assert_toy(tmp_path / "data")
-    assert images.load_manifest(tmp_path / "data")["name"] == "toy"
+    assert arrays.load_manifest(tmp_path / "data")["name"] == "toy"
 
 
 def test_a_failure_leaves_existing_data_as_they_were(toy, digits, tmp_path):

@@ -6,7 +6,7 @@ import torch
 from scipy import optimize, stats
 from sklearn import metrics
 
-from striate import evaluation
+from striate import evaluation, scores
 
 
 @pytest.fixture
@@ -27,11 +27,11 @@ def test_scores_are_those_of_scikit_learn(predictions):
     assert ours["loss"] == pytest.approx(metrics.log_loss(truth, logits.double().softmax(1)))
     assert ours["errors"] == (truth != guess).sum()
     assert ours["n"] == 500
-    confusion = evaluation.confusion_matrix(logits, labels)
+    confusion = scores.confusion_matrix(logits.numpy(), truth)
     assert (confusion == metrics.confusion_matrix(truth, guess)).all()
     table = metrics.precision_recall_fscore_support(truth, guess)
     for row, precision, recall, f1, support in zip(
-        evaluation.per_class_scores(confusion), *table, strict=True
+        scores.per_class_scores(confusion), *table, strict=True
     ):
         assert row == pytest.approx(
             {"precision": precision, "recall": recall, "f1": f1, "support": support}
@@ -39,16 +39,15 @@ def test_scores_are_those_of_scikit_learn(predictions):
 
 
 def test_a_class_that_is_never_predicted_or_never_there_scores_0():
-    rows = evaluation.per_class_scores(np.array([[2, 0, 0], [1, 0, 0], [0, 0, 0]]))
+    rows = scores.per_class_scores(np.array([[2, 0, 0], [1, 0, 0], [0, 0, 0]]))
     assert rows[1] == {"precision": 0, "recall": 0, "f1": 0, "support": 1}
     assert rows[2] == {"precision": 0, "recall": 0, "f1": 0, "support": 0}
 
 
 def test_calibration_error_of_three_images_by_hand():
     # Confidences 0.9 (right), 0.9 (wrong) and 0.6 (right): gaps |1 - 1.8| and |1 - 0.6|.
-    probabilities = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]], dtype=torch.float64)
-    labels = torch.tensor([0, 1, 1])
-    error = evaluation.expected_calibration_error(probabilities.log(), labels)
+    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]])
+    error = scores.expected_calibration_error(probabilities, np.array([0, 1, 1]))
     assert error == pytest.approx((0.8 + 0.4) / 3)
 
 
@@ -106,31 +105,32 @@ def test_test_time_augmentation_is_the_mean_of_the_logits():
 @pytest.mark.parametrize(("hits", "total"), [(0, 10), (10, 10), (1, 3), (350, 360), (9971, 10000)])
 def test_wilsons_interval_is_that_of_scipy(hits, total):
     expected = stats.binomtest(hits, total).proportion_ci(method="wilson")
-    assert evaluation.wilson(hits, total) == pytest.approx(tuple(expected), abs=1e-6)
+    assert scores.wilson(hits, total) == pytest.approx(tuple(expected), abs=1e-6)
 
 
 def test_of_no_images_nothing_is_known():
-    assert evaluation.wilson(0, 0) == (0, 1)
+    assert scores.wilson(0, 0) == (0, 1)
 
 
 def test_the_calibration_error_follows_from_the_bins(predictions):
-    logits, labels = predictions
-    rows = evaluation.calibration(logits, labels)
+    logits, labels = (values.numpy() for values in predictions)
+    probabilities = scores.softmax(logits)
+    rows = scores.calibration(probabilities, labels)
     assert sum(row["count"] for row in rows) == 500
     gap = sum(row["count"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / 500
-    assert gap == pytest.approx(evaluation.expected_calibration_error(logits, labels))
+    assert gap == pytest.approx(scores.expected_calibration_error(probabilities, labels))
     sureness = [row["confidence"] for row in rows]
     assert sureness == sorted(sureness)
 
 
 def test_surest_mistakes_come_first_with_their_probability(predictions):
     logits, labels = (values.numpy() for values in predictions)
-    where, probability = evaluation.surest_mistakes(logits, labels)
+    where, probability = scores.surest_mistakes(logits, labels)
     assert set(where) == set(np.flatnonzero(logits.argmax(1) != labels))
     softmax = predictions[0].double().softmax(1).max(1).values.numpy()
     assert probability == pytest.approx(softmax[where])
     assert (np.diff(probability) <= 0).all()
-    none, empty = evaluation.surest_mistakes(logits, logits.argmax(1))
+    none, empty = scores.surest_mistakes(logits, logits.argmax(1))
     assert len(none) == len(empty) == 0
 
 
@@ -164,3 +164,20 @@ def test_a_few_images_calibrate_nothing(predictions):
     logits, labels = predictions
     assert evaluation.confidence(logits[:99], labels[:99]) is None
     assert evaluation.confidence(logits[:100], labels[:100]) is not None
+
+
+def test_what_numpy_computes_is_what_pytorch_computes(predictions):
+    logits, labels = predictions
+    double = logits.double()
+    for ours, theirs in (
+        (scores.softmax(logits.numpy()), double.softmax(1)),
+        (scores.energy(logits.numpy()), evaluation.energy(logits)),
+        (
+            scores.losses(logits.numpy(), labels.numpy()),
+            torch.nn.functional.cross_entropy(double, labels, reduction="none"),
+        ),
+    ):
+        np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-12, atol=1e-12)
+    huge = np.array([[-1e5, 1e5]])
+    assert scores.softmax(huge).tolist() == [[0, 1]]
+    assert scores.losses(huge, np.array([0])).tolist() == [2e5]

@@ -18,7 +18,17 @@ from hypothesis import strategies as st
 from test_params import COMMITTED, changed
 from test_stages import ROOT, STAGES, fail_stage, run_stage, write_params
 
-from striate import checkpoint, evaluation, folders, images, limits, models, params, training
+from striate import (
+    arrays,
+    checkpoint,
+    evaluation,
+    folders,
+    images,
+    limits,
+    models,
+    params,
+    training,
+)
 from striate.datasets import CATALOGUE
 from striate.errors import UserError
 
@@ -230,7 +240,7 @@ def test_the_random_params_reach_every_key():
 @given(values=valid_params(), count=st.integers(1, 16))
 def test_valid_params_take_a_step_or_say_that_the_loss_diverged(finished, values, count):
     loaded = params.check(values)
-    manifest = images.load_manifest(Path("data"))
+    manifest = arrays.load_manifest(Path("data"))
     try:
         limits.check(loaded, manifest["shape"], len(manifest["classes"]), count)
     except UserError:
@@ -404,7 +414,7 @@ class Evil:
 @pytest.fixture(scope="module")
 def another(finished, tmp_path_factory):
     """The weights of another architecture, trained on the same data."""
-    manifest = images.load_manifest(Path("data"))
+    manifest = arrays.load_manifest(Path("data"))
     model = COMMITTED["model"] | {"width": 5, "layers": 1}
     description = checkpoint.describe(model, manifest, images.normalization(manifest, "unit"))
     folder = tmp_path_factory.mktemp("another")

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import same_color
 from matplotlib.font_manager import FontEntry
-from matplotlib.image import imread
+from PIL import Image
 
 from striate import figures
 
@@ -56,7 +56,7 @@ def boxes(figure):
 def assert_crisp(figure, path, border=0):
     """In the PNG a pixel of an image is a square of one colour, but for `border` at its edge."""
     figures.save(figure, path)
-    page = (imread(path) * 255).round().astype(np.uint8)
+    page = np.asarray(Image.open(path).convert("RGBA"))
     inside = slice(border, -border or None)
     for image, (left, top, width, height) in zip(tiles(figure), boxes(figure), strict=True):
         colours = image.to_rgba(image.get_array(), bytes=True)

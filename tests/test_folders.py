@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 from test_stages import STAGES, fail_stage, run_stage, write_params
 
-from striate import datasets, folders, images, pictures
+from striate import arrays, datasets, folders, images, pictures
 from striate.datasets import DataError
 
 GREEN, RED = (20, 200, 30), (200, 20, 30)
@@ -148,7 +148,7 @@ def test_all_stages_take_a_folder_and_say_which_pictures_are_in_both_parts(
     said = capsys.readouterr().out
     assert "1 test images are training images, too, to the last pixel:" in said
     assert "test/brick/copy.png is " in said
-    manifest = images.load_manifest(Path("data"))
+    manifest = arrays.load_manifest(Path("data"))
     assert manifest["name"] == "folder"
     assert manifest["classes"] == ["brick", "grass"]
     assert json.loads(Path("metrics/test.json").read_text())["accuracy"] == 1.0
@@ -383,7 +383,7 @@ def test_a_file_gives_the_same_pixels_in_training_and_in_predict(tmp_path, size,
             Image.fromarray(values).save(tmp_path / "train" / name / f"{number}.png")
     found = folders.read(tmp_path, size, 0.2)
     datasets.store(found, tmp_path / "data")
-    manifest = images.load_manifest(tmp_path / "data")
+    manifest = arrays.load_manifest(tmp_path / "data")
     learnt = {image.tobytes() for image in np.concatenate([found.train.images, found.test.images])}
     seen = {
         pictures.prepare(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from striate import datasets, images, limits
+from striate import arrays, datasets, images, limits
 from striate.errors import UserError
 
 MANIFEST = {"peak": 255, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.1, 0.25]}
@@ -303,10 +303,10 @@ def test_a_manifest_that_is_missing_or_no_json_object_is_named(stored):
     for content in (b"{", b"\xff", b"[]", b"[" * 100_000, b"9" * 10_000):
         path.write_bytes(content)
         with pytest.raises(UserError, match=r"^data/manifest.json (cannot|is not valid|must hold)"):
-            images.load_manifest(Path("data"))
+            arrays.load_manifest(Path("data"))
     path.unlink()
     with pytest.raises(UserError, match=r"^data/manifest.json is not there; `dvc repro` makes it"):
-        images.load_manifest(Path("data"))
+        arrays.load_manifest(Path("data"))
 
 
 @pytest.mark.parametrize("mean", [None, [0.5]])

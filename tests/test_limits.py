@@ -97,7 +97,7 @@ def test_nothing_is_fetched_or_trained_for_params_that_do_not_fit(
     monkeypatch.setenv("STRIATE_MIRROR", str(tmp_path / "nowhere"))
     write_params(tmp_path, data__name="mnist", **changes)
     if stage == "train":
-        monkeypatch.setattr("striate.images.load_manifest", lambda folder: MNIST)
+        monkeypatch.setattr("striate.arrays.load_manifest", lambda folder: MNIST)
     (line,) = fail_stage(stage, capsys).splitlines()
     assert line.startswith(f"error: {next(iter(changes)).replace('__', '.')}")
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]

@@ -11,7 +11,7 @@ from test_models import ARCHITECTURE, Tutorial
 from test_stages import ROOT, write_params
 from torch import nn
 
-from striate import checkpoint, datasets, images
+from striate import arrays, checkpoint, datasets, images
 
 STEPS = 60
 
@@ -68,7 +68,7 @@ def test_a_checkpoint_of_the_notebooks_loop_scores_the_same(name, mirror, tmp_pa
     # Saved as the notebook saves it, with the description that makes it one of ours.
     Path("models").mkdir()
     torch.save(model.state_dict(), "models/cnn_trained.ckpt")
-    manifest = images.load_manifest(Path("data"))
+    manifest = arrays.load_manifest(Path("data"))
     description = checkpoint.describe(
         ARCHITECTURE, manifest, images.normalization(manifest, "unit")
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from striate import evaluation, figures, params, report
+from striate import evaluation, figures, params, report, scores
 
 ROOT = Path(__file__).parent.parent
 PICTURES = (
@@ -54,7 +54,7 @@ def labels():
 def text(logits, labels):
     import torch
 
-    scores = evaluation.scores(torch.from_numpy(logits), torch.from_numpy(labels))
+    measured = evaluation.scores(torch.from_numpy(logits), torch.from_numpy(labels))
     images = np.random.RandomState(2).rand(40, 3, 4, 4).astype(np.float32)
     png = figures.png(figures.learning_curves({"epoch": [1], "train_loss": [1.0]}))
     train = {"train_accuracy": 0.5, "val_accuracy": 0.25, "epochs": 2, "kept_epoch": 2,
@@ -63,11 +63,11 @@ def text(logits, labels):
     return report.page(
         settings,
         {"train": {"count": 40}, "classes": CLASSES},
-        {"train": train, "test": scores},
+        {"train": train, "test": measured},
         {"striate.checkpoint": "0123.dir"},
         dict.fromkeys(PICTURES, png),
-        evaluation.confusion_matrix(torch.from_numpy(logits), torch.from_numpy(labels)),
-        evaluation.calibration(torch.from_numpy(logits), torch.from_numpy(labels)),
+        scores.confusion_matrix(logits, labels),
+        scores.calibration(scores.softmax(logits), labels),
         {
             "samples": report.samples(images, labels, CLASSES),
             "predictions": report.predictions(images, labels, logits, CLASSES),
@@ -102,7 +102,7 @@ def test_names_of_classes_are_text_and_no_markup(text):
 def test_the_numbers_are_those_of_the_files(text, logits, labels):
     words = " ".join(" ".join(Page(text).words).split())
     wrong = int((logits.argmax(1) != labels).sum())
-    low, high = evaluation.wilson(40 - wrong, 40)
+    low, high = scores.wilson(40 - wrong, 40)
     assert f"{100 * (40 - wrong) / 40:.2f}% {100 * low:.2f} to {high:.2%}" in words
     assert f"test errors {wrong} of 40 images" in words
     assert "learnt from 36 images of digits in 2 epochs of adam with batches of 100" in words
@@ -125,7 +125,7 @@ def test_a_mistake_is_framed_and_named(logits, labels):
     assert [tile.wrong for tile in tiles] == (guesses != labels).tolist()
     first = int(np.flatnonzero(guesses != labels)[0])
     assert tiles[first].caption == f"{CLASSES[guesses[first]]}, not {CLASSES[labels[first]]}"
-    where, sure = evaluation.surest_mistakes(logits, labels)
+    where, sure = scores.surest_mistakes(logits, labels)
     surest = report.mistakes(images, labels, logits, CLASSES)[0].caption
     assert surest == f"{CLASSES[guesses[where[0]]]} {sure[0]:.1%}, is {CLASSES[labels[where[0]]]}"
 

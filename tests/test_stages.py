@@ -3,6 +3,8 @@
 import json
 import runpy
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from striate import checkpoint, evaluation, records, results, tracking
+from striate import checkpoint, evaluation, models, records, results, tracking
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("download", "train", "evaluate", "visualize")
@@ -88,6 +90,7 @@ def test_outputs_are_exactly_these(finished):
         "metrics/per_class.csv",
         "predictions/logits.npy",
         "predictions/classes.csv",
+        "predictions/network.npz",
         "reports/index.html",
         "reports/model_card.md",
         *(
@@ -110,6 +113,42 @@ def test_metrics_follow_from_the_saved_predictions(finished):
     assert len(rows) == 1 + 360
     wrong = [row for row in rows[1:] if row.split(",")[0] != row.split(",")[1]]
     assert len(wrong) == test["errors"]
+
+
+def test_visualize_loads_no_torch(workspace):
+    script = ROOT / "stages/visualize.py"
+    code = (
+        f"import runpy, sys; runpy.run_path({str(script)!r}, run_name='__main__');"
+        " sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_visualize_shows_of_the_network_is_that_of_the_checkpoint(finished):
+    trained = checkpoint.load(finished / "models", torch.device("cpu"))
+    images = torch.from_numpy(np.load(finished / "data/test/images.npy"))
+    maps = models.feature_maps(trained.model, trained.normalization(images[:1]))
+    found_filters, found_maps = results.read_network(finished / "predictions")
+    for found, expected in (
+        (found_filters, models.filters(trained.model)),
+        (found_maps, {name: value[0] for name, value in maps.items()}),
+    ):
+        assert list(found) == list(expected) == ["layer1", "layer2"]
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value.numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"cut", b"logits", None])
+def test_network_arrays_that_are_missing_or_damaged_are_one_line(workspace, capsys, content):
+    path = workspace / "predictions/network.npz"
+    if content == b"cut":
+        content = path.read_bytes()[:-200]
+    elif content == b"logits":
+        content = (workspace / "predictions/logits.npy").read_bytes()
+    path.unlink() if content is None else path.write_bytes(content)
+    (line,) = fail_stage("visualize", capsys).splitlines()
+    assert line.startswith("error: predictions/network.npz cannot be read: ")
+    assert line.endswith("; `dvc repro` makes it anew")
 
 
 def test_train_json_is_the_last_epoch(finished):

@@ -11,11 +11,10 @@ from shlex import quote
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from striate import evaluation
+from striate import scores as metrics
 from striate.datasets import CATALOGUE
 from striate.params import Params, flatten
 from striate.recipes import arguments
@@ -31,8 +30,8 @@ def card(
     scores: dict[str, dict[str, float]],
     description: dict[str, Any],
     hashes: dict[str, str],
-    logits: torch.Tensor,
-    labels: torch.Tensor,
+    logits: np.ndarray,
+    labels: np.ndarray,
 ) -> str:
     """The card of one experiment, in Markdown.
 
@@ -47,7 +46,7 @@ def card(
     """
     train, test = scores["train"], scores["test"]
     name, model = settings.data.name, settings.model
-    confusion = evaluation.confusion_matrix(logits, labels)
+    confusion = metrics.confusion_matrix(logits, labels)
     classes = [escaped(name) for name in manifest["classes"]]
     n, hits = int(test["n"]), int(np.trace(confusion))
     environment = Environment(
@@ -67,9 +66,9 @@ def card(
         loss_interval="{:.4f} to {:.4f}".format(*loss_interval(logits, labels)),
         f1_interval="{:.4f} to {:.4f}".format(*f1_interval(confusion)),
         rows=[row | {"name": escaped(row["name"])} for row in
-              class_rows(evaluation.per_class_scores(confusion), confusion, manifest["classes"])],
-        confidence=description["confidence"], false_alarms=evaluation.FALSE_ALARMS,
-        least=evaluation.LEAST_IMAGES,
+              class_rows(metrics.per_class_scores(confusion), confusion, manifest["classes"])],
+        confidence=description["confidence"], false_alarms=metrics.FALSE_ALARMS,
+        least=metrics.LEAST_IMAGES,
         trusted=trusted(description["confidence"], logits, labels), hashes=hashes,
         arguments=" ".join(map(quote, arguments(flatten(settings.model_dump())))), percent=percent,
     )  # fmt: skip
@@ -99,24 +98,24 @@ def front_matter(name: str, arch: str, test: dict[str, float]) -> dict[str, Any]
 
 
 def trusted(
-    confidence: dict[str, float] | None, logits: torch.Tensor, labels: torch.Tensor
+    confidence: dict[str, float] | None, logits: np.ndarray, labels: np.ndarray
 ) -> dict[str, str]:
     """What the calibration and the flag, which validation images gave, do on the test images."""
     if confidence is None:
         return {}
-    divided = logits.double() / confidence["temperature"]
-    flagged = evaluation.energy(logits) > confidence["energy"]
+    probabilities = metrics.softmax(logits.astype(np.float64) / confidence["temperature"])
+    flagged = metrics.energy(logits) > confidence["energy"]
     return {
-        "ece": percent(evaluation.expected_calibration_error(divided, labels)),
-        "flagged": percent(float(flagged.double().mean())),
+        "ece": percent(metrics.expected_calibration_error(probabilities, labels)),
+        "flagged": percent(float(flagged.mean())),
     }
 
 
-def loss_interval(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
+def loss_interval(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """The 95 % interval of the mean cross-entropy, by the central limit theorem."""
-    losses = torch.nn.functional.cross_entropy(logits.double(), labels, reduction="none")
+    losses = metrics.losses(logits, labels)
     mean = float(losses.mean())
-    reach = evaluation.Z * float(losses.std(correction=0)) / len(losses) ** 0.5
+    reach = metrics.Z * float(losses.std()) / len(losses) ** 0.5
     return max(mean - reach, 0.0), mean + reach
 
 

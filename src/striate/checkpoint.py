@@ -5,10 +5,8 @@ of the same structure; `model.json` holds the rest, and a checksum of both.
 Neither needs params.yaml to be read.
 """
 
-import hashlib
 import io
 import json
-import math
 import warnings
 import zipfile
 from dataclasses import asdict
@@ -18,24 +16,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from striate import files, frames, models
-from striate.errors import UserError
-from striate.images import Normalization, check_images
-from striate.limits import check_network
+from striate import files, model_json, models
+from striate.images import Normalization
+from striate.model_json import DESCRIPTION, WEIGHTS, CheckpointError
 from striate.models import Network
-from striate.results import one_line, read_json
+from striate.results import one_line
 
-WEIGHTS = "cnn_trained.ckpt"
-DESCRIPTION = "model.json"
 RANDOM = Path("weights/random")  # what `training.init_from` is where no weights are taken over
-# What older descriptions lack: how a picture is to be framed, and how far a probability is to be
-# believed.
-ADDED: dict[str, Any] = {"frame": frames.WHOLE, "confidence": None}
-KEYS = {"architecture", "data", "shape", "classes", "normalization", *ADDED}
-
-
-class CheckpointError(UserError):
-    """A checkpoint is missing, damaged, or not of the network that is described beside it."""
 
 
 class Checkpoint(NamedTuple):
@@ -103,7 +90,7 @@ def save(model: Network, description: dict[str, Any], folder: Path) -> None:
     buffer = io.BytesIO()
     torch.save(weights, buffer)
     files.write(folder / WEIGHTS, buffer.getvalue())
-    sealed = description | {"sha256": _sha256(description, buffer)}
+    sealed = description | {"sha256": model_json.sha256(description, buffer)}
     files.write(folder / DESCRIPTION, (json.dumps(sealed, indent=2) + "\n").encode())
 
 
@@ -113,33 +100,15 @@ def load(folder: Path, device: torch.device) -> Checkpoint:
     Raises:
         CheckpointError: a file is missing or damaged, or the weights do not fit the description.
     """
-    path, description_path = folder / WEIGHTS, folder / DESCRIPTION
-    description = read_json(description_path)
-    sealed = description.pop("sha256", None)
-    # Before anything is built or read: what was changed may ask for any size.
-    if sealed is not None:
-        try:
-            with path.open("rb") as stream:
-                found = _sha256(description, stream)
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be read as weights: {error.strerror}") from None
-        if found != sealed:
-            raise CheckpointError(
-                f"{path} or {description_path} was changed after training: their SHA-256 is not"
-                " the one that is written there; `dvc repro` makes both anew"
-            )
-    description = ADDED | description
-    try:
-        _check(description)
-        model = build(description)
-    except (ValueError, UserError) as error:
-        raise CheckpointError(f"{description_path} cannot be used: {one_line(error)}") from None
+    description = model_json.read(folder)
+    path = folder / WEIGHTS
+    model = build(description)
     weights = read_weights(path)
     try:
         model.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{path} does not fit {description_path}: {one_line(error)}"
+            f"{path} does not fit {folder / DESCRIPTION}: {one_line(error)}"
         ) from None
     return of(model.to(device), description)
 
@@ -194,46 +163,6 @@ def first_weights(path: Path) -> dict[str, Tensor] | None:
     return read_weights(path)
 
 
-def _sha256(description: dict[str, Any], weights: io.BytesIO | io.BufferedReader) -> str:
-    """The SHA-256 of a description, in one way of writing it, and of the weights behind it."""
-    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
-    return hashlib.file_digest(weights, lambda: digest).hexdigest()
-
-
-def _check(description: dict[str, Any]) -> None:
-    """Refuse what `describe` never gives; an older description has no checksum against that.
-
-    Raises:
-        ValueError, UserError: says what a key must be.
-    """
-    from striate import params
-
-    if set(description) != KEYS:
-        raise ValueError(f"its keys must be {', '.join(sorted(KEYS))} and sha256")
-    normalization, architecture = description["normalization"], description["architecture"]
-    if not (isinstance(normalization, dict) and set(normalization) == {"peak", "mean", "std"}):
-        raise ValueError("normalization must have the keys peak, mean, std")
-    if not isinstance(architecture, dict):
-        raise ValueError("architecture must be the section model of params.yaml")
-    check_images(description | normalization | {"name": description["data"]})
-    frames.check(description["frame"])
-    _check_confidence(description["confidence"])
-    model = params.check_model(models.FIRST | architecture, "architecture")
-    check_network(model.model_dump(), description["shape"], len(description["classes"]))
-
-
-def _check_confidence(confidence: Any) -> None:
-    if confidence is None:
-        return
-    if not (
-        isinstance(confidence, dict)
-        and set(confidence) == {"temperature", "energy"}
-        and all(type(value) is float and math.isfinite(value) for value in confidence.values())
-        and confidence["temperature"] > 0
-    ):
-        raise ValueError("confidence must be null, or a temperature above 0 and an energy")
-
-
 def _is_state(weights: Any) -> bool:
     return isinstance(weights, dict) and all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
@@ -251,18 +180,3 @@ def _check_archive(path: Path) -> None:
         damaged = archive.testzip()
     if damaged:
         raise ValueError(f"{damaged} does not match its checksum")
-
-
-def check_fits(checkpoint: Checkpoint, manifest: dict[str, Any]) -> None:
-    """Refuse to score a network on images of another shape or of other classes.
-
-    Raises:
-        CheckpointError: says which data set the network is for.
-    """
-    for key, other in (("shape", "images of another shape"), ("classes", "other classes")):
-        if checkpoint.description[key] != manifest[key]:
-            raise CheckpointError(
-                f"the network was trained on {checkpoint.description['data']}, and data/ holds"
-                f" {manifest['name']}, with {other}; train one on {manifest['name']}, or bring back"
-                " the experiment of this one with `dvc exp apply`"
-            )

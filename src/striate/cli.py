@@ -230,7 +230,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
     if arguments.top < 1:
         raise UserError(f"--top is {arguments.top}; it must be 1 or more")
 
-    from striate import checkpoint, devices, evaluation, inference, sources
+    from striate import checkpoint, devices, inference, scores, sources
     from striate.pictures import PictureError, printable
 
     files = inference.files_of(arguments.paths)
@@ -241,7 +241,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
         trained = checkpoint.load(place, device)
     if trained.description["confidence"] is None:
         print(
-            f"note: this network was trained with fewer than {evaluation.LEAST_IMAGES} validation"
+            f"note: this network was trained with fewer than {scores.LEAST_IMAGES} validation"
             " images: its probabilities are not calibrated, and nobody knows which pictures are"
             " unlike its training images",
             file=sys.stderr,
@@ -288,7 +288,7 @@ def run_export(arguments: argparse.Namespace) -> None:
     _note_unrecorded(arguments.source)
     import torch
 
-    from striate import checkpoint, devices, export, images, sources, stored
+    from striate import arrays, checkpoint, devices, export, images, model_json, sources, stored
     from striate.tables import columns
 
     devices.keep_freed_memory()
@@ -296,7 +296,7 @@ def run_export(arguments: argparse.Namespace) -> None:
         place = sources.find(arguments.source, Path(scratch, "found"))
         trained = checkpoint.load(place, torch.device("cpu"))
         size = (place / checkpoint.WEIGHTS).stat().st_size
-    checkpoint.check_fits(trained, images.load_manifest(Path("data")))
+    model_json.check_fits(trained.description, arrays.load_manifest(Path("data")))
     test = images.load_split(Path("data"), "test", torch.device("cpu"))
     calibration = None
     if arguments.int8:

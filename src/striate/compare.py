@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from striate import figures, overview, records, report, results
-from striate.evaluation import surest_mistakes
-from striate.images import displayed, load_manifest, load_split
+from striate.arrays import displayed, load_manifest, map_split
 from striate.records import Record
+from striate.scores import surest_mistakes
 from striate.tables import columns
 
 FILES = ("predictions", "metrics/history.csv", "data/manifest.json", records.TEST_SET)
@@ -69,22 +69,20 @@ def read(root: Path, name: str, scratch: Path) -> tuple[Side, Scored]:
     Raises:
         UserError: there is none, or DVC does not have its files.
     """
-    import torch
-
     record = records.named(root, name)
     place = records.fetch(root, record, FILES, scratch)
     data = place / "data"
     manifest = load_manifest(data)
-    split = load_split(data, "test", torch.device("cpu"))
-    shape = (len(split.labels), len(manifest["classes"]))
+    pixels, labels = map_split(data, "test")
+    shape = (len(labels), len(manifest["classes"]))
     side = Side(
         name,
         record,
         results.read_history(place / "metrics/history.csv"),
         results.read_logits(place / "predictions", shape),
     )
-    images = displayed(split.images, manifest["peak"])
-    return side, Scored(images, split.labels.numpy(), manifest["classes"])
+    images = displayed(pixels, manifest["peak"])
+    return side, Scored(images, labels, manifest["classes"])
 
 
 def same_images(first: Side, other: Side) -> bool:

@@ -1,4 +1,4 @@
-"""predict() → logits; every score is computed from logits and labels."""
+"""predict() → logits; what a training or an evaluation computes from them and the labels."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from striate.scores import (
+    FALSE_ALARMS,
+    LEAST_IMAGES,
+    confusion_matrix,
+    expected_calibration_error,
+    per_class_scores,
+)
+
 if TYPE_CHECKING:
     from striate.stored import Stored
-
-ECE_BINS = 15
-FALSE_ALARMS = 0.05  # of images like those that were learnt are said to be unlike them
-LEAST_IMAGES = 100  # from which calibration and that share are estimated
-Z = 1.959964  # standard deviations within which 95 % of a normal distribution lie
 
 
 @torch.no_grad()
@@ -96,67 +99,6 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
     return int((logits.argmax(1) == labels).sum()) / len(labels)
 
 
-def confusion_matrix(logits: Tensor, labels: Tensor) -> np.ndarray:
-    """Counts, int64 (classes, classes): rows are the true classes, columns the predicted."""
-    classes = logits.shape[1]
-    cells = labels * classes + logits.argmax(1)
-    return torch.bincount(cells, minlength=classes**2).view(classes, classes).numpy()
-
-
-def per_class_scores(confusion: np.ndarray) -> list[dict[str, float]]:
-    """`precision`, `recall`, `f1` (0 where undefined) and `support` of each class."""
-    hits = np.diag(confusion)
-    predicted, support = confusion.sum(0), confusion.sum(1)
-    columns = {
-        "precision": hits / np.maximum(predicted, 1),
-        "recall": hits / np.maximum(support, 1),
-        "f1": 2 * hits / np.maximum(predicted + support, 1),
-    }
-    return [
-        {name: float(column[k]) for name, column in columns.items()} | {"support": int(support[k])}
-        for k in range(len(confusion))
-    ]
-
-
-def expected_calibration_error(logits: Tensor, labels: Tensor) -> float:
-    """How far confidence is from accuracy, from 0 to 1, over 15 bins of equal width.
-
-    C. Guo et al., "On Calibration of Modern Neural Networks", arXiv:1706.04599, equation 3.
-    """
-    confidence, right, bins = _by_confidence(logits, labels)
-    gaps = torch.zeros(ECE_BINS, dtype=torch.float64)
-    gaps.index_add_(0, bins, right.double() - confidence)
-    return float(gaps.abs().sum()) / len(labels)
-
-
-def calibration(logits: Tensor, labels: Tensor) -> list[dict[str, float]]:
-    """A row for each of the 15 bins of confidence that holds images, from unsure to sure.
-
-    Each has the `count` of its images, their mean `confidence` (the largest softmax probability),
-    and their `accuracy`: what `expected_calibration_error` is computed from.
-    """
-    confidence, right, bins = _by_confidence(logits, labels)
-    rows = []
-    for number in bins.unique().tolist():
-        inside = bins == number
-        count = int(inside.sum())
-        rows.append(
-            {
-                "count": count,
-                "confidence": float(confidence[inside].sum()) / count,
-                "accuracy": int(right[inside].sum()) / count,
-            }
-        )
-    return rows
-
-
-def _by_confidence(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The largest probability of each image, whether it is right, and its bin of equal width."""
-    confidence, predicted = logits.double().softmax(1).max(1)
-    bins = (confidence * ECE_BINS).ceil().long().clamp(1, ECE_BINS) - 1
-    return confidence, predicted == labels, bins
-
-
 def confidence(logits: Tensor, labels: Tensor) -> dict[str, float] | None:
     """How far a network's probabilities are to be believed, from images it has not learnt from.
 
@@ -195,49 +137,16 @@ def energy(logits: Tensor) -> Tensor:
     return -logits.double().logsumexp(1)
 
 
-def surest_mistakes(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The images whose predicted class is wrong, surest first.
-
-    Args:
-        logits: (N, K).
-        labels: (N,).
-
-    Returns:
-        Their indices, and the probability of each one's predicted class.
-    """
-    guesses = logits.argmax(axis=1)
-    wrong = np.flatnonzero(guesses != labels)
-    # The largest logit's probability: its own exponential is exp(0).
-    rivals = logits[wrong].astype(np.float64)
-    rivals -= rivals.max(axis=1, keepdims=True, initial=-np.inf)
-    probability = 1 / np.exp(rivals).sum(axis=1)
-    order = np.argsort(-probability, kind="stable")
-    return wrong[order], probability[order]
-
-
-def wilson(hits: int, total: int) -> tuple[float, float]:
-    """The 95 % confidence interval of a proportion, from 0 to 1.
-
-    E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22
-    (1927). It stays within 0 and 1, also where all images or none are hits.
-    """
-    if total == 0:
-        return 0.0, 1.0
-    share, weight = hits / total, Z**2 / total
-    centre = share + weight / 2
-    reach = Z * math.sqrt(share * (1 - share) / total + weight / (4 * total))
-    low, high = (centre - reach) / (1 + weight), (centre + reach) / (1 + weight)
-    return max(low, 0.0), min(high, 1.0)
-
-
 def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """The headline numbers of a set of predictions."""
-    confusion = confusion_matrix(logits, labels)
+    confusion = confusion_matrix(logits.numpy(), labels.numpy())
+    # Of PyTorch, whose exponentials are the same on all processors where that is wanted.
+    probabilities = logits.double().softmax(1).numpy()
     return {
         "accuracy": accuracy(logits, labels),
         "loss": mean_loss(logits, labels),
         "macro_f1": float(np.mean([row["f1"] for row in per_class_scores(confusion)])),
-        "ece": expected_calibration_error(logits, labels),
+        "ece": expected_calibration_error(probabilities, labels.numpy()),
         "errors": int(confusion.sum() - np.trace(confusion)),
         "n": len(labels),
     }

@@ -19,6 +19,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
@@ -26,18 +27,19 @@ from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
 from striate import files
-from striate.evaluation import surest_mistakes
+from striate.scores import surest_mistakes
 
 _Array: TypeAlias = NDArray[Any]
 _Box: TypeAlias = tuple[int, int, int, int]  # left, top, width, height in pixels of a page
 
 DPI = 150
+COMPRESSION = 4  # of zlib's 0 to 9: from 6, which is usual, files shrink by a few percent more
 POINT = DPI / 72  # pixels
 
 INK = "#222222"
@@ -301,8 +303,9 @@ def confusion_matrix(counts: ArrayLike, class_names: Sequence[str]) -> Figure:
                     **_text(color=PAGE if dark[row, column] else INK),
                 )
 
-    axes.set_yticks(ticks, names, parse_math=False)
-    axes.set_xticks(ticks, names, parse_math=False)
+    named: dict[str, Any] = {"parse_math": False, "fontfamily": _families("".join(names))}
+    axes.set_yticks(ticks, names, **named)
+    axes.set_xticks(ticks, names, **named)
     if max(map(len, names)) > 3:
         for label in axes.get_xticklabels():
             label.set(rotation=45, ha="right", rotation_mode="anchor")
@@ -352,7 +355,7 @@ def overlaid_curves(
         loc="upper right", prop=font, labelcolor=INK, edgecolor=PAGE, framealpha=0.8
     )
     for text in legend.get_texts():
-        text.set_parse_math(False)
+        text.set(parse_math=False, fontfamily=_families(text.get_text()))
     return figure
 
 
@@ -453,9 +456,11 @@ def _name_front(
     ]
     if len(front) > FRONT_NAMED:
         key.append(f"and {len(front) - FRONT_NAMED:,} more, which the table names")
+    text = "\n".join(key)
     axes.annotate(
-        "\n".join(key), (0, 0), xycoords="axes fraction", xytext=(0, -38),
-        textcoords="offset points", va="top", parse_math=False, linespacing=1.5, **_text(7),
+        text, (0, 0), xycoords="axes fraction", xytext=(0, -38),
+        textcoords="offset points", va="top", parse_math=False, linespacing=1.5,
+        **_text(7, said=text),
     )  # fmt: skip
 
 
@@ -468,7 +473,7 @@ def calibration(rows: Sequence[Mapping[str, float]]) -> Figure:
     """Draws accuracy against confidence, and below it how many images are how sure.
 
     Args:
-        rows: what `striate.evaluation.calibration` gives: `count`, `confidence` and `accuracy`
+        rows: what `striate.scores.calibration` gives: `count`, `confidence` and `accuracy`
             (fractions) of each bin.
 
     Returns:
@@ -488,6 +493,8 @@ def calibration(rows: Sequence[Mapping[str, float]]) -> Figure:
     upper.legend(loc="best", prop=font, labelcolor=INK, edgecolor=PAGE, framealpha=0.8)
     lower.bar(confidence, counts, width=2.5, color=TRAIN)
     lower.set_yscale("log")
+    lower.yaxis.set_major_formatter("{x:,g}")
+    lower.yaxis.set_minor_locator(NullLocator())
     lower.set_ylim(0.5, 2 * max(counts))
     lower.set_ylabel("images", **_text())
     lower.set_xlabel("confidence (%): the probability of the predicted class", **_text())
@@ -615,17 +622,17 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
 
 def png(figure: Figure) -> bytes:
     """A figure as the content of a PNG file."""
-    for text in figure.findobj(Text):
-        if isinstance(text, Text) and len(families := _families(text.get_text())) > 1:
-            text.set_fontfamily(families)
     layout = figure.get_layout_engine()
     if layout is not None:
         # Matplotlib would draw the whole figure an extra time for it.
         layout.execute(figure)
         figure.set_layout_engine(None)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    # The page is opaque: without alpha there is a quarter less to compress.
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
     buffer = io.BytesIO()
-    # Matplotlib would write its version into the file.
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    image.save(buffer, format="png", dpi=(DPI, DPI), compress_level=COMPRESSION)
     return buffer.getvalue()
 
 
@@ -756,8 +763,9 @@ def _mosaic(tiles: _Array, columns: int, gap: int) -> _Array:
     return grid.reshape(rows * (height + gap), columns * (width + gap))[:-gap, :-gap]
 
 
-def _text(size: int = TEXT_SIZE, color: str = INK) -> dict[str, Any]:
-    return {"fontfamily": FONT, "fontsize": size, "color": color}
+def _text(size: int = TEXT_SIZE, color: str = INK, said: str = "") -> dict[str, Any]:
+    """How a text looks; `said` is its letters where our font may lack some of them."""
+    return {"fontfamily": _families(said), "fontsize": size, "color": color}
 
 
 def _text_width(text: str, size: int = TEXT_SIZE, weight: str = "normal") -> int:
@@ -787,7 +795,7 @@ def _page(title: str, width: int, height: int) -> tuple[Figure, Axes, int]:
         ha="left",
         va="top",
         parse_math=False,
-        **_text(TITLE_SIZE),
+        **_text(TITLE_SIZE, said=title),
     )
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, across), ylim=(down, 0))
     axes.set_axis_off()
@@ -855,9 +863,35 @@ def _tile(
 ) -> AxesImage:
     left, top, width, height = box
     x = left if loc == "left" else left + width / 2
-    axes.text(x, top - 4 * POINT, caption, ha=loc, parse_math=False, **_text())
-    extent = (left, left + width, top + height, top)
-    return axes.imshow(pixels, extent=extent, interpolation="nearest", aspect="auto", **colours)
+    axes.text(x, top - 4 * POINT, caption, ha=loc, parse_math=False, **_text(said=caption))
+    shown = _Tile(
+        axes,
+        cmap=colours.get("cmap"),
+        norm=colours.get("norm"),
+        interpolation="nearest",
+        extent=(left, left + width, top + height, top),
+    )
+    shown.set_data(pixels)
+    shown.set_clim(colours.get("vmin"), colours.get("vmax"))
+    shown.autoscale_None()
+    axes.add_image(shown)
+    return shown
+
+
+class _Tile(AxesImage):
+    """An image of a page, whose pixels are squares: repeated, which is faster than resampled."""
+
+    def make_image(self, renderer: Any, magnification: float = 1, unsampled: bool = False) -> Any:
+        """RGBA from the bottom up, as Agg draws it, and the lower left corner."""
+        left, right, bottom, top = map(round, self.get_extent())
+        rows, columns = self.get_size()
+        down, over_rows = divmod(bottom - top, rows)
+        across, over_columns = divmod(right - left, columns)
+        if over_rows or over_columns:
+            return super().make_image(renderer, magnification, unsampled)
+        pixels = self.to_rgba(np.ma.asarray(self.get_array()), bytes=True)
+        whole = pixels[::-1].repeat(down, axis=0).repeat(across, axis=1)
+        return whole, left, round(self.axes.bbox.height) - bottom, None
 
 
 def _style(axes: Axes) -> None:

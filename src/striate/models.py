@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from striate.limits import check_layers
+from striate.model_json import FIRST
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -244,10 +245,6 @@ class SpeedNet(nn.Module):
 
 
 Network = ConvNet | SpeedNet
-
-
-# A checkpoint from before there were two networks names neither `arch` nor `whiten`.
-FIRST = {"arch": "convnet", "whiten": 0}
 
 
 def build(shape: tuple[int, int, int], classes: int, architecture: dict[str, Any]) -> Network:

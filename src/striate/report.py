@@ -12,9 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
-from striate.evaluation import per_class_scores, surest_mistakes, wilson
 from striate.params import Params, flatten
 from striate.recipes import arguments
+from striate.scores import per_class_scores, surest_mistakes, wilson
 from striate.splits import count_of_second
 
 SAMPLES, PREDICTIONS, MISTAKES = 36, 100, 36  # images in each gallery, at most
@@ -215,7 +215,7 @@ def choice_said(train: dict[str, float]) -> str:
 def class_rows(
     scores: list[dict[str, float]], confusion: NDArray[np.integer], classes: list[str]
 ) -> list[dict[str, Any]]:
-    """The table of classes: what `evaluation.per_class_scores` gives, with hits and intervals."""
+    """The table of classes: what `scores.per_class_scores` gives, with hits and intervals."""
     return [
         row
         | {"name": name, "hits": int(hits), "interval": interval(int(hits), int(row["support"]))}
@@ -227,7 +227,7 @@ def calibration_said(rows: list[dict[str, float]], error: float) -> str:
     """The calibration in a sentence.
 
     Args:
-        rows: what `evaluation.calibration` gives.
+        rows: what `scores.calibration` gives.
         error: the expected calibration error.
     """
     total = sum(row["count"] for row in rows)
@@ -257,8 +257,8 @@ def page(
         scores: what metrics/train.json and metrics/test.json hold, as `train` and `test`.
         hashes: by which the run is found in MLflow.
         pictures: PNG by name, as in reports/figures, and `curves_stacked`.
-        confusion: what `evaluation.confusion_matrix` gives.
-        calibration: what `evaluation.calibration` gives.
+        confusion: what `scores.confusion_matrix` gives.
+        calibration: what `scores.calibration` gives.
         galleries: `samples`, `predictions` and `mistakes`.
     """
     train, test = scores["train"], scores["test"]

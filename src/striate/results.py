@@ -12,6 +12,7 @@ import numpy as np
 from striate import files
 from striate.errors import UserError
 
+NETWORK, FILTERS, FEATURE_MAPS = "network.npz", "filters/", "feature_maps/"
 NEEDED = {
     "train.json": ("train_loss", "train_accuracy", "epochs", "parameters"),
     "test.json": ("accuracy", "loss", "macro_f1", "ece", "errors", "n"),
@@ -150,6 +151,48 @@ def read_logits(folder: Path, shape: tuple[int, int]) -> np.ndarray:
         raise UserError(
             f"{folder}/logits.npy cannot be read: {one_line(error)}; `dvc repro` makes it anew"
         ) from None
+
+
+def write_network(
+    filters: dict[str, np.ndarray], feature_maps: dict[str, np.ndarray], folder: Path
+) -> None:
+    """Write `network.npz`: what a picture of a network shows. Equal arrays give equal bytes.
+
+    Args:
+        filters: of each convolution by name, in order, float32 (out, in, height, width).
+        feature_maps: of the first test image behind each layer by name, in order, float32
+            (channels, height, width).
+        folder: receives the file.
+    """
+    buffer = io.BytesIO()
+    named = {f"{FILTERS}{name}": value for name, value in filters.items()}
+    named |= {f"{FEATURE_MAPS}{name}": value for name, value in feature_maps.items()}
+    np.savez(buffer, allow_pickle=False, **named)
+    files.write(folder / NETWORK, buffer.getvalue())
+
+
+def read_network(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Read what `write_network` wrote: filters and feature maps, by name, in order.
+
+    Raises:
+        UserError: the file is missing or damaged, or holds something else.
+    """
+    path = folder / NETWORK
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        parts = []
+        for prefix, axes in ((FILTERS, 4), (FEATURE_MAPS, 3)):
+            part = {name.removeprefix(prefix): a for name, a in arrays.items()
+                    if name.startswith(prefix)}  # fmt: skip
+            if not part or any(a.dtype != np.float32 or a.ndim != axes for a in part.values()):
+                raise ValueError(f"{prefix}* must be float32 arrays of {axes} axes")
+            parts.append(part)
+    except Exception as error:  # a damaged archive makes NumPy's reader raise almost anything
+        raise UserError(
+            f"{path} cannot be read: {one_line(error)}; `dvc repro` makes it anew"
+        ) from None
+    return parts[0], parts[1]
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from striate import checkpoint, evaluation, inference, pictures, registry, report, sources, tracking
+from striate import checkpoint, inference, pictures, registry, report, scores, sources, tracking
 from striate.errors import UserError
 from striate.pictures import PictureError
 
@@ -120,7 +120,7 @@ def page(champion: Champion) -> str:
         shape=description["shape"],
         accuracy=report.percent(champion.accuracy),
         calibrated=description["confidence"] is not None,
-        false_alarms=report.percent(evaluation.FALSE_ALARMS, 0),
+        false_alarms=report.percent(scores.FALSE_ALARMS, 0),
     )
 
 

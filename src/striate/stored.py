@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from striate.images import Split, map_split
+from striate.arrays import map_split
+from striate.images import Split
 
 READERS = 2  # threads
 AHEAD = 4  # batches that are read while the network computes
@@ -129,7 +130,8 @@ def load(folder: Path, part: str, device: torch.device) -> Split[Stored]:
     if isinstance(pixels.base, mmap.mmap):
         # Images are taken in random order; reading on beyond each would drive others out of memory.
         pixels.base.madvise(mmap.MADV_RANDOM)
-    return Split(Stored(pixels, np.arange(len(pixels)), device), labels.to(device))
+    labels_there = torch.from_numpy(labels).to(device)
+    return Split(Stored(pixels, np.arange(len(pixels)), device), labels_there)
 
 
 def reside(
