@@ -4,12 +4,14 @@ from pathlib import Path
 
 from striate import params, portable
 from striate.logbook import record_later
+from striate.progress import waiting
 from striate.stage import stage
 
 
 def evaluate(settings: params.Params) -> None:
     """Read models/ and the test images; write predictions/ and metrics/."""
-    from striate import checkpoint, devices, evaluation, images, results
+    with waiting("loading PyTorch"):
+        from striate import checkpoint, devices, evaluation, images, results
 
     devices.keep_freed_memory()
     device = devices.pick_device(settings.training.device)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from striate import params, portable
 from striate.logbook import record_later
+from striate.progress import waiting
 from striate.stage import stage
 
 
@@ -89,5 +90,6 @@ if __name__ == "__main__":
     with stage():
         loaded = params.load()
         portable.use(loaded.training, Path("data"))
-        visualize(loaded)
+        with waiting("drawing pictures and the report"):
+            visualize(loaded)
         record_later()
