@@ -13,6 +13,11 @@ import yaml
 ROOT = Path(__file__).parent.parent
 
 
+def without_waits(said):
+    """Standard error without what `striate.progress.waiting` says, which depends on the machine."""
+    return re.sub(r"^[a-z].* \.\.\.\n", "", said, flags=re.MULTILINE)
+
+
 class Clone:
     """A repository in `folder`, and an environment in which no outer process shows."""
 
@@ -87,8 +92,7 @@ class Clone:
             command, cwd=self.folder, env=self.env, capture_output=True, text=True, check=False
         )
         assert status in (None, answer.returncode), answer.stdout + answer.stderr
-        # Whether a command says that it takes time depends on the machine.
-        return answer.stdout + re.sub(r"^[a-z].* \.\.\.\n", "", answer.stderr, flags=re.M)
+        return answer.stdout + without_waits(answer.stderr)
 
     def striate(self, *arguments, status=0):
         return self.run(sys.executable, "-m", "striate.cli", *arguments, status=status)

@@ -167,7 +167,7 @@ def test_ui_serves_the_addresses_that_it_prints_on_loopback_only(tmp_path):
         [sys.executable, "-m", "striate.cli", "ui", "--port", str(port)],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=subprocess.DEVNULL,
         text=True,
     )
     try:
