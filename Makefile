@@ -9,6 +9,12 @@ export DVC_NO_ANALYTICS := true
 unexport DVC_ROOT DVC_EXP_NAME DVC_EXP_BASELINE_REV
 PYTHON ?= python3
 READY := $(VENV)/.ready
+# Where an environment forbids Python to keep what it has compiled, as those of containers do, each
+# start of `dvc` would compile thousands of modules anew. DVC imports most of its own when needed.
+LAZY := dvc* scmrepo dulwich networkx celery kombu amqp ruamel hydra omegaconf antlr4 pygit2 fsspec funcy \
+  platformdirs pathspec uvicorn anyio docker hypothesis execnet xdist
+SERVING := mlflow.server.fastapi_app, mlflow.cli, mlflow.pyfunc.scoring_server
+COMPUTING := torch.export, torch._dynamo, torchvision.datasets, sklearn.datasets, matplotlib.figure, optuna, pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help setup repro compare sweep sync verify test test-fast lint format fresh nightly gate audit ui docs screenshots lock clean
@@ -22,16 +28,29 @@ $(READY): requirements.lock bootstrap.lock pyproject.toml
 	  *%*) echo "error: $$PWD has a %, below which MLflow cannot be installed; rename the folder"; exit 2;; \
 	esac
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4) and "Python 3.11.4 or newer is needed; name it: make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv --clear $(VENV)
-	pip install --quiet --disable-pip-version-check --require-hashes -r bootstrap.lock
-	VIRTUAL_ENV="$$PWD/$(VENV)" uv pip install --quiet --require-hashes -r requirements.lock
-	VIRTUAL_ENV="$$PWD/$(VENV)" uv pip install --quiet --no-deps --no-build-isolation --editable .
-	@touch $@
+	@echo "making $(VENV) ..."
+	@$(PYTHON) -m venv --clear $(VENV)
+	@pip install --quiet --disable-pip-version-check --require-hashes -r bootstrap.lock
+	@echo "installing the packages of requirements.lock; they are 6 GB, and are downloaded only once ..."
+	@VIRTUAL_ENV="$$PWD/$(VENV)" uv pip install --quiet --require-hashes -r requirements.lock
+	@echo "installing this project ..."
+	@VIRTUAL_ENV="$$PWD/$(VENV)" uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@echo "compiling what DVC, PyTorch and MLflow load ..."
+	@unset PYTHONDONTWRITEBYTECODE; \
+	python -W ignore -c 'import $(COMPUTING)' & \
+	python -m compileall -q -x '/tests?/' $(LAZY:%=$(VENV)/lib/python3*/site-packages/%); \
+	python -W ignore -c 'import $(SERVING)'; \
+	wait
+	@pwd -P > $@
+
+# Scripts in an environment name its folder, so that one that was moved or copied runs what is left
+# in the old place. The file is empty where an older Makefile made it.
+setup: $(READY) .dvc/config ## make .venv with every dependency at its locked version
+	@[ ! -s $(READY) ] || [ "$$(cat $(READY))" -ef . ] || { \
+	  echo "error: $(VENV) was made in $$(cat $(READY)) and works only there; make a new one: make clean setup"; exit 2; }
 
 .dvc/config:
 	dvc init --quiet
-
-setup: $(READY) .dvc/config ## make .venv with every dependency at its locked version
 
 repro: setup ## run the four stages, or what of them is out of date
 	@dvc repro
@@ -86,12 +105,12 @@ fresh: setup ## check that dvc.lock and metrics/ are of this code and these para
 	  echo "error: dvc.lock is older than code or params: run make repro and commit its results"; exit 1; \
 	fi
 
-nightly: setup ## kill 100 trainings, and processes of 20 more; train on MNIST; fail below 99 %
+nightly: setup ## kill 100 trainings, and processes of 20 more; train on MNIST; fail below 99%
 	STRIATE_KILLS=100 pytest tests/test_resume.py --no-cov -k random_instants
 	STRIATE_KILLS=20 pytest tests/test_parallel.py --no-cov -k random_instants
 	dvc exp run $$(striate recipe mnist-99)
 	@python -c 'import json, sys; right = json.load(open("metrics/test.json"))["accuracy"]; \
-	  sys.exit(0 if right >= 0.99 else f"error: {right:.2%} is below 99 %")'
+	  sys.exit(0 if right >= 0.99 else f"error: {right:.2%} is below 99%")'
 
 gate: setup ## compare metrics/ with main, or with AGAINST=REV
 	@striate gate $(if $(AGAINST),--against $(AGAINST))

@@ -6,7 +6,7 @@ from pathlib import Path
 from striate import datasets, folders, limits, params, pictures
 from striate.stage import stage
 
-MOST_NAMED = 5  # twins that are listed
+MOST_NAMED = 5  # pairs that are listed
 
 
 def main() -> None:
@@ -19,7 +19,8 @@ def main() -> None:
         limits.check(settings, shape, len(found.classes), count)
         if found.left_out:
             print(f"note: {pictures.left_out_said(found.left_out)}")
-        print_twins(found.twins)
+        print_pairs("test images are training images, too, to the last pixel", found.twins)
+        print_pairs("images are in two classes, to the last pixel", found.contradictions)
     else:
         entry = datasets.CATALOGUE[name]
         limits.check(settings, entry.shape, len(entry.classes), entry.counts[0])
@@ -33,14 +34,14 @@ def main() -> None:
     print(f"{name}: {train:,} training and {test:,} test images in data/")
 
 
-def print_twins(twins: tuple[tuple[str, str], ...]) -> None:
-    """Say which test images were learnt from, which makes the test accuracy too good."""
-    if twins:
-        print(f"warning: {len(twins):,} test images are training images, too, to the last pixel:")
-        for learnt, test in twins[:MOST_NAMED]:
-            print(f"  {test} is {learnt}")
-        if len(twins) > MOST_NAMED:
-            print(f"  and {len(twins) - MOST_NAMED:,} more")
+def print_pairs(what: str, pairs: tuple[tuple[str, str], ...]) -> None:
+    """Say which images are there twice: learnt from and scored on, or in two classes."""
+    if pairs:
+        print(f"warning: {len(pairs):,} {what}:")
+        for one, other in pairs[:MOST_NAMED]:
+            print(f"  {other} is {one}")
+        if len(pairs) > MOST_NAMED:
+            print(f"  and {len(pairs) - MOST_NAMED:,} more")
 
 
 if __name__ == "__main__":

@@ -4,22 +4,24 @@ from pathlib import Path
 
 from striate import params, portable
 from striate.logbook import record_later
+from striate.progress import waiting
 from striate.stage import stage
 
 
 def evaluate(settings: params.Params) -> None:
     """Read models/ and the test images; write predictions/ and metrics/."""
-    from striate import (
-        arrays,
-        checkpoint,
-        devices,
-        evaluation,
-        images,
-        model_json,
-        models,
-        results,
-        scores,
-    )
+    with waiting("loading PyTorch"):
+        from striate import (
+            arrays,
+            checkpoint,
+            devices,
+            evaluation,
+            images,
+            model_json,
+            models,
+            results,
+            scores,
+        )
 
     devices.keep_freed_memory()
     device = devices.pick_device(settings.training.device)

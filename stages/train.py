@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from striate import launch, limits, params, portable
 from striate.logbook import Logbook, logbook
+from striate.progress import waiting
 from striate.stage import stage
 
 FEW_STEPS = 50  # below, Adam at its usual rate of 0.001 barely changes the weights
@@ -26,7 +28,8 @@ def main() -> None:
         return
     with logbook() as log:
         # Imported while the tracking process loads MLflow beside this one.
-        from striate import parallel
+        with waiting("loading PyTorch") if launch.is_first() else nullcontext():
+            from striate import parallel
 
         with parallel.joined(settings.training.device) as (group, device):
             train(settings, log, group, device)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from striate import params
 from striate.logbook import record_later
+from striate.progress import waiting
 from striate.stage import stage
 
 
@@ -79,5 +80,6 @@ def visualize(settings: params.Params) -> None:
 
 if __name__ == "__main__":
     with stage():
-        visualize(params.load())
+        with waiting("drawing pictures and the report"):
+            visualize(params.load())
         record_later()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,11 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parent.parent
+
+
+def without_waits(said):
+    """Standard error without what `striate.progress.waiting` says, which depends on the machine."""
+    return re.sub(r"^[a-z].* \.\.\.\n", "", said, flags=re.MULTILINE)
 
 
 class Clone:
@@ -86,7 +92,7 @@ class Clone:
             command, cwd=self.folder, env=self.env, capture_output=True, text=True, check=False
         )
         assert status in (None, answer.returncode), answer.stdout + answer.stderr
-        return answer.stdout + answer.stderr
+        return answer.stdout + without_waits(answer.stderr)
 
     def striate(self, *arguments, status=0):
         return self.run(sys.executable, "-m", "striate.cli", *arguments, status=status)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from striate import progress
+
 ROOT = Path(__file__).parent.parent
 # Read here, before `clean_environment` hides it.
 MIRROR = Path(os.environ.get("STRIATE_MIRROR") or ROOT.parent / "shared" / "data").absolute()
@@ -24,6 +26,12 @@ def mirror():
         if not folder.is_dir():
             pytest.skip(f"no real data: {folder} is not there; set STRIATE_MIRROR to such a folder")
     return MIRROR
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """Nobody waits here: what is said of a wait would depend on the machine."""
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 600.0)
 
 
 @pytest.fixture(autouse=True)

@@ -209,7 +209,9 @@ def test_a_server_that_is_killed_costs_no_work(tmp_path):
     assert clone.json("metrics/test.json")["n"] == 360
     said = clone.striate("verify", status=2)
     # What was said behind the prompt is told by whatever comes next; then, what this command found.
-    assert (seen + said).count(f"warning: MLflow at {address} failed; this is not recorded there") == 1
+    assert (seen + said).count(
+        f"warning: MLflow at {address} failed; this is not recorded there"
+    ) == 1
     assert said.count(f"error: MLflow at {address} failed") == 1
     assert "Traceback" not in said
     with server(tmp_path, command, port):

@@ -1,5 +1,6 @@
 """The command `striate`, beyond the gate."""
 
+import fcntl
 import os
 import re
 import shlex
@@ -11,6 +12,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import commands
 import pytest
 
 from striate import cli
@@ -112,6 +114,49 @@ def test_ui_on_a_database_that_is_none_is_one_line(tmp_path, capsys, monkeypatch
     assert (tmp_path / "mlflow.db").read_text() == "rubbish"
 
 
+def test_a_second_ui_on_a_port_whose_server_starts_is_one_line(tmp_path, capsys, monkeypatch):
+    make_dvc_root(tmp_path)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    lock = tmp_path / ".dvc/tmp" / f"striate-ui-{port}.lock"
+    lock.parent.mkdir()
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        monkeypatch.chdir(tmp_path)
+        out, err = commands.run(monkeypatch, capsys, "ui", "--port", port, status=2)
+    assert out == ""
+    assert err.startswith(f"error: another `striate ui` is starting on port {port}; ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["sync", "compare a b", "gate", "summary", "predict x --top 0"])
+def test_in_a_folder_inside_the_repository_the_line_names_the_root(
+    tmp_path, capsys, monkeypatch, command
+):
+    make_dvc_root(tmp_path)
+    (tmp_path / "deep/er").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "deep/er")
+    _, err = commands.run(monkeypatch, capsys, *command.split(), status=2)
+    assert err.startswith("error: ")
+    assert err.endswith(
+        f"; this is a folder inside {tmp_path}, where commands run: cd {tmp_path}\n"
+    )
+    assert err.count("\n") == 1
+
+
+def test_the_code_of_another_copy_of_the_project_is_named(tmp_path, capsys, monkeypatch):
+    (tmp_path / "src/striate").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    _, err = commands.run(monkeypatch, capsys, "recipe", "none", status=2)
+    note, _ = err.splitlines()
+    assert note.startswith("note: ")
+    assert str(ROOT / "src/striate") in note
+    assert str(tmp_path / "src/striate") in note
+    monkeypatch.chdir(ROOT)
+    assert commands.run(monkeypatch, capsys, "recipe")[1] == ""
+
+
 @pytest.mark.slow
 def test_ui_serves_the_addresses_that_it_prints_on_loopback_only(tmp_path):
     make_dvc_root(tmp_path)
@@ -122,7 +167,7 @@ def test_ui_serves_the_addresses_that_it_prints_on_loopback_only(tmp_path):
         [sys.executable, "-m", "striate.cli", "ui", "--port", str(port)],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=subprocess.DEVNULL,
         text=True,
     )
     try:

@@ -1,5 +1,6 @@
 """What is deployed, as far as it can be looked at without a container engine or a cluster."""
 
+import json
 import os
 import re
 import stat
@@ -171,10 +172,13 @@ def test_the_slurm_script_starts_the_first_machine_by_dvc_and_the_others_by_the_
     (tmp_path / "secret.env").write_text("MLFLOW_TRACKING_USERNAME=writer\n")
     told = 'echo "$(basename "$0") $* by $MLFLOW_TRACKING_USERNAME at $PET_RDZV_ENDPOINT" >> said'
     scripts = {
-        "dvc": f'{told}\n[ "$1" != status ] || exit 1',
+        "dvc": f'{told}\n[ "$1" != status ] || exit 1\n[ "$2" != --no-run-cache ] || exit 3',
+        "striate": told,
         "python": f"{told}\necho $PYTHONPATH of $PET_NNODES x $PET_NPROC_PER_NODE >> said",
         "scontrol": "echo first; echo second",
-        "srun": 'shift; for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; done',
+        # The steps' own statuses are their machines'; the worst is the job's.
+        "srun": 'shift; for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@" || worst=$?; done;'
+        " exit ${worst:-0}",
     }
     for name, script in scripts.items():
         (programs / name).write_text(f"#!/bin/bash\n{script}\n")
@@ -186,11 +190,13 @@ def test_the_slurm_script_starts_the_first_machine_by_dvc_and_the_others_by_the_
         "HOME": str(tmp_path), "PET_RDZV_ENDPOINT": "", "PYTHONPATH": "",
     }  # fmt: skip
     script = DEPLOY / "slurm.sbatch"
-    subprocess.run(["bash", script], env=environment, cwd=tmp_path, check=True)
+    job = subprocess.run(["bash", script], env=environment, cwd=tmp_path, check=False)
+    assert job.returncode == 3  # that of the training, whatever is recorded after it
     assert (tmp_path / "said").read_text().splitlines() == [
         "dvc repro download by writer at ",
         "dvc status --quiet train by writer at ",
         "dvc repro --no-run-cache by writer at first:23456",
+        "striate sync by writer at first:23456",
         "python stages/train.py by writer at first:23456",
         "src of 2 x 4",
     ]
@@ -199,8 +205,33 @@ def test_the_slurm_script_starts_the_first_machine_by_dvc_and_the_others_by_the_
     Path(tmp_path / "said").unlink()
     subprocess.run(["bash", script], env=environment, cwd=tmp_path, check=True)
     assert [line.split(" by")[0] for line in (tmp_path / "said").read_text().splitlines()] == [
-        "dvc repro download", "dvc status --quiet train", "dvc repro",
+        "dvc repro download", "dvc status --quiet train", "dvc repro", "striate sync",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("status", [0, 3])
+@pytest.mark.parametrize("place", ["Dockerfile", "kubernetes.yaml"])
+def test_a_container_ends_when_mlflow_is_written_and_with_the_status_of_dvc(
+    tmp_path, place, status
+):
+    if place == "Dockerfile":
+        command = json.loads(instructions("CMD")[0])
+    else:
+        (container,) = CLUSTER[2]["spec"]["template"]["spec"]["containers"]
+        command = container["command"] + container["args"]
+    for name, code in (("dvc", status), ("striate", 1)):
+        (tmp_path / name).write_text(f"#!/bin/bash\necho {name} $1 >> {tmp_path}/said\nexit {code}")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    found = subprocess.run(command, env={"PATH": path, "JOB_COMPLETION_INDEX": "0"}, check=False)
+    assert found.returncode == status
+    assert (tmp_path / "said").read_text() == "dvc repro\nstriate sync\n"
+
+
+def test_the_image_is_compiled_as_its_user_cannot_write_there():
+    installs = [line for line in DOCKERFILE.splitlines() if "uv pip install" in line]
+    assert len(installs) == 2
+    assert all(" --compile-bytecode " in line for line in installs)
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in DEPLOY.iterdir() if path.is_file()))

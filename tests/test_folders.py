@@ -84,6 +84,14 @@ def test_pictures_that_are_in_both_parts_are_reported(place):
     assert found.twins == ((str(place / "train/brick/03.png"), str(copy)),)
 
 
+def test_pictures_that_are_in_two_classes_are_reported(place):
+    copy = place / "train/grass/copy.bmp"
+    Image.open(place / "train/brick/03.png").save(copy)
+    shutil.copy(place / "train/brick/04.png", place / "train/brick/again.png")
+    found = folders.read(place, 0, 0.2)
+    assert found.contradictions == ((str(place / "train/brick/03.png"), str(copy)),)
+
+
 def test_files_that_cannot_be_read_are_listed(place):
     for name in ("brick/03.png", "grass/05.png"):
         (place / "train" / name).write_bytes(b"no picture")
@@ -135,6 +143,7 @@ def test_all_stages_take_a_folder_and_say_which_pictures_are_in_both_parts(
 ):
     fill(place / "test", COLOURS, count=4, seed=1)
     Image.open(place / "train/brick/03.png").save(place / "test/brick/copy.png")
+    Image.open(place / "train/grass/01.png").save(place / "train/brick/other.png")
     work = place / "work"
     work.mkdir()
     monkeypatch.chdir(work)
@@ -148,6 +157,8 @@ def test_all_stages_take_a_folder_and_say_which_pictures_are_in_both_parts(
     said = capsys.readouterr().out
     assert "1 test images are training images, too, to the last pixel:" in said
     assert "test/brick/copy.png is " in said
+    assert "1 images are in two classes, to the last pixel:" in said
+    assert "train/grass/01.png is " in said
     manifest = arrays.load_manifest(Path("data"))
     assert manifest["name"] == "folder"
     assert manifest["classes"] == ["brick", "grass"]

@@ -16,6 +16,7 @@ import psutil
 import pytest
 import torch
 import yaml
+from clones import without_waits
 from test_training import ARCHITECTURE, NO_AUGMENTATION, SETTINGS, SPEEDRUN, bars
 
 from striate import launch, limits, models, parallel, params, results, training
@@ -292,7 +293,7 @@ def stage(folder, name="train", **changes):
         [sys.executable, str(ROOT / f"stages/{name}.py")], cwd=folder, env=environment,
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    return answer.returncode, answer.stdout, answer.stderr
+    return answer.returncode, answer.stdout, without_waits(answer.stderr)
 
 
 @pytest.mark.slow

@@ -136,6 +136,24 @@ def test_a_repository_of_another_user_is_refused_with_gits_own_cure(inside, tmp_
         assert "belongs to another user; if you trust it: git config --global --add safe" in line
 
 
+def test_an_environment_that_was_moved_is_one_line_with_the_cure(tmp_path):
+    here = Clone(tmp_path / "new")
+    (here.folder / ".venv").mkdir(parents=True)
+    for file in ("Makefile", "requirements.lock", "bootstrap.lock", "pyproject.toml"):
+        shutil.copy(ROOT / file, here.folder)
+    (here.folder / ".dvc").mkdir()
+    (here.folder / ".dvc/config").touch()
+    (here.folder / ".venv/.ready").write_text(f"{tmp_path}/old\n")
+    first, *_ = here.run("make", "setup", status=2).splitlines()
+    assert first.startswith(f"error: .venv was made in {tmp_path}/old and works only there")
+    assert first.endswith("make clean setup")
+    # Another name for the same folder is no move; neither is a file of an older Makefile.
+    (tmp_path / "link").symlink_to(here.folder)
+    for content in (f"{tmp_path}/link\n", ""):
+        (here.folder / ".venv/.ready").write_text(content)
+        assert "error" not in here.run("make", "setup")
+
+
 @pytest.mark.parametrize(("name", "said"), [("a:b", "has a colon"), ("50% off", "has a %")])
 def test_where_no_environment_can_be_made_setup_says_so_in_one_line(tmp_path, name, said):
     here = Clone(tmp_path / name)

@@ -1,6 +1,7 @@
 """Where a trained network comes from, and `striate fetch`."""
 
 import json
+import re
 from pathlib import Path
 
 import commands
@@ -8,7 +9,7 @@ import pytest
 import torch
 from test_inference import make_network
 
-from striate import checkpoint, sources
+from striate import checkpoint, files, records, sources
 from striate.errors import UserError
 
 
@@ -92,3 +93,33 @@ def test_a_model_that_mlflow_does_not_have_is_said(place, monkeypatch):
     for source in ("models:/striate@champion", "models:/striate/1"):
         with pytest.raises(UserError, match=f"MLflow has no {source}; `striate promote"):
             sources.find(source, place / "scratch")
+
+
+def test_what_is_damaged_in_dvcs_cache_is_named_by_its_experiment(place):
+    """A folder of two files as DVC keeps it, one of which has changed since."""
+    make_network(place / "models")
+    digest = files.md5(place / "models")
+    cache = place / ".dvc/cache/files/md5"
+    inside = [
+        {"relpath": path.name, "md5": files.md5(path)} for path in sorted(Path("models").iterdir())
+    ]
+    places = [cache / entry["md5"][:2] / entry["md5"][2:] for entry in inside]
+    contents = [Path("models", entry["relpath"]).read_bytes() for entry in inside]
+    for path, content in zip(
+        [*places, cache / digest[:2] / digest[2:]], [*contents, json.dumps(inside).encode()],
+        strict=True,
+    ):  # fmt: skip
+        files.write(path, content)
+    record = records.Record(
+        [records.Name("wide", "commit")], {}, {}, {}, {}, "commit", {"models": digest}, []
+    )
+    found = records.fetch(place, record, ("models",), place / "scratch")
+    assert files.md5(found / "models") == digest
+
+    places[0].write_bytes(contents[0][:-1])
+    said = f"models/cnn_trained.ckpt of wide is damaged in DVC's cache: delete {places[0]}, then"
+    with pytest.raises(UserError, match=re.escape(said)):
+        records.fetch(place, record, ("models",), place / "scratch2")
+    places[0].unlink()
+    with pytest.raises(UserError, match="models of wide is not here; `dvc pull`, or run it once"):
+        records.fetch(place, record, ("models",), place / "scratch3")

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -193,3 +194,19 @@ def test_a_stage_whose_parent_is_no_dvc_ends(monkeypatch, tmp_path):
     with pytest.raises(SystemExit) as caught, stage.stage():
         raise AssertionError("it began")
     assert caught.value.code == 130
+
+
+@pytest.mark.parametrize(("value", "status"), [("banana", 2), ("Off", 0), ("ON", 0), ("", 0)])
+def test_a_faulty_switch_of_the_tracking_ends_a_stage_before_its_work(
+    tmp_path, monkeypatch, capsys, value, status
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STRIATE_TRACKING", value)
+    worked = False
+    with pytest.raises(SystemExit) if status else nullcontext() as caught, stage.stage():
+        worked = True
+    assert worked is not bool(status)
+    if status:
+        assert caught.value.code == status
+        said = "error: STRIATE_TRACKING is 'banana'; it must be on or off\n"
+        assert capsys.readouterr().err == said

@@ -240,6 +240,19 @@ def test_a_trial_that_is_worse_than_half_of_the_others_is_cut(root, canned, monk
     ]
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_shows_the_epochs_of_a_trial(root, canned, monkeypatch, capsys, terminal):
+    monkeypatch.setattr(tuning, "SHOWN_SECONDS", -1)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    metrics = {"epochs": 2, "val_accuracy": 0.8}
+    messages = [*epochs(0.5, 0.8), {"status": 0, "said": ""}]
+    canned.runs.append(iter_then(messages, lambda: canned.kept.update({"tune-0": metrics})))
+    worker(root, 1).work()
+    shown = ["tune-0: epoch 1 of 5, 50.00%", "tune-0: epoch 2 of 5, 80.00%"] * terminal
+    said = capsys.readouterr().out.splitlines()
+    assert said == ["tune-0: training", *shown, "tune-0: 80.00%"]
+
+
 def iter_then(messages, do):
     yield from messages
     do()

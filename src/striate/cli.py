@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from striate.errors import UserError, reported
+from striate.progress import track, waiting
 
 if TYPE_CHECKING:
     from striate.records import Found, LeftOut, Record
@@ -219,7 +220,31 @@ def main() -> None:
 
     with reported():
         arguments = parser.parse_args()
-        arguments.run(arguments)
+        _note_other_code()
+        try:
+            arguments.run(arguments)
+        except UserError as error:
+            raise UserError(f"{error}{_said_of_place()}") from None
+
+
+def _note_other_code() -> None:
+    """Say where the working folder has code of its own, and another copy of it runs."""
+    here, running = Path("src/striate").absolute(), Path(__file__).parent
+    if here.is_dir() and not here.samefile(running):
+        print(
+            f"note: this is the code in {running}, not that in {here};"
+            " `source .venv/bin/activate` takes this repository's own",
+            file=sys.stderr,
+        )
+
+
+def _said_of_place() -> str:
+    """What to add to a failure in a folder inside a repository: commands run in its root."""
+    here = Path.cwd()
+    if (here / ".dvc/config").is_file():
+        return ""
+    root = next((folder for folder in here.parents if (folder / ".dvc/config").is_file()), None)
+    return f"; this is a folder inside {root}, where commands run: cd {root}" if root else ""
 
 
 def run_predict(arguments: argparse.Namespace) -> None:
@@ -230,13 +255,14 @@ def run_predict(arguments: argparse.Namespace) -> None:
     if arguments.top < 1:
         raise UserError(f"--top is {arguments.top}; it must be 1 or more")
 
-    from striate import checkpoint, devices, inference, scores, sources
-    from striate.pictures import PictureError, printable
+    with waiting("loading PyTorch"):
+        from striate import checkpoint, devices, inference, scores, sources
+        from striate.pictures import PictureError, printable
 
     files = inference.files_of(arguments.paths)
     _note_unrecorded(arguments.checkpoint)
-    device = devices.pick_device("auto")
-    with tempfile.TemporaryDirectory() as scratch:
+    with waiting("loading the network"), tempfile.TemporaryDirectory() as scratch:
+        device = devices.pick_device("auto")
         place = sources.find(arguments.checkpoint, Path(scratch, "found"))
         trained = checkpoint.load(place, device)
     if trained.description["confidence"] is None:
@@ -249,7 +275,9 @@ def run_predict(arguments: argparse.Namespace) -> None:
     if arguments.show:
         arguments.show.mkdir(parents=True, exist_ok=True)
     broken = 0
-    for file, found in zip(files, inference.look(files, trained, device), strict=True):
+    # Where the answers go to the terminal, they show themselves how far this is.
+    shown = files if sys.stdout.isatty() else track(files, "pictures")
+    for file, found in zip(shown, inference.look(files, trained, device), strict=True):
         if isinstance(found, PictureError):
             broken += 1
             print(f"error: {found}", file=sys.stderr)
@@ -286,10 +314,11 @@ def run_export(arguments: argparse.Namespace) -> None:
     if arguments.int8 and kind != "onnx":
         raise UserError(f"--int8 goes with --format onnx only, not with {kind}")
     _note_unrecorded(arguments.source)
-    import torch
+    with waiting("loading PyTorch"):
+        import torch
 
-    from striate import arrays, checkpoint, devices, export, images, model_json, sources, stored
-    from striate.tables import columns
+        from striate import arrays, checkpoint, devices, export, images, model_json, sources, stored
+        from striate.tables import columns
 
     devices.keep_freed_memory()
     with tempfile.TemporaryDirectory() as scratch:
@@ -303,27 +332,31 @@ def run_export(arguments: argparse.Namespace) -> None:
         learnt = stored.load(Path("data"), "train", torch.device("cpu"))
         calibration = learnt.images[: export.CALIBRATION_IMAGES].read()
     path = arguments.to / f"model{'-int8' if arguments.int8 else ''}.{export.ENDINGS[kind]}"
-    export.write(trained, kind, path, calibration)
+    with waiting(f"writing {path}"):
+        export.write(trained, kind, path, calibration)
     if kind == "safetensors":
         # The card is that of the network in models/.
         card = Path("reports/model_card.md") if arguments.source == "models" else None
         export.complete(trained, path.parent, card)
 
-    ours = export.eager(checkpoint.Pixels(trained).eval())
-    theirs = export.read(kind, path, trained.description)
-    reference = export.logits_of(ours, test.images)
-    verdict = export.check(reference, export.logits_of(theirs, test.images), test.labels)
+    with waiting("comparing its predictions with the checkpoint's"):
+        ours = export.eager(checkpoint.Pixels(trained).eval())
+        theirs = export.read(kind, path, trained.description)
+        reference = export.logits_of(ours, test.images)
+        verdict = export.check(reference, export.logits_of(theirs, test.images), test.labels)
     count = verdict.differing
     print(
         f"{path}: of {len(test.labels):,} test images, {count:,} {'is' if count == 1 else 'are'}"
         f" predicted otherwise than by the checkpoint; accuracy {verdict.accuracy:.2%}; logits"
         f" differ by {verdict.furthest:.2g} at most\n"
         + f"{export.usage(trained)}\n"
-        * (kind != "safetensors")
+        * (kind != "safetensors"),
+        flush=True,
     )
     names = {"PyTorch, eager": ours, str(path): theirs}
     sizes = [size, path.stat().st_size]
-    times = export.milliseconds(names, test.images[0].float().numpy())
+    with waiting("timing both"):
+        times = export.milliseconds(names, test.images[0].float().numpy())
     heads = [f"ms, batch of {size}" for size in export.TIMED_BATCHES]
     rows = [
         [name, f"{size / 1024:,.0f}", *(f"{value:,.3f}" for value in times[name])]
@@ -334,11 +367,13 @@ def run_export(arguments: argparse.Namespace) -> None:
 
 def run_fetch(arguments: argparse.Namespace) -> None:
     """Copy a checkpoint and print where it is."""
-    from striate import sources
+    with waiting("loading PyTorch"):
+        from striate import sources
 
     target = arguments.to or sources.place_of(arguments.source)
     try:
-        sources.keep(arguments.source, target)
+        with waiting(f"reading the network of {arguments.source}"):
+            sources.keep(arguments.source, target)
     except UserError:
         # In `dvc exp run -S training.init_from=$(striate fetch …)` nothing sees this command's
         # status, and an empty value is an internal error to DVC.
@@ -378,9 +413,10 @@ def run_compare(arguments: argparse.Namespace) -> None:
     if len(set(arguments.names)) < max(2, len(arguments.names)):
         raise UserError("name at least two experiments, each once; `dvc exp list` shows them")
     root = _repository()
-    from striate import compare, files
+    with waiting("loading PyTorch"):
+        from striate import compare, files
 
-    with tempfile.TemporaryDirectory() as scratch:
+    with waiting("comparing"), tempfile.TemporaryDirectory() as scratch:
         read = [
             compare.read(root, name, Path(scratch, str(number)))
             for number, name in enumerate(arguments.names)
@@ -391,7 +427,7 @@ def run_compare(arguments: argparse.Namespace) -> None:
             _note_changed_params(side.record)
     scored = read[0][1]
     sentences = compare.sentences(sides, scored)
-    print(compare.text(sides, sentences))
+    print(compare.text(sides, sentences), flush=True)
     files.write(arguments.page, compare.page(sides, sentences, scored).encode())
     print(f"\nwith curves and images: {arguments.page}")
 
@@ -409,7 +445,7 @@ def run_pareto(arguments: argparse.Namespace) -> None:
     times: list[tuple[float | None, str]] = [(None, "")] * len(found)
     if logbook.enabled():
         background.settle(root)
-        with tracking.reachable():
+        with tracking.reachable(), waiting("reading training times from MLflow"):
             times = sync.training_times(root, found)
     candidates = pareto.candidates(found, accuracy, times)
     print(columns(pareto.table(candidates, accuracy)))
@@ -511,7 +547,7 @@ def run_sync(arguments: argparse.Namespace) -> None:
     if sync.agreed(root, found):
         print("MLflow agrees with DVC: nothing to do")
         return
-    with tracking.reachable():
+    with tracking.reachable(), waiting(f"looking at MLflow's runs of {_experiments(len(found))}"):
         rows = sync.sync(root, tracking.open_store(), found)
     if not rows:
         raise UserError(NOTHING_FINISHED)
@@ -540,7 +576,7 @@ def run_verify(arguments: argparse.Namespace) -> None:
     root = _repository()
     background.settle(root)
     found = _whole(root).records
-    with tracking.reachable():
+    with tracking.reachable(), waiting(f"comparing {_experiments(len(found))} with MLflow's runs"):
         faults = sync.verify(root, tracking.open_store(), found)
     for fault in faults:
         print(fault)
@@ -619,8 +655,11 @@ def run_tune(arguments: argparse.Namespace) -> None:
         if not 1 <= getattr(arguments, name) <= most:
             raise UserError(f"--{name} is {getattr(arguments, name)}; it must be from 1 to {most}")
     root = _repository()
-    from striate import logbook, params, records, search_space, studies, sync, tracking, tuning
-    from striate.tables import columns
+    with waiting("loading Optuna"):
+        import optuna  # noqa: F401
+
+        from striate import logbook, params, records, search_space, studies, sync, tracking, tuning
+        from striate.tables import columns
 
     if not studies.NAME.fullmatch(arguments.study):
         raise UserError(
@@ -656,7 +695,7 @@ def run_tune(arguments: argparse.Namespace) -> None:
     found = records.find(root).records
     if logbook.enabled() and not sync.agreed(root, found):
         try:
-            with tracking.reachable():
+            with tracking.reachable(), waiting("looking at MLflow's runs"):
                 sync.sync(root, tracking.open_store(), found)
         except UserError as error:
             print(f"warning: {error}; `striate sync` records the rest later", file=sys.stderr)
@@ -668,7 +707,7 @@ def run_promote(arguments: argparse.Namespace) -> None:
     from striate import records
 
     record = records.named(root, arguments.experiment, (records.MODELS,))
-    print("registering a model takes about half a minute ...", file=sys.stderr, flush=True)
+    print("registering a model takes 10 to 30 seconds ...", file=sys.stderr, flush=True)
     from striate import background, registry, tracking
 
     background.settle(root)
@@ -682,11 +721,11 @@ def run_ui(arguments: argparse.Namespace) -> None:
     """Serve MLflow's pages on the loopback address until interrupted, or name a server's."""
     from striate import tracking
 
-    _dvc_root()
+    root = _dvc_root()
     server = f"http://127.0.0.1:{arguments.port}"
     if not tracking.shared():
-        _check_port(arguments.port)
-    with tracking.reachable():
+        _take_port(arguments.port, root / ".dvc" / "tmp" / f"striate-ui-{arguments.port}.lock")
+    with tracking.reachable(), waiting("loading MLflow"):
         store = tracking.open_store()
         view = store.share_view()
     if tracking.shared():
@@ -698,7 +737,7 @@ def run_ui(arguments: argparse.Namespace) -> None:
         print(f"{title} {home}?{choice}", flush=True)
     if tracking.shared():
         return
-    print("The server answers in about half a minute; Ctrl-C ends it.", flush=True)
+    print("The server answers in 10 to 40 seconds; Ctrl-C ends it.", flush=True)
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1",
         "--port", str(arguments.port),
@@ -714,7 +753,12 @@ def run_ui(arguments: argparse.Namespace) -> None:
     os.execve(sys.executable, command, os.environ | settings)  # noqa: S606
 
 
-def _check_port(port: int) -> None:
+def _take_port(port: int, lock: Path) -> None:
+    """Refuse a port that is used, or will be by a server of this repository that starts.
+
+    The lock lasts as long as this process, also when the server has taken its place.
+    """
+    import fcntl
     import socket
 
     with socket.socket() as probe:
@@ -726,20 +770,30 @@ def _check_port(port: int) -> None:
             raise UserError(
                 f"port {port} cannot be used: {error.strerror}; name another: --port 5001"
             ) from None
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    os.set_inheritable(descriptor, True)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise UserError(
+            f"another `striate ui` is starting on port {port}; open its addresses, or name another"
+            " port: --port 5001"
+        ) from None
 
 
 def run_serve(arguments: argparse.Namespace) -> None:
     """Serve the page until interrupted."""
     import signal
 
+    _dvc_root()
+    print("starting the champion's scoring server takes 10 to 40 seconds ...", flush=True)
     from striate import serve
 
     def end(*_: object) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, end)
-    _dvc_root()
-    print("starting the champion's scoring server takes about half a minute ...", flush=True)
     champion, scoring = serve.find_champion(), serve.free_port()
     try:
         with (

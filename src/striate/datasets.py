@@ -61,6 +61,7 @@ class Collection(NamedTuple):
     train: Part
     test: Part
     twins: tuple[tuple[str, str], ...] = ()  # training and test files with the same pixels
+    contradictions: tuple[tuple[str, str], ...] = ()  # likewise, files of different classes
     frame: dict[str, Any] | None = None  # if it is not to be taken from the training images
     left_out: Mapping[str, int] = {}  # files in a person's folder that are no pictures, by kind
 

@@ -73,12 +73,14 @@ def read(path: Path, size: int, test_size: float) -> Collection:
         first, second = np.arange(count), np.arange(count, len(files))
     else:
         first, second = _divide(path, labels, classes, test_size)
+    digests = [hashlib.sha256(image).digest() for image in images]
     learnt = Part(images[first], labels[first])
     mean, std = _moments(learnt.images)
     return Collection(
         name="folder", classes=classes, peak=255, mean=mean, std=std,
         train=learnt, test=Part(images[second], labels[second]),
-        twins=_twins(images, files, first, second), left_out=dict(left_out),
+        twins=_twins(digests, files, first, second),
+        contradictions=_contradictions(digests, files, labels), left_out=dict(left_out),
         # A file gives the same pixels here and in `striate predict`.
         frame=WHOLE,
     )  # fmt: skip
@@ -253,10 +255,18 @@ def _moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def _twins(
-    images: np.ndarray, files: list[Path], first: np.ndarray, second: np.ndarray
+    digests: list[bytes], files: list[Path], first: np.ndarray, second: np.ndarray
 ) -> tuple[tuple[str, str], ...]:
     """Pairs of a training and a test file whose pixels are the same."""
-    digests = [hashlib.sha256(image).digest() for image in images]
     known = {digests[number]: str(files[number]) for number in first}
     pairs = ((known.get(digests[number]), str(files[number])) for number in second)
     return tuple((ours, theirs) for ours, theirs in pairs if ours is not None)
+
+
+def _contradictions(
+    digests: list[bytes], files: list[Path], labels: np.ndarray
+) -> tuple[tuple[str, str], ...]:
+    """Pairs of files of different classes whose pixels are the same."""
+    first: dict[bytes, int] = {}
+    pairs = ((first.setdefault(digest, number), number) for number, digest in enumerate(digests))
+    return tuple((str(files[a]), str(files[b])) for a, b in pairs if labels[a] != labels[b])

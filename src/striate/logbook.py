@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from striate import background, progress, records
+from striate.errors import UserError
 from striate.launch import is_first
 from striate.records import Point
 
@@ -56,8 +57,15 @@ class Logbook:
 
 
 def enabled() -> bool:
-    """Whether anything is tracked."""
-    return os.environ.get(SWITCH, "").lower() != "off"
+    """Whether anything is tracked.
+
+    Raises:
+        UserError: the switch is neither on nor off.
+    """
+    value = os.environ.get(SWITCH, "")
+    if value.lower() not in ("", "on", "off"):
+        raise UserError(f"{SWITCH} is {value!r:.60}; it must be on or off")
+    return value.lower() != "off"
 
 
 @contextmanager

@@ -281,7 +281,7 @@ def fetch(root: Path, record: Record, paths: Sequence[str], scratch: Path) -> Pa
     """A folder with files or folders of a record: copies in `scratch`, or the working tree.
 
     Raises:
-        UserError: one of them is not here.
+        UserError: one of them is not here, or is damaged.
     """
     name = record.names[0]
     for path in paths:
@@ -294,6 +294,11 @@ def fetch(root: Path, record: Record, paths: Sequence[str], scratch: Path) -> Pa
             target = scratch / path / inside
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(content, target)
+            if md5(target) != "".join(Path(content).parts[-2:]):
+                raise UserError(
+                    f"{Path(path, inside)} of {name.name} is damaged in DVC's cache: delete"
+                    f" {content}, then `dvc pull`, or run it once more"
+                )
     return root if record.revision is None else scratch
 
 

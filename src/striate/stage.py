@@ -12,7 +12,7 @@ from types import FrameType
 
 import yaml
 
-from striate import files
+from striate import files, logbook
 from striate.errors import reported
 from striate.git import git
 from striate.launch import is_member, leave
@@ -33,6 +33,7 @@ def stage() -> Iterator[None]:
     try:
         with reported():
             _end_with_parent()
+            logbook.enabled()  # a faulty switch is no reason to give up after the work
             if not is_member():
                 _forget_recorded()
             try:

@@ -57,6 +57,7 @@ MOST_LOST = 3  # times that an experiment is run and not there
 MOST_FAILURES = 5  # trials in a row, after which it is not the params
 MOST_DEATHS = 10  # of workers, while no trial finishes
 BUSY_SECONDS, MOST_BUSY = 2.0, 60  # how often, and how many times, DVC's own lock is waited for
+SHOWN_SECONDS = 2.0  # between two epochs of a trial that are shown in a terminal
 BUSY = ("Unable to acquire lock", "is busy")  # in its words
 
 
@@ -172,7 +173,7 @@ class Worker:
                 print(f"{name}: {kept['val_accuracy']:.2%}", flush=True)
                 return kept["val_accuracy"]
             print(f"{name}: training", flush=True)
-            cut, status, said = None, 0, ""
+            cut, status, said, shown = None, 0, "", time.monotonic()
             with Experiment(self.root, name, arguments, self.threads) as experiment:
                 for message in experiment.messages():
                     if "training" in message:
@@ -181,6 +182,13 @@ class Worker:
                         epoch = message["epoch"]
                         trial.report(message["val_accuracy"], epoch)
                         trial.set_user_attr(EPOCHS, epoch)
+                        if sys.stdout.isatty() and time.monotonic() - shown > SHOWN_SECONDS:
+                            shown = time.monotonic()
+                            print(
+                                f"{name}: epoch {epoch} of {settings.training.epochs},"
+                                f" {message['val_accuracy']:.2%}",
+                                flush=True,
+                            )
                         if epoch < settings.training.epochs and trial.should_prune():
                             cut = f"{message['val_accuracy']:.2%} after epoch {epoch}"
                             experiment.stop()
