@@ -1,20 +1,31 @@
 """What several test files share."""
 
 import os
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from clones import Clone
 
 ROOT = Path(__file__).parent.parent
 # Read here, before `clean_environment` hides it.
 MIRROR = Path(os.environ.get("STRIATE_MIRROR") or ROOT.parent / "shared" / "data").absolute()
 
+# Else each process that a test starts would compile all modules anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+
+# Of the walks, what stays on one core for minutes.
+LONG = ("test_readme.py", "test_team.py", "test_browser.py", "test_places.py", "test_parallel.py")
+
 
 def pytest_collection_modifyitems(items):
-    """The files with most slow tests first, so that none of them is left over at the end."""
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    """What takes long first, and the files with most slow tests, so that it does not end alone."""
+    slow = Counter(item.path.name for item in items if item.get_closest_marker("slow"))
+    slow.update(dict.fromkeys(LONG, 100))
+    items.sort(key=lambda item: -slow[item.path.name])
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +35,13 @@ def mirror():
         if not folder.is_dir():
             pytest.skip(f"no real data: {folder} is not there; set STRIATE_MIRROR to such a folder")
     return MIRROR
+
+
+@pytest.fixture(scope="session", autouse=True)
+def templates(tmp_path_factory):
+    """Where the repositories are made that tests copy, also in processes side by side."""
+    base = tmp_path_factory.getbasetemp()
+    Clone.templates = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "templates"
 
 
 @pytest.fixture(autouse=True)

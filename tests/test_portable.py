@@ -95,7 +95,7 @@ def test_the_committed_results_are_made_here_whatever_the_environment_says(proje
             assert md5(project / out["path"]) == out["md5"], out["path"]
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 @pytest.mark.skipif(EMULATOR is None, reason="needs qemu-x86_64")
 def test_another_kind_of_processor_makes_the_same_bytes(project):
     path = project / "params.yaml"
