@@ -61,13 +61,13 @@ verify: setup ## check that DVC and MLflow hold the same numbers
 
 # Side by side, each on one core; what takes longest comes first and is not left for the end.
 TESTERS ?= 2
-TEST = OMP_NUM_THREADS=1 pytest --numprocesses $(TESTERS) --no-loadscope-reorder --durations=20
+TEST = OMP_NUM_THREADS=1 pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder --durations=20
 
 test: setup ## run the tests but long walks; fail below 90 % of coverage
-	$(TEST) -m "not walk" --dist loadfile --cov --cov-report=term-missing:skip-covered
+	$(TEST) -m "not walk" --cov --cov-report=term-missing:skip-covered
 
 test-slow: setup ## run the long walks: kills, a team, a browser, the README, MNIST and CIFAR-10
-	$(TEST) -m walk --dist loadgroup --no-cov
+	$(TEST) -m walk --no-cov
 
 test-fast: setup ## run the tests that take seconds
 	pytest -m "not slow and not walk"

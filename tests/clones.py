@@ -15,17 +15,6 @@ from striate import background
 ROOT = Path(__file__).parent.parent
 
 
-def made_once(template, make):
-    """Have `make` fill a folder, unless it has done so for another test, or in another process."""
-    done = template.with_name(f"{template.name}.done")
-    template.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(template.with_name(f"{template.name}.lock")):
-        if not done.exists():
-            shutil.rmtree(template, ignore_errors=True)
-            make(template)
-            done.touch()
-
-
 class Clone:
     """A repository in `folder`, and an environment in which no outer process shows."""
 
@@ -94,8 +83,13 @@ class Clone:
         if variables:
             return cls._run_once(folder, variables, **changes)
         name = "-".join(f"{key}={value}" for key, value in sorted(changes.items())) or "unchanged"
-        template = cls.templates / name
-        made_once(template, lambda place: cls._run_once(place, **changes).settle())
+        template, done = cls.templates / name, cls.templates / f"{name}.done"
+        cls.templates.mkdir(exist_ok=True)
+        with FileLock(cls.templates / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(template, ignore_errors=True)
+                cls._run_once(template, **changes).settle()
+                done.touch()
         shutil.copytree(template, folder, symlinks=True)
         return cls(folder)
 

@@ -16,16 +16,15 @@ MIRROR = Path(os.environ.get("STRIATE_MIRROR") or ROOT.parent / "shared" / "data
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-
-# Of the walks, what stays on one core for minutes.
-LONG = ("test_readme.py", "test_team.py", "test_browser.py", "test_places.py", "test_parallel.py")
+# Files whose walks take minutes, the longest first.
+LONG = ["survival", "agreement", "readme", "team", "pipeline", "places", "browser", "parallel"]
 
 
 def pytest_collection_modifyitems(items):
-    """What takes long first, and the files with most slow tests, so that it does not end alone."""
-    slow = Counter(item.path.name for item in items if item.get_closest_marker("slow"))
-    slow.update(dict.fromkeys(LONG, 100))
-    items.sort(key=lambda item: -slow[item.path.name])
+    """What takes longest first, so that none of it is left over at the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    minutes = {f"test_{name}.py": len(LONG) - place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: (-minutes.get(item.path.name, 0), -slow[item.path]))
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,6 @@ from selenium.webdriver.common.by import By
 
 pytestmark = [
     pytest.mark.walk,
-    pytest.mark.xdist_group("browser"),
     # Of selenium, whose connections Python closes for it.
     pytest.mark.filterwarnings("default::ResourceWarning"),
 ]

@@ -22,9 +22,6 @@ from striate import launch, limits, models, parallel, params, results, training
 from striate.errors import UserError
 from striate.images import Normalization
 
-# What is made once for several tests here is not to be made on each core.
-pytestmark = pytest.mark.xdist_group("parallel")
-
 ROOT = Path(__file__).parent.parent
 KILLS = os.environ.get("STRIATE_KILLS", "")
 PLAIN = ARCHITECTURE | {"norm": "none", "dropout": 0.0}

@@ -61,6 +61,7 @@ def clone(tmp_path_factory):
 
 
 def runs(clone, monkeypatch):
+    clone.settle()
     monkeypatch.chdir(clone.folder)
     return {run.info.run_name: run for run in tracking.open_store().runs()}
 

@@ -6,9 +6,6 @@ import shutil
 import pytest
 from clones import ROOT, Clone
 
-# What is made once for several tests here is not to be made on each core.
-pytestmark = pytest.mark.xdist_group("places")
-
 SMALL = {"training__epochs": 1, "model__width": 4}
 
 

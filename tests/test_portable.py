@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from clones import Clone
 
 from striate import portable
 from striate.files import md5
@@ -66,7 +67,7 @@ def run(folder, stage, emulator=(), **variables):
     said = subprocess.run(
         [*emulator, sys.executable, f"stages/{stage}.py"],
         cwd=folder, capture_output=True, text=True, check=True,
-        env={**os.environ, "STRIATE_TRACKING": "off", "PYTHONPATH": "src"} | variables,
+        env=Clone(folder).env | {"STRIATE_TRACKING": "off"} | variables,
     )  # fmt: skip
     return said.stdout
 

@@ -25,7 +25,7 @@ import people  # noqa: E402
 import services as deploy  # noqa: E402
 import team  # noqa: E402
 
-pytestmark = [pytest.mark.walk, pytest.mark.xdist_group("team")]
+pytestmark = pytest.mark.walk
 REMOTE = f"s3://{deploy.DVC}"
 WIDER = ("-S", "model.width=5")
 
