@@ -7,6 +7,8 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := true
 # A variable left by an outer DVC process would name another repository.
 unexport DVC_ROOT DVC_EXP_NAME DVC_EXP_BASELINE_REV
+# With it, each of the many short processes would compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= python3
 READY := $(VENV)/.ready
 # Where an environment forbids Python to keep what it has compiled, as those of containers do, each
@@ -17,7 +19,7 @@ SERVING := mlflow.server.fastapi_app, mlflow.cli, mlflow.pyfunc.scoring_server
 COMPUTING := torch.export, torch._dynamo, torchvision.datasets, sklearn.datasets, matplotlib.figure, optuna, pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro compare sweep sync verify test test-fast lint format fresh nightly gate audit ui docs screenshots lock clean
+.PHONY: help setup repro compare sweep sync verify test test-slow test-fast lint format fresh nightly gate audit ui docs screenshots lock clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,14 +78,18 @@ sync: setup ## give every DVC experiment its run in MLflow
 verify: setup ## check that DVC and MLflow hold the same numbers
 	@striate verify
 
-# Side by side, each on one core; the longest file, which comes first, is not left for the end.
+# Side by side, each on one core; what takes longest comes first and is not left for the end.
 TESTERS ?= 2
+TEST = OMP_NUM_THREADS=1 pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder --durations=20
 
-test: setup ## run all tests
-	OMP_NUM_THREADS=1 pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered --durations=10
+test: setup ## run the tests but long walks; fail below 90 % of coverage
+	$(TEST) -m "not walk" --cov --cov-report=term-missing:skip-covered
+
+test-slow: setup ## run the long walks: kills, a team, a browser, the README, MNIST and CIFAR-10
+	$(TEST) -m walk --no-cov
 
 test-fast: setup ## run the tests that take seconds
-	pytest -m "not slow"
+	pytest -m "not slow and not walk"
 
 lint: setup ## check style, format, types, the workflow and what is deployed
 	ruff check

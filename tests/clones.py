@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 import yaml
+from filelock import FileLock
+
+from striate import background
 
 ROOT = Path(__file__).parent.parent
 
@@ -20,6 +23,8 @@ def without_waits(said):
 
 class Clone:
     """A repository in `folder`, and an environment in which no outer process shows."""
+
+    templates = None  # the folder of those that are copied; tests/conftest.py sets it
 
     def __init__(self, folder):
         self.folder = folder
@@ -77,7 +82,25 @@ class Clone:
 
     @classmethod
     def of_this_tree(cls, folder, variables=None, **changes):
-        """The same, run once and committed."""
+        """The same, run once and committed.
+
+        Without `variables`, it is a copy of what is run once for all tests with these changes.
+        """
+        if variables:
+            return cls._run_once(folder, variables, **changes)
+        name = "-".join(f"{key}={value}" for key, value in sorted(changes.items())) or "unchanged"
+        template, done = cls.templates / name, cls.templates / f"{name}.done"
+        cls.templates.mkdir(exist_ok=True)
+        with FileLock(cls.templates / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(template, ignore_errors=True)
+                cls._run_once(template, **changes).settle()
+                done.touch()
+        shutil.copytree(template, folder, symlinks=True)
+        return cls(folder)
+
+    @classmethod
+    def _run_once(cls, folder, variables=None, **changes):
         clone = cls.unrun(folder, variables, **changes)
         clone.run("git", "add", "-A")
         clone.run("git", "commit", "-qm", "Start.")
@@ -85,6 +108,10 @@ class Clone:
         clone.run("git", "add", "-A")
         clone.run("git", "commit", "-qm", "Run.")
         return clone
+
+    def settle(self):
+        """Wait until MLflow is no longer written to behind the prompt."""
+        background.settle(self.folder)
 
     def run(self, *command, status=0):
         """Run a command that must end with `status`, if it is given; returns what it printed."""

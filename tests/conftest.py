@@ -1,10 +1,12 @@
 """What several test files share."""
 
 import os
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from clones import Clone
 
 from striate import progress
 
@@ -12,11 +14,19 @@ ROOT = Path(__file__).parent.parent
 # Read here, before `clean_environment` hides it.
 MIRROR = Path(os.environ.get("STRIATE_MIRROR") or ROOT.parent / "shared" / "data").absolute()
 
+# Else each process that a test starts would compile all modules anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+# Files whose walks take minutes, the longest first.
+LONG = ["survival", "agreement", "readme", "team", "pipeline", "places", "browser", "parallel"]
+
 
 def pytest_collection_modifyitems(items):
-    """The files with most slow tests first, so that none of them is left over at the end."""
+    """What takes longest first, so that none of it is left over at the end."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    minutes = {f"test_{name}.py": len(LONG) - place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: (-minutes.get(item.path.name, 0), -slow[item.path]))
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +36,13 @@ def mirror():
         if not folder.is_dir():
             pytest.skip(f"no real data: {folder} is not there; set STRIATE_MIRROR to such a folder")
     return MIRROR
+
+
+@pytest.fixture(scope="session", autouse=True)
+def templates(tmp_path_factory):
+    """Where the repositories are made that tests copy, also in processes side by side."""
+    base = tmp_path_factory.getbasetemp()
+    Clone.templates = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "templates"
 
 
 @pytest.fixture(autouse=True)

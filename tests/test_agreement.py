@@ -21,6 +21,8 @@ from clones import Clone
 
 from striate import tracking
 
+pytestmark = pytest.mark.walk
+
 SMALL = {"training__epochs": 1, "model__width": 4}
 
 

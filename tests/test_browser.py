@@ -24,7 +24,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.walk,
     # Of selenium, whose connections Python closes for it.
     pytest.mark.filterwarnings("default::ResourceWarning"),
 ]

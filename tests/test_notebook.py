@@ -41,7 +41,7 @@ def tutorial_accuracy(model, dataset):
     return correct / total
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
 def test_a_checkpoint_of_the_notebooks_loop_scores_the_same(name, mirror, tmp_path, monkeypatch):
     from torchvision.datasets import CIFAR10, MNIST

@@ -296,7 +296,7 @@ def stage(folder, name="train", **changes):
     return answer.returncode, answer.stdout, without_waits(answer.stderr)
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 def test_one_two_and_four_processes_have_the_same_losses(folder):
     changes = {
         "model__norm": "none", "training__precision": "float32", "training__log_every": 1,
@@ -316,7 +316,7 @@ def test_one_two_and_four_processes_have_the_same_losses(folder):
     assert max(furthest.values()) < 1e-5
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 def test_what_is_wrong_is_said_once_and_not_tried_again(folder):
     two = {"training__processes": 2}
     status, out, err = stage(folder, model__layers=4, **two)
@@ -358,7 +358,7 @@ def undisturbed(data, tmp_path_factory):
     return (folder / "models/cnn_trained.ckpt").read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 @pytest.mark.parametrize("ranks", [(0,), (1, 0)])
 def test_killed_processes_are_started_anew_and_end_with_the_same_bytes(folder, ranks, undisturbed):
     changed = settings(training__processes=2, training__epochs=EPOCHS)
@@ -416,7 +416,7 @@ class Group:
         return self.launcher.wait(120)
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 @pytest.mark.skipif(
     not (sys.platform == "linux" and os.geteuid() == 0 and shutil.which("ip")),
     reason="hosts are simulated by root on Linux, with iproute2",

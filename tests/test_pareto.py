@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from striate import pareto, records, sync
+from striate import pareto, records, sync, tracking
 
 IDENTITY = dict.fromkeys(
     (records.PARAMS, records.DATA, records.CHECKPOINT, records.EVALUATION), "d"
@@ -99,7 +99,7 @@ def test_seconds_are_compared_only_within_one_machine():
     assert "on an unknown machine" in pareto.notes(alone)[0]
 
 
-def test_seconds_come_with_what_they_were_measured_on():
+def test_seconds_come_with_what_they_were_measured_on(tmp_path, monkeypatch):
     def run(status, metrics, **tags):
         data = SimpleNamespace(tags=IDENTITY | {"mlflow.user": "x"} | tags, metrics=metrics)
         return SimpleNamespace(info=SimpleNamespace(status=status), data=data)
@@ -114,6 +114,6 @@ def test_seconds_come_with_what_they_were_measured_on():
     found = [record("a", 8, 0.5, 1) for _ in range(3)]
     for one, data in zip(found, ("d", "replayed", "no run"), strict=True):
         one.identity.update(IDENTITY | {records.DATA: data})
-    store = SimpleNamespace(runs=lambda: runs)
+    monkeypatch.setattr(tracking, "open_store", lambda: SimpleNamespace(runs=lambda: runs))
     expected = [(2.0, "device cpu, threads 2"), (None, ""), (None, "")]
-    assert sync.training_times(store, found) == expected
+    assert sync.training_times(tmp_path, found) == expected

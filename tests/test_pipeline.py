@@ -61,6 +61,7 @@ def clone(tmp_path_factory):
 
 
 def runs(clone, monkeypatch):
+    clone.settle()
     monkeypatch.chdir(clone.folder)
     return {run.info.run_name: run for run in tracking.open_store().runs()}
 
@@ -90,7 +91,7 @@ def test_a_variant_in_the_workspace_changes_the_metrics_and_gets_its_run(clone, 
     assert clone.lock_of_checkpoint() == before
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 def test_a_temporary_experiment_runs_the_code_of_its_own_snapshot(clone, monkeypatch):
     source = clone.folder / "src/striate/models.py"
     text = source.read_text()
@@ -110,7 +111,7 @@ def test_a_temporary_experiment_runs_the_code_of_its_own_snapshot(clone, monkeyp
     assert clone.run("git", "status", "--porcelain") == ""
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 def test_a_training_is_done_again_when_the_weights_that_it_begins_with_change(clone):
     command = "dvc exp run -S training.init_from=$(striate fetch main) -S training.freeze=features"
     said = clone.run("bash", "-c", f"{command} -S training.epochs=1")
@@ -160,7 +161,7 @@ def test_editing_figures_does_not_retrain(clone):
             if f"Running stage '{stage}'" in planned] == ["visualize"]  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 def test_a_recipe_is_an_experiment_like_any_other(clone, mirror, monkeypatch):
     clone.env["STRIATE_MIRROR"] = str(mirror)
     words = clone.striate("recipe", "mnist-99").split()

@@ -36,7 +36,7 @@ def copied(project, folder):
     return Clone(folder / project.folder.relative_to(outer))
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 def test_in_a_folder_of_another_repository_everything_works(inside):
     inside.striate("sync")
     assert "MLflow agrees with DVC: nothing to do" in inside.striate("sync")
@@ -55,7 +55,7 @@ def test_in_a_folder_of_another_repository_everything_works(inside):
     assert outer == {".git", "apps"}
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 def test_experiments_of_a_project_beside_it_are_not_its_own(inside, tmp_path):
     here = copied(inside, tmp_path / "outer")
     before = here.striate("verify")
@@ -71,7 +71,7 @@ def test_experiments_of_a_project_beside_it_are_not_its_own(inside, tmp_path):
     assert "known here: workspace, main, wide" in here.striate("compare", "main", "x", status=2)
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 def test_worktrees_detached_heads_and_shallow_clones(inside, tmp_path):
     here = copied(inside, tmp_path / "outer")
     here.run("git", "checkout", "-q", "--detach")
@@ -93,7 +93,7 @@ def test_worktrees_detached_heads_and_shallow_clones(inside, tmp_path):
         assert there.run("git", "status", "--porcelain") == ""
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 def test_as_a_submodule(inside, tmp_path):
     project = Clone(tmp_path / "project")
     shutil.copytree(inside.folder, project.folder)
@@ -111,7 +111,7 @@ def test_as_a_submodule(inside, tmp_path):
     assert "passed" in here.striate("gate", "--against", "HEAD")
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 def test_before_the_first_commit_and_without_git(tmp_path):
     here = Clone.unrun(tmp_path / "project", **SMALL)
     here.run("dvc", "repro")
@@ -123,7 +123,7 @@ def test_before_the_first_commit_and_without_git(tmp_path):
     assert "is not in a Git repository, and experiments live in its commits: git init" in line
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files to another user")
 def test_a_repository_of_another_user_is_refused_with_gits_own_cure(inside, tmp_path):
     here = copied(inside, tmp_path / "outer")

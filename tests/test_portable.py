@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from clones import Clone
 
 from striate import portable
 from striate.files import md5
@@ -66,7 +67,7 @@ def run(folder, stage, emulator=(), **variables):
     said = subprocess.run(
         [*emulator, sys.executable, f"stages/{stage}.py"],
         cwd=folder, capture_output=True, text=True, check=True,
-        env={**os.environ, "STRIATE_TRACKING": "off", "PYTHONPATH": "src"} | variables,
+        env=Clone(folder).env | {"STRIATE_TRACKING": "off"} | variables,
     )  # fmt: skip
     return said.stdout
 
@@ -95,7 +96,7 @@ def test_the_committed_results_are_made_here_whatever_the_environment_says(proje
             assert md5(project / out["path"]) == out["md5"], out["path"]
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 @pytest.mark.skipif(EMULATOR is None, reason="needs qemu-x86_64")
 def test_another_kind_of_processor_makes_the_same_bytes(project):
     path = project / "params.yaml"

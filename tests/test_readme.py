@@ -81,7 +81,7 @@ ELSEWHERE = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 def test_every_command_runs_in_order(tmp_path, mirror):
     clone = Clone.of_this_tree(tmp_path / "striate")
     clone.env["STRIATE_MIRROR"] = str(mirror)

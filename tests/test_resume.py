@@ -242,7 +242,7 @@ def test_a_second_interrupt_comes_through_at_once(tmp_path, monkeypatch):
     assert time.monotonic() - begin < 5
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 def test_trainings_killed_at_random_instants_end_with_the_same_bytes(tmp_path):
     from test_stages import run_stage, write_params
 

@@ -177,6 +177,12 @@ def test_the_state_of_a_recorded_training_is_removed_when_a_stage_starts(states)
         assert names(states) == ["three.state", "two.done", "two.state"]
 
 
+def test_another_stage_may_remove_it_first(states):
+    (states / "gone.done").symlink_to("nowhere")  # listed, and not there when it is read
+    with stage.stage():
+        assert {"one.done", "one.state"}.isdisjoint(names(states))
+
+
 @pytest.mark.parametrize("lock", [None, "", "[", "stages: {}", "stages: {train: {outs: 3}}"])
 def test_without_a_record_states_stay(states, lock):
     Path("dvc.lock").unlink()

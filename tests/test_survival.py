@@ -17,7 +17,7 @@ from clones import Clone
 
 from striate import tracking
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.walk
 
 OUTPUTS = ("data", "models", "metrics", "predictions", "reports")
 STATES = Path(".dvc/tmp/striate")

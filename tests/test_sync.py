@@ -264,7 +264,7 @@ def test_what_a_commit_says_is_read_once_and_what_is_in_the_cache_each_time(clon
     assert [name for name, _ in left_out] == [whole[1].names[0].name]
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 def test_scores_of_another_network_make_no_experiment(clone, capsys):
     """After a run of the stage train alone, metrics/test.json is still that of the last network."""
     changed = ("-S", "training.learning_rate=0.02")

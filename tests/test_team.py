@@ -25,7 +25,7 @@ import people  # noqa: E402
 import services as deploy  # noqa: E402
 import team  # noqa: E402
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.walk
 REMOTE = f"s3://{deploy.DVC}"
 WIDER = ("-S", "model.width=5")
 

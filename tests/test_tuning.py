@@ -490,7 +490,7 @@ def wait_until(holds, process, seconds=120):
         time.sleep(0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 def test_kills_and_interrupts_cost_no_trial(tmp_path):
     """Two workers; one is killed, then all are interrupted, and the same command goes on."""
     clone = Clone.unrun(tmp_path / "striate")

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -85,9 +85,11 @@ def _forget_recorded() -> None:
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         return  # nothing is recorded, or DVC will say what is wrong
     for note in finished:
-        if note.read_text() in recorded:
-            note.with_suffix(".state").unlink(missing_ok=True)
-            note.unlink(missing_ok=True)
+        # The stage of an experiment beside this one does the same, and may have been faster.
+        with suppress(FileNotFoundError):
+            if note.read_text() in recorded:
+                note.with_suffix(".state").unlink(missing_ok=True)
+                note.unlink()
 
 
 def _bring_back() -> None:
