@@ -113,7 +113,7 @@ def _start(stdin: int) -> subprocess.Popen[str] | None:
             return None
         # In a session of its own, an interrupt of the stage does not reach it before it has
         # tidied up, and a terminal may be closed.
-        return subprocess.Popen(
+        tracker = subprocess.Popen(
             [sys.executable, "-m", "striate.tracking", *([str(claim.path)] if claim else [])],
             stdin=stdin,
             stdout=subprocess.DEVNULL,
@@ -128,3 +128,5 @@ def _start(stdin: int) -> subprocess.Popen[str] | None:
             file=sys.stderr,
         )
         return None
+    tracker.returncode = 0  # nobody waits for it, and Python is not to warn of that
+    return tracker
