@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from clones import Clone
 
-from striate import progress
+from striate import cli, progress
 
 ROOT = Path(__file__).parent.parent
 # Read here, before `clean_environment` hides it.
@@ -47,8 +47,12 @@ def templates(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
-    """Nobody waits here: what is said of a wait would depend on the machine."""
+    """Nobody waits here: what is said of a wait would depend on the machine.
+
+    Nor is it news that tests call this tree's code in copies of it.
+    """
     monkeypatch.setattr(progress, "QUIET_SECONDS", 600.0)
+    monkeypatch.setattr(cli, "_note_other_code", lambda: None)
 
 
 @pytest.fixture(autouse=True)

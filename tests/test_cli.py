@@ -19,6 +19,8 @@ from striate import cli
 
 ROOT = Path(__file__).parent.parent
 
+NOTE_OTHER_CODE = cli._note_other_code  # before a fixture hides it
+
 
 def test_help_names_every_command(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["striate", "--help"])
@@ -148,6 +150,7 @@ def test_in_a_folder_inside_the_repository_the_line_names_the_root(
 def test_the_code_of_another_copy_of_the_project_is_named(tmp_path, capsys, monkeypatch):
     (tmp_path / "src/striate").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_note_other_code", NOTE_OTHER_CODE)
     _, err = commands.run(monkeypatch, capsys, "recipe", "none", status=2)
     note, _ = err.splitlines()
     assert note.startswith("note: ")

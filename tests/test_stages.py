@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
 
-from striate import checkpoint, evaluation, models, records, results, tracking
+from striate import background, checkpoint, evaluation, models, records, results, tracking
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("download", "train", "evaluate", "visualize")
@@ -51,6 +52,12 @@ def written(folder):
     }
 
 
+def wait_for_tracking():
+    for child in psutil.Process().children():
+        if child.status() != psutil.STATUS_ZOMBIE and "striate.tracking" in child.cmdline():
+            child.wait(120)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A folder in which the four stages ran, with tracking."""
@@ -62,6 +69,7 @@ def finished(tmp_path_factory):
             patch.delenv(variable, raising=False)
         for name in STAGES:
             run_stage(name)
+        wait_for_tracking()
     return folder
 
 
@@ -160,7 +168,8 @@ def test_train_json_is_the_last_epoch(finished):
     assert history["epoch"] == [1, 2]
 
 
-def test_one_run_holds_the_params_the_curves_the_scores_and_the_files(finished, monkeypatch):
+def test_one_run_holds_the_params_and_the_curves_of_the_training(finished, monkeypatch):
+    """The rest comes when DVC has recorded it."""
     monkeypatch.chdir(finished)
     store = tracking.open_store()
     (run,) = store.runs()
@@ -169,11 +178,14 @@ def test_one_run_holds_the_params_the_curves_the_scores_and_the_files(finished, 
     assert run.info.run_name == "digits-2x4-seed0"
     assert run.data.params["model.width"] == "4"
     assert set(run.data.params) == {
-        *(f"{s}.{key}" for s, keys in params.items() if s != "seed" for key in keys),
+        *(
+            f"{s}.{key}"
+            for s, keys in params.items()
+            if s not in ("seed", "evaluate")
+            for key in keys
+        ),
         "seed",
     }
-    for name, value in results.read_json(finished / "metrics/test.json").items():
-        assert run.data.metrics[f"test_{name}"] == value
     for table, index in (("history", "epoch"), ("steps", "step")):
         columns = results.read_table(finished / "metrics" / f"{table}.csv")
         steps = columns.pop(index)
@@ -181,16 +193,9 @@ def test_one_run_holds_the_params_the_curves_the_scores_and_the_files(finished, 
             points = store.client.get_metric_history(run.info.run_id, name)
             points.sort(key=lambda point: point.step)
             assert [(p.step, p.value) for p in points] == list(zip(steps, column, strict=True))
-    artifacts = Path(run.info.artifact_uri.removeprefix("file://"))
-    assert artifacts.is_relative_to(finished / "mlartifacts")
-    for source, target in (("models", "checkpoint"), ("reports/figures", "figures")):
-        for path in (finished / source).iterdir():
-            assert (artifacts / target / path.name).read_bytes() == path.read_bytes()
-    page = (finished / "reports/index.html").read_bytes()
-    assert (artifacts / "report/index.html").read_bytes() == page
-    hashes = {records.CHECKPOINT, records.DATA, records.PARAMS, records.EVALUATION}
+    hashes = {records.CHECKPOINT, records.DATA, records.PARAMS}
     tagged = {key for key in run.data.tags if key.startswith("striate.")}
-    assert tagged - {tracking.PROCESS, "striate.residency"} == hashes
+    assert tagged - {background.PROCESS, "striate.residency"} == hashes
     assert run.data.tags["striate.residency"] == "device"
 
 
@@ -213,22 +218,6 @@ def test_images_that_are_read_from_disk_give_the_same_bytes(finished, workspace,
         assert (workspace / name).read_bytes() == (finished / name).read_bytes(), name
 
 
-def test_another_evaluation_of_a_checkpoint_gets_a_run_of_its_own(finished, tmp_path, monkeypatch):
-    folder = tmp_path / "copy"
-    shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
-    monkeypatch.chdir(folder)
-    run_stage("evaluate")  # no run has this checkpoint: one is replayed from the files
-    run_stage("evaluate")  # the same again changes nothing
-    write_params(folder, evaluate__batch_size=7)
-    run_stage("evaluate")
-    first, second = tracking.open_store().runs()
-    assert (first.data.params["evaluate.batch_size"], "7") == ("1000", "7")
-    assert second.data.params["evaluate.batch_size"] == "7"
-    names = {"train_loss", "val_accuracy", "step_loss", "parameters", "test_accuracy"}
-    assert names <= set(first.data.metrics)
-    assert set(second.data.metrics) == set(first.data.metrics)
-
-
 def test_a_run_that_fails_is_marked_as_failed(workspace, monkeypatch, capsys):
     monkeypatch.delenv("STRIATE_TRACKING")
     write_params(
@@ -236,6 +225,7 @@ def test_a_run_that_fails_is_marked_as_failed(workspace, monkeypatch, capsys):
         model__activation="leaky_relu",
     )  # fmt: skip
     assert "the loss became" in fail_stage("train", capsys)
+    wait_for_tracking()
     (run,) = tracking.open_store().runs()
     assert run.info.status == "FAILED"
 

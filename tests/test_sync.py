@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -213,6 +214,12 @@ def test_a_run_of_a_training_gets_its_scores_files_and_names(clone):
     added = "added scores, added checkpoint, added figures, added report, added card, named"
     assert rows["main"] == ("main", "half", added)
     whole = store.client.get_run(half)
+    kept = Path(whole.info.artifact_uri.removeprefix("file://"))
+    for source, target in (("models", "checkpoint"), ("reports/figures", "figures")):
+        for path in (clone.folder / source).iterdir():
+            assert (kept / target / path.name).read_bytes() == path.read_bytes()
+    page = (clone.folder / "reports/index.html").read_bytes()
+    assert (kept / "report/index.html").read_bytes() == page
     assert told.items() <= whole.data.tags.items()
     assert whole.data.tags["dvc.commit"] == main.revision
     assert whole.data.metrics["training_seconds"] == 4.5

@@ -179,7 +179,8 @@ def read_network(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndar
     """
     path = folder / NETWORK
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # From memory: NumPy leaves a damaged file open.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         parts = []
         for prefix, axes in ((FILTERS, 4), (FEATURE_MAPS, 3)):
