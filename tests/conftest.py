@@ -19,7 +19,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 # Files whose walks take minutes, the longest first.
-LONG = ["survival", "agreement", "readme", "team", "pipeline", "places", "browser", "parallel"]
+LONG = ["readme", "survival", "places", "team", "agreement", "browser", "parallel", "resume"]
 
 
 def pytest_collection_modifyitems(items):

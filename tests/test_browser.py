@@ -299,10 +299,10 @@ def test_a_seven_that_is_drawn_is_called_a_seven(browser, page):
     browser.wait_for(lambda: "%" in answer(), 30)
     name, share = answer().splitlines()
     assert name == "7"
-    assert float(share.split()[0]) > 50
+    assert float(share.split("%")[0]) > 50
     bars = [bar.text.splitlines() for bar in browser.find_elements(By.CLASS_NAME, "bar")]
     assert len(bars) == 10
-    assert sum(float(bar[-1].split()[0]) for bar in bars) == pytest.approx(100, abs=1)
+    assert sum(float(bar[-1].split("%")[0]) for bar in bars) == pytest.approx(100, abs=1)
     assert of(browser, "document.getElementById('seen').naturalWidth") >= 200
     browser.emulate(1100, dark=False)
     browser.keep("serve")
