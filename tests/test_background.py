@@ -98,7 +98,7 @@ import sys
 from pathlib import Path
 from striate import background
 print("heard", file=sys.stderr)
-background.listen_no_more(Path({str(tmp_path)!r}))
+background.redirect_stderr(Path({str(tmp_path)!r}))
 print("not heard", file=sys.stderr)
 """
     run = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
@@ -122,9 +122,40 @@ with logbook() as log:
     assert time.monotonic() - begin < 10  # a server that does not answer is asked for 15 s
 
 
-@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="this system has no such priority")
-def test_it_takes_only_time_that_nobody_wants():
-    ask = "import os; from striate import background; background.yield_cores(); "
-    ask += "print(os.sched_getscheduler(0) == os.SCHED_IDLE)"
+def test_it_takes_little_of_the_processor():
+    ask = "import os; from striate import background; background.lower_priority(); "
+    ask += "print(os.nice(0))"
     run = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
-    assert run.stdout == "True\n"
+    assert run.stdout == "19\n"
+
+
+def test_messages_that_come_after_others_were_told_are_told_too(tmp_path, capfd):
+    with (tmp_path / "stderr").open("w") as kept:
+        saved = os.dup(2)
+        try:
+            os.dup2(kept.fileno(), 2)
+            background.redirect_stderr(tmp_path)
+            background.tell(tmp_path)
+            os.write(2, b"late\n")
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+    background.tell(tmp_path)
+    assert capfd.readouterr().err == "late\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (["/x/bin/python", "/x/bin/dvc", "exp", "run"], True),
+        (["python3.11", "-X", "utf8", "-m", "dvc", "repro"], True),
+        (["dvc", "repro"], True),
+        (["bash", "p.sh", "dvc"], False),
+        (["screen", "-S", "dvc"], False),
+        (["python", "-m", "striate.cli", "tune"], False),
+        (["python", "tool.py", "dvc"], False),
+        ([], False),
+    ],
+)
+def test_dvc_is_told_from_other_programs(command, expected):
+    assert background.is_dvc(command) is expected

@@ -409,6 +409,23 @@ def test_an_odd_experiment_stops_nothing_and_is_named_once(clone, capsys):
 
 
 @pytest.mark.slow
+def test_a_damaged_object_of_git_leaves_out_its_experiment_until_it_is_mended(clone):
+    head = clone.run("git", "rev-parse", "HEAD").strip()
+    commit = reference(clone, "damaged", head, {"metrics/test.json": "{}"})
+    blob = clone.run("git", "rev-parse", f"{commit}:metrics/test.json").strip()
+    place = clone.folder / f".git/objects/{blob[:2]}/{blob[2:]}"
+    content = place.read_bytes()
+    place.chmod(0o644)
+    place.write_bytes(content[:5])
+    whole, left_out, _ = records.find(clone.folder)
+    assert len(whole) == 2
+    assert [name for name, _ in left_out] == ["damaged"]
+    assert "Git cannot read" in left_out[0].reason
+    place.write_bytes(content)
+    assert "metrics/test.json" in records.find(clone.folder).left_out[0].reason
+
+
+@pytest.mark.slow
 def test_a_name_that_two_experiments_have_means_that_of_head_or_none(clone, capsys):
     head = clone.run("git", "rev-parse", "HEAD").strip()
     clone.run("git", "commit", "-q", "--allow-empty", "-m", "On.")

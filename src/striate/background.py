@@ -1,4 +1,4 @@
-"""What is left to do behind the prompt once DVC has ended: give its experiments their runs.
+"""Sync MLflow in the background, once DVC has ended.
 
 A stage cannot do it, as DVC records an experiment after its last stage. So the first stage of a
 `dvc repro` or `dvc exp run` claims the job for a process that it starts; it waits for DVC's end and
@@ -9,7 +9,7 @@ import fcntl
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ import psutil
 
 PROCESS = "striate.process"  # tag of a run that is being logged: host, process id, its start
 PENDING = Path(".dvc/tmp/striate-pending")  # a file for each DVC process that is waited for
-SAID = Path(".dvc/tmp/striate-tracking.txt")  # what nobody was there to be told
+MESSAGES = Path(".dvc/tmp/striate-tracking.txt")  # to be printed by the next command
 
 
 class Claim(NamedTuple):
@@ -42,6 +42,8 @@ def is_gone(tag: str) -> bool:
         return f"{process.create_time():.0f}" != start or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+    except psutil.AccessDenied:
+        return False
 
 
 def dvc_process() -> int | None:
@@ -51,15 +53,34 @@ def dvc_process() -> int | None:
     found = None
     for process in psutil.Process().parents():
         try:
-            if any(Path(argument).name == "dvc" for argument in process.cmdline()[:3]):
+            if is_dvc(process.cmdline()):
                 found = process.pid
         except psutil.Error:
             continue  # it is gone, or another user's
     return found
 
 
+def is_dvc(command: list[str]) -> bool:
+    """Whether a command runs DVC: as a program, as a script of Python's, or as a module."""
+    program, *arguments = [Path(argument).name for argument in command] or [""]
+    if not program.startswith("python"):
+        return program == "dvc"
+    for option, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if option == "-m":
+            return following == "dvc"
+        if option == "dvc":
+            return True
+        if not option.startswith("-") and option.endswith(".py"):
+            return False
+    return False
+
+
 def claim(root: Path) -> Claim | None:
-    """Take the job for the DVC that runs this stage; None without DVC, or where it is taken."""
+    """Take the job for the DVC that runs this stage; None without DVC, or where it is taken.
+
+    Raises:
+        OSError: the file cannot be made, or this file system has no locks.
+    """
     pid = dvc_process()
     if pid is None:
         return None
@@ -68,60 +89,55 @@ def claim(root: Path) -> Claim | None:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
         os.close(descriptor)
-        return None
+        if isinstance(error, BlockingIOError):
+            return None
+        raise
     return Claim(path, descriptor)
 
 
 def settle(root: Path) -> None:
     """Wait for the jobs of DVC processes that have ended; tell what was said meanwhile."""
-    told = False
-    for path in _ended(root):
-        with path.open() as stream:
+    waited = False
+    for path in (root / PENDING).glob("* * *"):
+        if not is_gone(path.name):
+            continue
+        # It may be removed meanwhile; what is another user's is left to them.
+        with suppress(FileNotFoundError, PermissionError), path.open("r+") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                if not told:
+            except BlockingIOError:
+                if not waited:
                     print("MLflow is being written to; waiting for it ...", file=sys.stderr)
-                told = True
+                waited = True
                 fcntl.flock(stream, fcntl.LOCK_EX)
-            path.unlink(missing_ok=True)
+            path.unlink()
     tell(root)
 
 
-def _ended(root: Path) -> Iterator[Path]:
-    for path in (root / PENDING).glob("* * *"):
-        if is_gone(path.name) and path.exists():
-            yield path
-
-
 def tell(root: Path) -> None:
-    """Print what was said after everybody had gone."""
-    path = root / SAID
-    try:
-        text = path.read_text()
-        path.unlink()
-    except OSError:
-        return
-    if text:
+    """Print the messages of background processes that have not been printed yet."""
+    # The file stays: a process that goes on holds it open.
+    with suppress(OSError), (root / MESSAGES).open("r+") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        text = stream.read()
+        stream.truncate(0)
         print(text, end="", file=sys.stderr)
 
 
-def listen_no_more(root: Path) -> None:
-    """Let go of the terminal, or whatever reads the stage's output until it is closed."""
-    path = root / SAID
+def redirect_stderr(root: Path) -> None:
+    """Send standard error to a file, so that whoever reads the stage's output sees it close."""
+    path = root / MESSAGES
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     except OSError:
         descriptor = os.open(os.devnull, os.O_WRONLY)
     os.dup2(descriptor, 2)
+    os.close(descriptor)
 
 
-def yield_cores() -> None:
-    """Take only the time that nobody else wants."""
-    try:
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    except (AttributeError, OSError):
-        os.nice(19)
+def lower_priority() -> None:
+    """Leave the processor to others; a little is left, as locks are held meanwhile."""
+    os.nice(19)

@@ -17,11 +17,11 @@ def commit_of(folder: Path, revision: str) -> str | None:
 def blobs(folder: Path, names: Sequence[str]) -> list[str | None]:
     """The texts of files in commits, by `COMMIT:./PATH`, or None; all by one process."""
     # A text may hold characters of several bytes, and sizes are in bytes.
-    answer = _run(folder, "cat-file", "--batch", given=names).stdout if names else b""
+    answer = _batch(folder, "--batch", names)
     found: list[str | None] = []
     while len(found) < len(names):
         heading, _, answer = answer.partition(b"\n")
-        if heading.endswith(b" missing") or not heading:
+        if heading.endswith(b" missing"):
             found.append(None)
             continue
         size = int(heading.rpartition(b" ")[2])
@@ -30,11 +30,28 @@ def blobs(folder: Path, names: Sequence[str]) -> list[str | None]:
     return found
 
 
-def trees(folder: Path, commits: Iterable[str]) -> dict[str, str]:
-    """What tells apart the states of a folder in commits."""
+def trees(folder: Path, commits: Iterable[str]) -> dict[str, str | None]:
+    """What tells apart the states of a folder in commits; None where it is not there."""
     listed = list(commits)
-    said = _run(folder, "cat-file", "--batch-check", given=[f"{commit}:./" for commit in listed])
-    return dict(zip(listed, said.stdout.decode().splitlines(), strict=True))
+    answer = _batch(folder, "--batch-check", [f"{commit}:./" for commit in listed]).decode()
+    lines = [None if line.endswith(" missing") else line for line in answer.splitlines()]
+    return dict(zip(listed, lines, strict=True))
+
+
+def _batch(folder: Path, option: str, names: Sequence[str]) -> bytes:
+    """What `git cat-file` says of objects.
+
+    Raises:
+        UserError: it fails, as where one is damaged.
+    """
+    if not names:
+        return b""
+    answer = _run(folder, "cat-file", option, given=names)
+    # Of a damaged object it says that it is missing, and here why.
+    if answer.returncode or b"error: " in answer.stderr:
+        reason = " ".join(answer.stderr.decode(errors="replace").split())
+        raise UserError(f"Git cannot read {folder.resolve()}: {reason or answer.returncode}")
+    return answer.stdout
 
 
 def git(folder: Path, *arguments: str) -> str | None:

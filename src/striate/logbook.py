@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
+
 from striate import background, progress, records
 from striate.errors import UserError
 from striate.launch import is_first
@@ -107,10 +109,13 @@ def _start(stdin: int) -> subprocess.Popen[str] | None:
     """
     root = Path(os.environ.get("DVC_ROOT", "."))
     background.tell(root)
-    try:
+    claim = None
+    # Without it, a training is logged, and `striate sync` does the rest.
+    with suppress(OSError, psutil.Error):
         claim = background.claim(root)
-        if claim is None and stdin == subprocess.DEVNULL:
-            return None
+    if claim is None and stdin == subprocess.DEVNULL:
+        return None
+    try:
         # In a session of its own, an interrupt of the stage does not reach it before it has
         # tidied up, and a terminal may be closed.
         tracker = subprocess.Popen(
@@ -128,5 +133,8 @@ def _start(stdin: int) -> subprocess.Popen[str] | None:
             file=sys.stderr,
         )
         return None
+    finally:
+        if claim:
+            os.close(claim.descriptor)  # the other process has it, too
     tracker.returncode = 0  # nobody waits for it, and Python is not to warn of that
     return tracker

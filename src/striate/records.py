@@ -432,35 +432,54 @@ def _parsed(root: Path, commits: Sequence[str]) -> dict[str, Parsed | NotWholeEr
     known: dict[str, Any] = {}
     with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         kept = json.loads(path.read_text())
-        known = kept["commits"] if kept["code"] == _code() else {}
+        if kept["code"] == _code():
+            known = {commit: values for commit, values in kept["commits"].items() if values[0]}
     new = [commit for commit in dict.fromkeys(commits) if commit and commit not in known]
-    texts = blobs(root, [f"{commit}:./{file}" for commit in new for file in (LOCK, TRAIN, TEST)])
-    for commit, content in zip(new, zip(*[iter(texts)] * 3, strict=True), strict=True):
+    unreadable: dict[str, Parsed | NotWholeError] = {}
+    try:
+        texts = _texts(root, new)
+    except UserError:
+        # An object is damaged: find out of which experiment.
+        texts = {}
+        for commit in new:
+            try:
+                texts |= _texts(root, [commit])
+            except UserError as error:
+                unreadable[commit] = NotWholeError(str(error))
+    for commit, content in texts.items():
         try:
             known[commit] = _parse(*content)
         except NotWholeError as error:
-            known[commit] = [type(error) is NotEvaluatedError, str(error)]
+            kind = NotEvaluatedError if type(error) is NotEvaluatedError else NotWholeError
+            known[commit] = [kind.__name__, str(error)]
     if new:
-        listed = {commit: known[commit] for commit in commits if commit}
+        listed = {commit: known[commit] for commit in commits if commit in known}
         # One that was asked for by its name is no reason to forget the others.
         kept = listed if len(commits) > 1 else known
         with suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
             write(path, json.dumps({"code": _code(), "commits": kept}).encode())
-    return {commit: _revived(known[commit]) for commit in commits if commit}
+    return unreadable | {commit: _revived(known[commit]) for commit in commits if commit in known}
+
+
+def _texts(root: Path, commits: Sequence[str]) -> dict[str, Sequence[str | None]]:
+    """What dvc.lock, metrics/train.json and metrics/test.json hold in each commit."""
+    names = [f"{commit}:./{file}" for commit in commits for file in (LOCK, TRAIN, TEST)]
+    texts = blobs(root, names)
+    return {commit: texts[3 * k : 3 * k + 3] for k, commit in enumerate(commits)}
 
 
 def _revived(values: list[Any]) -> Parsed | NotWholeError:
     if len(values) == len(Parsed._fields):
         return Parsed(*values)
-    evaluated, text = values
-    return NotEvaluatedError(text) if evaluated else NotWholeError(text)
+    kind, text = values
+    return NotEvaluatedError(text) if kind == NotEvaluatedError.__name__ else NotWholeError(text)
 
 
+@cache
 def _code() -> str:
     """Changes with the code that says what a commit says."""
     here = Path(__file__).parent
-    return "".join(md5(here / name) for name in ("records.py", "results.py", "params.py"))
+    return "".join(md5(here / name) for name in ("git.py", "params.py", "records.py", "results.py"))
 
 
 def _parse(text: str | None, *scores: str | None, cure: str = "") -> Parsed:

@@ -18,11 +18,12 @@ from urllib.parse import quote
 from filelock import FileLock
 
 from striate import results
+from striate.background import is_gone
 from striate.errors import UserError
 from striate.params import Params, check
 from striate.search_space import flat, nested, values_of, varies
 from striate.stage import STATES
-from striate.tracking import address, is_gone, with_driver
+from striate.tracking import address, with_driver
 
 if TYPE_CHECKING:
     import optuna

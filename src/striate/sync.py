@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -70,6 +71,7 @@ def sync(root: Path, store: Store, found: Sequence[Record]) -> list[Row]:
     Returns:
         A row for each experiment, and for each run that was closed.
     """
+    before = fingerprint(found)
     with tracking.runs_lock():
         runs = store.runs()
         rows = _close(store, runs)
@@ -85,8 +87,10 @@ def sync(root: Path, store: Store, found: Sequence[Record]) -> list[Row]:
         rows.append(Row(", ".join(name.name for name in record.names), run.info.run_name, done))
         times[record.key] = _time(run)
     now = fingerprint(found)
-    if now is not None:
-        files.write(_memory(root), json.dumps(Memory(now, times)._asdict()).encode())
+    # What somebody else did meanwhile was not looked at.
+    if now is not None and (now == before or any(row.done for row in rows)):
+        with suppress(OSError):
+            files.write(_memory(root), json.dumps(Memory(now, times)._asdict()).encode())
     return rows
 
 
@@ -218,7 +222,7 @@ def _differences(
 
 def run_of(store: Store, record: Record) -> Run | None:
     """The finished run of a record, if there is one."""
-    runs = [run for run in store.runs(record.identity) if run.info.status == "FINISHED"]
+    runs = _finished(store.runs(record.identity))
     return runs[0] if runs else None
 
 
@@ -228,7 +232,7 @@ def training_times(root: Path, found: Sequence[Record]) -> list[tuple[float | No
     None where no run says for how long, and nothing where none says what on.
     """
     memory = _remembered(root, found)
-    if memory:
+    if memory and all(record.key in memory.times for record in found):
         return [tuple(memory.times[record.key]) for record in found]  # type: ignore[misc]
     known = _by_identity(_finished(tracking.open_store().runs()))
     runs = [known.get(_key(record), []) for record in found]
@@ -265,7 +269,7 @@ def _settle(store: Store, record: Record) -> list[str]:
     Two people who sync at once may both have made one. Whoever is done last sees both, and if both
     do, they keep the same one.
     """
-    runs = [run for run in store.runs(record.identity) if run.info.status == "FINISHED"]
+    runs = _finished(store.runs(record.identity))
     runs.sort(key=lambda run: (run.info.start_time, run.info.run_id))
     for twin in runs[1:]:
         store.client.delete_run(twin.info.run_id)

@@ -647,27 +647,41 @@ def main(
             print(f"note: MLflow at {where} does not answer; it is asked again", file=sys.stderr)
         return not over.is_set() or _for_a_while(since)
 
+    said: set[str] = set()
     try:
-        session = Session(open_store(may_wait), tags)
-        for method, *arguments in messages:
-            getattr(session, method)(*arguments)
-        session.end("KILLED")
-        if pending:
-            _follow(pending, session.store)
-    except Exception as error:  # whatever it is, the stage goes on
-        print(
-            f"warning: MLflow at {masked(tracking_uri())} failed; this is not recorded there:"
-            f" {_reason(error)}"
-            "\n         Nothing else is lost: `striate sync` records it from DVC's files.",
-            file=sys.stderr,
-        )
+        with _warned(said):
+            session = Session(open_store(may_wait), tags)
+            for method, *arguments in messages:
+                getattr(session, method)(*arguments)
+            session.end("KILLED")
         for _ in messages:
             pass
-    if pending:
-        pending.unlink(missing_ok=True)
+        if pending:
+            with _warned(said):
+                _follow(pending)
+    finally:
+        if pending:
+            pending.unlink(missing_ok=True)
 
 
-def _follow(pending: Path, store: Store) -> None:
+@contextmanager
+def _warned(said: set[str]) -> Iterator[None]:
+    """Turn the first failure into a warning: whatever it is, the stage goes on."""
+    try:
+        yield
+    except Exception as error:
+        reason = _reason(error)
+        if not said:
+            print(
+                f"warning: MLflow at {masked(tracking_uri())} failed; this is not recorded there:"
+                f" {reason}"
+                "\n         Nothing else is lost: `striate sync` records it from DVC's files.",
+                file=sys.stderr,
+            )
+        said.add(reason)
+
+
+def _follow(pending: Path) -> None:
     """Make MLflow agree with DVC once the DVC process that a file is named after has ended."""
     from striate.sync import sync
 
@@ -676,19 +690,21 @@ def _follow(pending: Path, store: Store) -> None:
     # They would name the runs of other experiments.
     for variable in ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
         os.environ.pop(variable, None)
-    sync(root(), store, records.find(root()).records)
+    sync(root(), open_store(), records.find(root()).records)
 
 
 def _run() -> None:
     """Be the process that `striate.logbook` starts."""
     from striate import sync  # noqa: F401  # the code may be in a folder that DVC removes
 
-    background.yield_cores()
+    records._code()  # reads it, too
+
+    background.lower_priority()
     tags = origin()
     pending = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else None
     os.environ["DVC_ROOT"] = str(root())
     os.chdir(root())
-    main(tags, pending, lambda: background.listen_no_more(root()))
+    main(tags, pending, lambda: background.redirect_stderr(root()))
 
 
 if __name__ == "__main__":
