@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 ECE_BINS = 15
-FALSE_ALARMS = 0.05  # of images like those that were learnt are said to be unlike them
-LEAST_IMAGES = 100  # from which calibration and that share are estimated
+FALSE_ALARMS = 0.05  # false-positive rate of the out-of-distribution flag
+LEAST_IMAGES = 100  # fewer validation images give no calibration and no such flag
 Z = 1.959964  # standard deviations within which 95 % of a normal distribution lie
 
 

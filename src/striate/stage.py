@@ -58,7 +58,8 @@ def _end_with_parent() -> None:
         library = ctypes.CDLL(None)
         if hasattr(library, "prctl"):
             library.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-            # It may have gone before this was asked for. Who takes orphans up is not Python.
+            # It may have gone before this was asked for. Orphans are re-parented to a process that
+            # is not Python.
             if not any(name in _program(os.getppid()) for name in ("python", "dvc")):
                 raise KeyboardInterrupt
 
