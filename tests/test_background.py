@@ -159,3 +159,15 @@ def test_messages_that_come_after_others_were_told_are_told_too(tmp_path, capfd)
 )
 def test_dvc_is_told_from_other_programs(command, expected):
     assert background.is_dvc(command) is expected
+
+
+def test_where_the_job_cannot_be_claimed_it_is_said(dvc, tmp_path, monkeypatch, capsys):
+    def refuse(root):
+        raise NotADirectoryError(20, "Not a directory", ".dvc/tmp/striate-pending")
+
+    monkeypatch.setattr(background, "claim", refuse)
+    monkeypatch.delenv(logbook.SWITCH, raising=False)
+    logbook.record_later()
+    said = capsys.readouterr().err
+    assert said.startswith("warning: MLflow is not brought up to date after this ([Errno 20]")
+    assert "`striate sync` does it" in said

@@ -555,6 +555,8 @@ def test_with_tracking_off_sync_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("STRIATE_TRACKING", "off")
     assert striate("sync") == 0
     assert capsys.readouterr().out == "tracking is off: nothing was synchronised\n"
+    assert striate("verify") == 0
+    assert capsys.readouterr().out == "tracking is off: nothing was compared\n"
 
 
 def test_best_has_the_direction_of_the_metric():

@@ -571,8 +571,11 @@ def run_share(arguments: argparse.Namespace) -> None:
 
 def run_verify(arguments: argparse.Namespace) -> None:
     """Print every disagreement; exit with status 1 when there is one."""
-    from striate import background, sync, tracking
+    from striate import background, logbook, sync, tracking
 
+    if not logbook.enabled():
+        print("tracking is off: nothing was compared")
+        return
     root = _repository()
     background.settle(root)
     found = _whole(root).records

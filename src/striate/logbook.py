@@ -110,9 +110,14 @@ def _start(stdin: int) -> subprocess.Popen[str] | None:
     root = Path(os.environ.get("DVC_ROOT", "."))
     background.tell(root)
     claim = None
-    # Without it, a training is logged, and `striate sync` does the rest.
-    with suppress(OSError, psutil.Error):
+    try:
         claim = background.claim(root)
+    except (OSError, psutil.Error) as error:
+        print(
+            f"warning: MLflow is not brought up to date after this ({error});"
+            " `striate sync` does it",
+            file=sys.stderr,
+        )
     if claim is None and stdin == subprocess.DEVNULL:
         return None
     try:

@@ -598,7 +598,9 @@ def _reason(error: Exception) -> str:
     match = NEWER.search(said)
     if match and not _is_known(match[1]):
         return "a newer MLflow wrote this database: install that one, or name another database"
-    said = said[:SAID_CHARACTERS]
+    # Nobody who reads it knows MLflow's statements.
+    said = said.partition(" [SQL: ")[0]
+    said = said if len(said) <= SAID_CHARACTERS else f"{said[:SAID_CHARACTERS]} ..."
     if isinstance(error, (UserError, *failures())):
         return said
     said = f"{type(error).__name__}: {said}"
