@@ -194,18 +194,23 @@ def test_a_second_run_of_one_experiment_is_removed(clone):
     assert "twin" not in {run.info.run_name for run in store.runs()}
 
 
+def without_run(clone):
+    """The store after the run of `main` was deleted, and the record of that experiment."""
+    store, run = run_called("digits-2x4-seed0")
+    store.client.delete_run(run.info.run_id)
+    (main,) = [record for record in found(clone) if record.names[0].name == "main"]
+    return store, main
+
+
 @pytest.mark.slow
 def test_a_run_of_a_training_gets_its_scores_files_and_names(clone):
     """As that of a stage, which ends before DVC has recorded what it made."""
-    store, run = run_called("digits-2x4-seed0")
-    (main,) = [record for record in found(clone) if record.names[0].name == "main"]
-    trained = {key: value for key, value in main.identity.items() if key != records.EVALUATION}
-    store.client.delete_run(run.info.run_id)
+    store, main = without_run(clone)
     told = {"torch.threads": "3", "striate.residency": "disk"}
     params = records.trained_by(main.params)
     points = [point for point in sync._points(clone.folder, main) if "test_" not in point[0]]
     half = tracking.replay(
-        store, "half", params, trained | told, [*points, ("training_seconds", 4.5, 0)]
+        store, "half", params, sync.trained(main) | told, [*points, ("training_seconds", 4.5, 0)]
     )
     store.client.set_terminated(half)
     # And its scores had begun to come.
@@ -241,12 +246,9 @@ def test_other_scores_of_a_checkpoint_get_a_run_of_their_own(clone):
 
 @pytest.mark.slow
 def test_scores_never_go_to_a_run_that_did_not_finish(clone):
-    store, run = run_called("digits-2x4-seed0")
-    (main,) = [record for record in found(clone) if record.names[0].name == "main"]
-    trained = {key: value for key, value in main.identity.items() if key != records.EVALUATION}
-    store.client.delete_run(run.info.run_id)
+    store, main = without_run(clone)
     own = {background.PROCESS: background.process_tag(os.getpid())}
-    running = store.create("running", {}, trained | own)
+    running = store.create("running", {}, sync.trained(main) | own)
     rows = {row.experiment: row for row in sync.sync(clone.folder, store, found(clone))}
     assert rows["main"].done.startswith("replayed")
     assert "test_accuracy" not in store.client.get_run(running).data.metrics

@@ -106,6 +106,11 @@ def _by_identity(runs: Sequence[Run]) -> dict[tuple[str | None, ...], list[Run]]
     return found
 
 
+def trained(record: Record) -> dict[str, str]:
+    """The identity of a record's training, whatever its scores."""
+    return {key: value for key, value in record.identity.items() if key != records.EVALUATION}
+
+
 def _key(record: Record) -> tuple[str, ...]:
     return tuple(record.identity[tag] for tag in TAGS)
 
@@ -123,9 +128,8 @@ def _close(store: Store, runs: Sequence[Run]) -> list[Row]:
 
 def _agree(root: Path, store: Store, record: Record) -> tuple[Run, str]:
     """Give an experiment its one run, by what the store holds now; returns what was done, too."""
-    trained = {key: value for key, value in record.identity.items() if key != records.EVALUATION}
-    finished = _finished(store.runs(trained))
-    matching = [run for run in finished if _belongs(run, record)]
+    finished = _finished(store.runs(trained(record)))
+    matching = _by_identity(finished).get(_key(record), [])
     unscored = [run for run in finished if records.EVALUATION not in run.data.tags]
     done = []
     if matching:
@@ -247,11 +251,6 @@ def _machine(run: Run) -> str:
     """What a training ran on, as far as its speed depends on it."""
     named = {key: run.data.tags[key] for key in sorted(run.data.tags) if key.startswith("torch.")}
     return ", ".join(f"{key.removeprefix('torch.')} {value}" for key, value in named.items())
-
-
-def _belongs(run: Run, record: Record) -> bool:
-    tags: dict[str, str] = run.data.tags
-    return record.identity.items() <= tags.items()
 
 
 def _create(root: Path, store: Store, record: Record) -> Run:
