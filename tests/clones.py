@@ -18,7 +18,8 @@ ROOT = Path(__file__).parent.parent
 
 def without_waits(said):
     """Standard error without what `striate.progress.waiting` says, which depends on the machine."""
-    return re.sub(r"^[a-z].* \.\.\.\n", "", said, flags=re.MULTILINE)
+    # A long reason of a message ends so, too.
+    return re.sub(r"^(?!(?:error|warning|note):)[a-z].* \.\.\.\n", "", said, flags=re.MULTILINE)
 
 
 class Clone:

@@ -1,6 +1,9 @@
 """Files are there whole or not at all."""
 
 import os
+import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -34,3 +37,21 @@ def test_the_bytes_are_on_the_disk_before_their_name_is(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda a, b: (done.append("replace"), replace(a, b)))
     files.write(tmp_path / "file", b"new")
     assert done == ["sync", "replace"]
+
+
+def test_what_a_killed_process_was_writing_goes_and_what_a_living_one_writes_stays(tmp_path):
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    host = socket.gethostname()
+    names = {
+        f".a[1].{host}.{killed.pid}.partial": False,
+        f".a[1].{host}.{os.getppid()}.partial": True,
+        f".a[1].elsewhere.{killed.pid}.partial": True,
+        f".a[1].b.{host}.{killed.pid}.partial": True,
+        f".a[1].{host}.b.{killed.pid}.partial": True,
+    }
+    for name in names:
+        (tmp_path / name).touch()
+    files.write(tmp_path / "a[1]", b"new")
+    kept = {name for name, stays in names.items() if stays}
+    assert {path.name for path in tmp_path.iterdir()} == kept | {"a[1]"}

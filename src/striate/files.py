@@ -1,8 +1,10 @@
 """Files that are there whole or not at all, and their hashes."""
 
+import glob
 import hashlib
 import json
 import os
+import socket
 from pathlib import Path
 
 
@@ -16,7 +18,9 @@ def write(path: Path, content: bytes) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Two processes may write it at once.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    prefix = f".{path.name}.{socket.gethostname()}."
+    temporary = path.with_name(f"{prefix}{os.getpid()}.partial")
+    _remove_unfinished(path.parent, prefix)
     try:
         with temporary.open("wb") as stream:
             stream.write(content)
@@ -29,6 +33,17 @@ def write(path: Path, content: bytes) -> None:
         if isinstance(error, OSError):
             error.filename = str(path)  # a full disk by itself does not say of what
         raise
+
+
+def _remove_unfinished(folder: Path, prefix: str) -> None:
+    """Remove what processes of this machine were writing when they were killed."""
+    for path in folder.glob(f"{glob.escape(prefix)}*.partial"):
+        try:
+            os.kill(int(path.name.removeprefix(prefix).removesuffix(".partial")), 0)
+        except ProcessLookupError:
+            path.unlink(missing_ok=True)
+        except (PermissionError, ValueError):
+            continue  # another user's process; a file of another name that begins alike
 
 
 def md5(path: Path) -> str:
