@@ -19,17 +19,11 @@ import yaml
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
-from striate import (  # noqa: E402
-    arrays,
-    checkpoint,
-    datasets,
-    devices,
-    evaluation,
-    images,
-    models,
-    parallel,
-    training,
-)  # fmt: skip
+from striate.data import arrays
+from striate.datasets import catalogue
+from striate.evaluation import prediction
+from striate.models import checkpoint, devices, networks
+from striate.training import distributed, images, loop
 
 
 def params(*layers, **changes):
@@ -51,11 +45,11 @@ def stored(name):
     """The folder in which a data set lies as arrays, made in the temporary folder if need be."""
     folder = Path(tempfile.gettempdir()) / "striate-benchmarks" / name
     if not (folder / "manifest.json").exists():
-        datasets.prepare(name, folder, os.environ.get("STRIATE_MIRROR"))
+        catalogue.prepare(name, folder, os.environ.get("STRIATE_MIRROR"))
     return folder
 
 
-def train(values, images_used=None, group=parallel.ALONE):
+def train(values, images_used=None, group=distributed.ALONE):
     """Train and score as the stages do; returns what was measured.
 
     `seconds` begins where the images lie on the device and the network is built, and holds the
@@ -78,15 +72,15 @@ def train(values, images_used=None, group=parallel.ALONE):
     if device.type == "cuda":
         torch.cuda.synchronize()
     marks = [time.perf_counter()]
-    models.whiten_(model, normalize(split.images[: models.WHITENING_IMAGES]))
-    for _ in training.fit(
+    networks.whiten_(model, normalize(split.images[: networks.WHITENING_IMAGES]))
+    for _ in loop.fit(
         model, split, None, settings=settings["training"], augmentation=settings["augment"],
         normalize=normalize, seed=values["seed"], group=group,
     ):  # fmt: skip
         marks.append(time.perf_counter())
     peak = memory()
     test = images.load_split(folder, "test", device)
-    logits = evaluation.predict(
+    logits = prediction.predict(
         model, test.images, normalize, batch_size=values["evaluate"]["batch_size"],
         tta=values["evaluate"]["tta"],
     )  # fmt: skip
@@ -95,7 +89,7 @@ def train(values, images_used=None, group=parallel.ALONE):
         "epochs": [after - before for before, after in pairwise(marks)],
         "images": len(split.labels),
         "memory": peak,
-        "accuracy": evaluation.accuracy(logits, test.labels.cpu()),
+        "accuracy": prediction.accuracy(logits, test.labels.cpu()),
     }
 
 

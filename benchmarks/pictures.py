@@ -20,7 +20,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from striate import checkpoint, datasets, evaluation, images, inference, pictures
+from striate.datasets import catalogue, image_reading
+from striate.evaluation import prediction
+from striate.models import checkpoint
+from striate.serving import inference
+from striate.training import images
 
 SIDE = 280  # pixels of a canvas
 FONTS = ("DejaVuSans", "DejaVuSerif", "DejaVuSansMono")
@@ -111,7 +115,7 @@ def resized(picture, shape, peak):
 
 def logits_of(trained, prepared):
     stacked = torch.from_numpy(np.stack(prepared))
-    return evaluation.predict(trained.model, stacked, trained.normalization, batch_size=1000)
+    return prediction.predict(trained.model, stacked, trained.normalization, batch_size=1000)
 
 
 def overview(pairs, peak):
@@ -159,7 +163,7 @@ def by_kind(trained, prepare, show):
 
 def stored(name, part="test"):
     with tempfile.TemporaryDirectory() as folder:
-        datasets.prepare(name, Path(folder), os.environ.get("STRIATE_MIRROR"))
+        catalogue.prepare(name, Path(folder), os.environ.get("STRIATE_MIRROR"))
         return images.load_split(Path(folder), part, torch.device("cpu"))
 
 
@@ -200,7 +204,7 @@ def flagged(trained, prepare):
         verdicts = inference.judge(found, trained.description["confidence"])
         share = np.mean([verdict.unlike for verdict in verdicts])
         unsure = [1 - group.double().softmax(1).amax(1).numpy() for group in (own, found)]
-        energy = [evaluation.energy(group).numpy() for group in (own, found)]
+        energy = [prediction.energy(group).numpy() for group in (own, found)]
         scores = ["–", "–"] if found is own else [f"{auroc(*e):.3f}" for e in (energy, unsure)]
         rows.append([name, f"{len(found):,}", f"{share:.1%}", *scores])
     common.table(
@@ -222,7 +226,7 @@ def main():
     print(common.header(), end="\n\n")
 
     def prepare(picture):
-        return pictures.prepare(picture, shape, peak, description["frame"])
+        return image_reading.prepare(picture, shape, peak, description["frame"])
 
     by_kind(trained, prepare, arguments.show)
     print()

@@ -39,7 +39,10 @@ def one(folder, residency):
     import torch
     from common import params
 
-    from striate import arrays, checkpoint, devices, errors, images, stored, training
+    from striate import errors
+    from striate.data import arrays
+    from striate.models import checkpoint, devices
+    from striate.training import images, lazy_images, loop
 
     values = params(training__epochs=1000)
     settings = SimpleNamespace(**values["training"])
@@ -49,7 +52,7 @@ def one(folder, residency):
     normalize = images.normalization(manifest, "unit")
     torch.manual_seed(0)
     model = checkpoint.build(checkpoint.describe(values["model"], manifest, normalize)).to(device)
-    split = stored.load(folder, "train", device)
+    split = lazy_images.load(folder, "train", device)
     size = split.images.pixels.nbytes
     auto = devices.pick_residency("auto", size, device)
     try:
@@ -57,7 +60,7 @@ def one(folder, residency):
     except errors.UserError as error:
         return {"auto": auto, "refused": str(error)}
     memory_format = devices.pick_precision(settings.precision, device).memory_format
-    learnt = stored.reside(split, where, memory_format)
+    learnt = lazy_images.reside(split, where, memory_format)
     seen, start = 0, 0.0
 
     def counting(pixels):
@@ -72,7 +75,7 @@ def one(folder, residency):
 
     values["augment"] |= {"translate": 2, "flip": True}
     try:
-        list(training.fit(
+        list(loop.fit(
             model, learnt, None, settings=settings, normalize=counting, seed=0,
             augmentation=SimpleNamespace(**values["augment"]),
         ))  # fmt: skip
@@ -94,7 +97,7 @@ def write(folder, size):
 
     import numpy as np
 
-    from striate.frames import frame
+    from striate.data.framing import frame
 
     count = size // int(np.prod(SHAPE)) // CLASSES * CLASSES
     noise = np.random.default_rng(0).integers(0, 256, (2000, *SHAPE), np.uint8)
@@ -183,7 +186,7 @@ def draw(found, limit, path):
 
     from matplotlib.font_manager import FontProperties
 
-    from striate import figures
+    from striate.reporting import figures
 
     figure = figures._chart(7, 4)
     axes = figure.subplots()

@@ -15,7 +15,7 @@ import time
 import torch
 from common import header, measured, params, table, train
 
-from striate import devices
+from striate.models import devices
 
 SETTINGS = (
     [{"images": 60_000 * factor} for factor in (1, 2, 4, 8)]

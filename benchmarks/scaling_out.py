@@ -26,7 +26,9 @@ import torch
 from common import header, params, spread, stored, table, train
 from torch import nn
 
-from striate import arrays, checkpoint, devices, images, parallel
+from striate.data import arrays
+from striate.models import checkpoint, devices
+from striate.training import distributed, images
 
 SETTINGS = {
     "mnist": ((), {"data__name": "mnist"}, 60_000),
@@ -79,7 +81,7 @@ def bare(name, group, device):
 def member(program, name, place):
     """What each process does; the first one writes the seconds of the last epoch to a file."""
     devices.keep_freed_memory()
-    with parallel.joined("auto") as (group, device):
+    with distributed.joined("auto") as (group, device):
         seconds = striate(name, group) if program == "striate" else bare(name, group, device)
         if group.rank == 0:
             Path(place).write_text(json.dumps(seconds))

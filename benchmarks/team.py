@@ -3,7 +3,7 @@
 usage: python benchmarks/team.py [RUNS] [METRICS]
 
 Starts `deploy/services.py`'s PostgreSQL, S3 server and MLflow. RUNS processes (8 unless said
-otherwise) log METRICS points in all (50,000), as stages/train.py does: through `striate.logbook`,
+otherwise) log METRICS points in all (50,000), as stages/train.py does: through `logger`,
 100 steps an epoch, an epoch every second and a half. When half of it is there, the server is killed
 with SIGKILL and started again; a training goes on at least until then. Every point is read back
 and compared: what is lost, and what is there twice. It ends with status 1 where something is.
@@ -31,7 +31,7 @@ PARAMS = {"seed": 0, "data.name": "digits", "model.layers": 2, "model.width": 4}
 
 
 def points(run, epochs):
-    """What a training says: for each epoch the row that `striate.training.fit` would yield."""
+    """What a training says: for each epoch the row that `striate.training.loop.fit` would yield."""
     for epoch in range(1, epochs + 1):
         first = (epoch - 1) * STEPS
         yield {
@@ -43,7 +43,7 @@ def points(run, epochs):
 
 def train(run, epochs):
     """One training, in the folder that is the working folder; only its numbers are made up."""
-    from striate.logbook import logbook
+    from striate.tracking.logger import logbook
 
     with logbook() as log:
         log.start(PARAMS | {"seed": SEED + run}, {})

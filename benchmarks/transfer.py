@@ -15,7 +15,10 @@ from types import SimpleNamespace
 import common
 import torch
 
-from striate import arrays, checkpoint, devices, evaluation, images, models, training
+from striate.data import arrays
+from striate.evaluation import prediction
+from striate.models import checkpoint, devices, networks
+from striate.training import images, loop
 
 STEPS, EPOCHS, SEEDS = 300, 5, 3
 SIZES = (10, 100, None)  # images of each class; all
@@ -48,9 +51,9 @@ def trained(values, manifest, classes, split, seed, first=None, freeze="none"):
     torch.manual_seed(seed)
     model = checkpoint.build(checkpoint.describe(values["model"], described, normalize))
     if first is not None:
-        models.transfer_(model, first)
-    models.freeze_(model, freeze)
-    for _ in training.fit(
+        networks.transfer_(model, first)
+    networks.freeze_(model, freeze)
+    for _ in loop.fit(
         model, split, None, settings=settings["training"], augmentation=settings["augment"],
         normalize=normalize, seed=seed,
     ):  # fmt: skip
@@ -73,8 +76,8 @@ def rows(name, source, source_classes, target_name, train, test, classes):
                 ("frozen", {"first": state, "freeze": "features"}),
             ):
                 model, normalize = trained(values, target, classes, few, seed, **arguments)
-                logits = evaluation.predict(model, test.images, normalize, batch_size=1000)
-                found[kind].append(evaluation.accuracy(logits, test.labels))
+                logits = prediction.predict(model, test.images, normalize, batch_size=1000)
+                found[kind].append(prediction.accuracy(logits, test.labels))
         means = {kind: statistics.mean(shares) for kind, shares in found.items()}
         cells = [
             f"{means[kind]:.2%} ({min(shares):.2%}–{max(shares):.2%})"

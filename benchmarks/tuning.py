@@ -27,18 +27,12 @@ import common
 import optuna
 import torch
 
-from striate import (
-    arrays,
-    checkpoint,
-    devices,
-    images,
-    models,
-    params,
-    search_space,
-    studies,
-    training,
-)
+from striate.config import params
+from striate.data import arrays
 from striate.errors import UserError
+from striate.models import checkpoint, devices, networks
+from striate.training import images, loop
+from striate.tuning import search_space, studies
 
 SPACE = Path(__file__).with_suffix(".yaml")
 FOLDER = Path(tempfile.gettempdir()) / "striate-benchmarks"
@@ -72,8 +66,8 @@ def fitted(settings, split, manifest):
     description = checkpoint.describe(settings.model.model_dump(), manifest, normalize)
     model = checkpoint.build(description)
     learnt, val = images.hold_out(split, settings.data.val_size, settings.seed)
-    models.whiten_(model, normalize(learnt.images[: models.WHITENING_IMAGES]))
-    yield from training.fit(
+    networks.whiten_(model, normalize(learnt.images[: networks.WHITENING_IMAGES]))
+    yield from loop.fit(
         model, learnt, val, settings=settings.training, augmentation=settings.augment,
         normalize=normalize, seed=settings.seed,
     )  # fmt: skip

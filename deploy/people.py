@@ -17,7 +17,7 @@ from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
 
-EXPERIMENT = "striate"  # that of `striate.tracking`
+EXPERIMENT = "striate"  # that of `striate.tracking.mlflow_store`
 WORKSPACE = "default"
 # What a role may do, beside logging in. Whoever has none sees nothing. A run may be deleted by
 # whoever may write one, because `striate sync` removes a second run of an experiment.

@@ -3,8 +3,10 @@
 import os
 from pathlib import Path
 
-from striate import datasets, folders, limits, params, pictures
-from striate.stage import stage
+from striate.config import params
+from striate.datasets import catalogue, image_folder, image_reading
+from striate.models import sizing
+from striate.pipeline.stage import stage
 
 MOST_NAMED = 5  # pairs that are listed
 
@@ -14,22 +16,24 @@ def main() -> None:
     settings = params.load()
     name = settings.data.name
     if name == "folder":
-        found = folders.read(Path(settings.data.path), settings.data.size, settings.data.test_size)
+        found = image_folder.read(
+            Path(settings.data.path), settings.data.size, settings.data.test_size
+        )
         shape, count = found.train.images.shape[1:], len(found.train.labels)
-        limits.check(settings, shape, len(found.classes), count)
+        sizing.check(settings, shape, len(found.classes), count)
         if found.left_out:
-            print(f"note: {pictures.left_out_said(found.left_out)}")
+            print(f"note: {image_reading.left_out_said(found.left_out)}")
         print_pairs("test images are training images, too, to the last pixel", found.twins)
         print_pairs("images are in two classes, to the last pixel", found.contradictions)
     else:
-        entry = datasets.CATALOGUE[name]
-        limits.check(settings, entry.shape, len(entry.classes), entry.counts[0])
-        mirror = os.environ.get(datasets.MIRROR_VARIABLE)
+        entry = catalogue.CATALOGUE[name]
+        sizing.check(settings, entry.shape, len(entry.classes), entry.counts[0])
+        mirror = os.environ.get(catalogue.MIRROR_VARIABLE)
         if mirror and "://" not in mirror:
             # A relative folder means the same in the temporary copies in which DVC experiments.
             mirror = str(Path(os.environ.get("DVC_ROOT", "."), mirror))
-        found = datasets.fetch(name, mirror)
-    datasets.store(found, Path("data"))
+        found = catalogue.fetch(name, mirror)
+    catalogue.store(found, Path("data"))
     train, test = len(found.train.labels), len(found.test.labels)
     print(f"{name}: {train:,} training and {test:,} test images in data/")
 

@@ -2,26 +2,20 @@
 
 from pathlib import Path
 
-from striate import params, portable
-from striate.logbook import record_later
+from striate.config import params
+from striate.models import portable
+from striate.pipeline.stage import stage
 from striate.progress import waiting
-from striate.stage import stage
+from striate.tracking.logger import record_later
 
 
 def evaluate(settings: params.Params) -> None:
     """Read models/ and the test images; write predictions/ and metrics/."""
     with waiting("loading PyTorch"):
-        from striate import (
-            arrays,
-            checkpoint,
-            devices,
-            evaluation,
-            images,
-            model_json,
-            models,
-            results,
-            scores,
-        )
+        from striate.data import arrays, results
+        from striate.evaluation import prediction, scores
+        from striate.models import checkpoint, devices, model_json, networks
+        from striate.training import images
 
     devices.keep_freed_memory()
     device = devices.pick_device(settings.training.device)
@@ -29,19 +23,19 @@ def evaluate(settings: params.Params) -> None:
     trained = checkpoint.load(Path("models"), device)
     model_json.check_fits(trained.description, arrays.load_manifest(Path("data")))
     test = images.load_split(Path("data"), "test", device)
-    logits = evaluation.predict(
+    logits = prediction.predict(
         trained.model, test.images, trained.normalization,
         batch_size=settings.evaluate.batch_size, tta=settings.evaluate.tta, description="test",
     )  # fmt: skip
     labels = test.labels.cpu()
-    scored = evaluation.scores(logits, labels)
+    scored = prediction.scores(logits, labels)
     rows = scores.per_class_scores(scores.confusion_matrix(logits.numpy(), labels.numpy()))
     named = [{"class": name} | row for name, row in zip(trained.classes, rows, strict=True)]
     results.write_table(Path("metrics/per_class.csv"), named)
     results.write_predictions(logits.numpy(), labels.numpy(), trained.classes, Path("predictions"))
-    maps = models.feature_maps(trained.model, trained.normalization(test.images[:1]))
+    maps = networks.feature_maps(trained.model, trained.normalization(test.images[:1]))
     results.write_network(
-        {name: weight.cpu().numpy() for name, weight in models.filters(trained.model).items()},
+        {name: weight.cpu().numpy() for name, weight in networks.filters(trained.model).items()},
         {name: value[0].cpu().numpy() for name, value in maps.items()},
         Path("predictions"),
     )

@@ -6,32 +6,34 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from striate import launch, limits, params, portable
-from striate.logbook import Logbook, logbook
+from striate.config import params
+from striate.models import portable, sizing
+from striate.pipeline.stage import stage
 from striate.progress import waiting
-from striate.stage import stage
+from striate.tracking.logger import Logbook, logbook
+from striate.training import torchrun
 
 FEW_STEPS = 50  # below, Adam at its usual rate of 0.001 barely changes the weights
 
 if TYPE_CHECKING:
     import torch
 
-    from striate.parallel import Group
+    from striate.training.distributed import Group
 
 
 def main() -> None:
     """Train in this process, or in several that it starts."""
     settings = params.load()
     portable.use(settings.training, Path("data"))
-    if launch.is_needed(settings.training.processes):
-        launch.launch(launch.count(settings.training.processes), Path(__file__))
+    if torchrun.is_needed(settings.training.processes):
+        torchrun.launch(torchrun.count(settings.training.processes), Path(__file__))
         return
     with logbook() as log:
         # Imported while the tracking process loads MLflow beside this one.
-        with waiting("loading PyTorch") if launch.is_first() else nullcontext():
-            from striate import parallel
+        with waiting("loading PyTorch") if torchrun.is_first() else nullcontext():
+            from striate.training import distributed
 
-        with parallel.joined(settings.training.device) as (group, device):
+        with distributed.joined(settings.training.device) as (group, device):
             train(settings, log, group, device)
 
 
@@ -39,23 +41,15 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
     """Read the sections, train, and write models/ and metrics/."""
     import torch
 
-    from striate import (
-        arrays,
-        checkpoint,
-        devices,
-        evaluation,
-        images,
-        models,
-        results,
-        resume,
-        stored,
-        training,
-    )
+    from striate.data import arrays, results
+    from striate.evaluation import prediction
+    from striate.models import checkpoint, devices, networks
+    from striate.training import images, lazy_images, loop, resume
 
     devices.keep_freed_memory()
     devices.set_deterministic(settings.training.deterministic is not False)
     manifest = arrays.load_manifest(Path("data"))
-    limits.check(
+    sizing.check(
         settings, manifest["shape"], len(manifest["classes"]), manifest["train"]["count"],
         group.size,
     )  # fmt: skip
@@ -63,25 +57,25 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
     description = checkpoint.describe(settings.model.model_dump(), manifest, normalization)
     torch.manual_seed(settings.seed)
     model = checkpoint.build(description).to(device)
-    everything = stored.load(Path("data"), "train", device)
+    everything = lazy_images.load(Path("data"), "train", device)
     size = everything.images.pixels.nbytes
     # All processes look at what is free before any of them takes it.
     where = group.gathered(
-        devices.pick_residency(settings.data.residency, size, device, launch.beside())
+        devices.pick_residency(settings.data.residency, size, device, torchrun.beside())
     )[group.rank]
     first, second = images.hold_out(everything, settings.data.val_size, settings.seed)
-    models.whiten_(model, normalization(first.images[: models.WHITENING_IMAGES].read()))
+    networks.whiten_(model, normalization(first.images[: networks.WHITENING_IMAGES].read()))
     precision = devices.pick_precision(settings.training.precision, device)
-    learnt = stored.reside(first, where, precision.memory_format)
-    val = None if second is None else stored.reside(second, where)
+    learnt = lazy_images.reside(first, where, precision.memory_format)
+    val = None if second is None else lazy_images.reside(second, where)
     said = []
     source = Path(settings.training.init_from)
     weights = checkpoint.first_weights(source)
     if weights is not None:
-        taken, others = (", ".join(parts) or "none" for parts in models.transfer_(model, weights))
+        taken, others = (", ".join(parts) or "none" for parts in networks.transfer_(model, weights))
         said.append(f"weights of {source}: {taken}; new ones: {others}")
-    models.freeze_(model, settings.training.freeze)
-    parameters = models.count_parameters(model)
+    networks.freeze_(model, settings.training.freeze)
+    parameters = networks.count_parameters(model)
     place = {"device": "in memory", "host": "in host memory", "disk": "on disk"}[where]
     is_portable = device.type == "cpu" and portable.is_used()
     said.append(
@@ -89,7 +83,7 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
         + (", portable arithmetic" if is_portable else "")
     )
     if group.size > 1:
-        whole = models.synchronize_(model, device)
+        whole = networks.synchronize_(model, device)
         said[-1] += f", {group.size} processes" + (
             "" if whole else "; batch norm by each of them over its own part of a batch"
         )
@@ -99,7 +93,7 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
             " equal bytes on its own kind only"
         )
     batch = settings.training.batch_size
-    steps = settings.training.epochs * training.steps_per_epoch(len(learnt.labels), batch)
+    steps = settings.training.epochs * loop.steps_per_epoch(len(learnt.labels), batch)
     if weights is None and steps < FEW_STEPS:
         said.append(
             f"note: this training takes {steps} steps (epochs of {len(learnt.labels):,} images in"
@@ -119,22 +113,22 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
         log.start(flat, devices.describe(device) | machine)
         rows = []
         with keeper.stoppable():
-            for row in training.fit(
+            for row in loop.fit(
                 model, learnt, val, settings=settings.training, augmentation=settings.augment,
                 normalize=normalization, seed=settings.seed, keeper=keeper, group=group,
             ):  # fmt: skip
                 rows.append(row)
                 if group.rank == 0:
                     log.epoch(row)
-                    print(training.summary_line(row, settings.training.epochs), flush=True)
+                    print(loop.summary_line(row, settings.training.epochs), flush=True)
         if group.rank:
             return
-        kept = training.kept_epoch(rows, settings.training.keep)
+        kept = loop.kept_epoch(rows, settings.training.keep)
         if val is not None:
-            logits = evaluation.predict(
-                model, val.images, normalization, batch_size=training.VALIDATION_BATCH
+            logits = prediction.predict(
+                model, val.images, normalization, batch_size=loop.VALIDATION_BATCH
             )
-            description["confidence"] = evaluation.confidence(logits, val.labels.cpu())
+            description["confidence"] = prediction.confidence(logits, val.labels.cpu())
         checkpoint.save(model, description, Path("models"))
         results.write_training(rows, kept, parameters, Path("metrics"))
         log.trained(flat, keeper.seconds())

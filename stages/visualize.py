@@ -2,25 +2,19 @@
 
 from pathlib import Path
 
-from striate import params
-from striate.logbook import record_later
+from striate.config import params
+from striate.pipeline.stage import stage
 from striate.progress import waiting
-from striate.stage import stage
+from striate.tracking.logger import record_later
 
 
 def visualize(settings: params.Params) -> None:
     """Read what the other stages wrote; write one PNG a picture, the page and the model card."""
-    from striate import (
-        arrays,
-        card,
-        figures,
-        files,
-        model_json,
-        records,
-        report,
-        results,
-        scores,
-    )
+    from striate.data import arrays, files, results
+    from striate.evaluation import scores
+    from striate.models import model_json
+    from striate.reporting import figures, model_card, report
+    from striate.tracking import records
 
     data = Path("data")
     manifest = arrays.load_manifest(data)
@@ -71,7 +65,7 @@ def visualize(settings: params.Params) -> None:
         },
     )  # fmt: skip
     files.write(Path("reports/index.html"), page.encode())
-    written = card.card(settings, manifest, measured, description, hashes, logits, labels)
+    written = model_card.card(settings, manifest, measured, description, hashes, logits, labels)
     files.write(Path("reports/model_card.md"), written.encode())
     print(
         f"reports/index.html, reports/model_card.md, and {len(drawn)} pictures in reports/figures/"

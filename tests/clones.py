@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from filelock import FileLock
 
-from striate import background
+from striate.tracking import background
 
 ROOT = Path(__file__).parent.parent
 

@@ -20,12 +20,12 @@ import sys
 import time
 from pathlib import Path
 
-import striate.checkpoint
-import striate.params
-import striate.results
-import striate.resume
-import striate.stage
-import striate.training
+import striate.config.params
+import striate.data.results
+import striate.models.checkpoint
+import striate.pipeline.stage
+import striate.training.loop  # noqa: F401  # all for the forks
+from striate.training import resume
 
 STAGE = Path(__file__).parent.parent / "stages" / "train.py"
 STATES = Path(".dvc/tmp/striate")
@@ -91,7 +91,7 @@ def main(count):
         if not kill(drawn.uniform(0, usual)):
             continue
         kills += 1
-        states = [striate.resume.read(path) for path in STATES.glob("*.state")]
+        states = [resume.read(path) for path in STATES.glob("*.state")]
         resumed += bool(states)
         within += any(state["taken"] for state in states)
         if kills % 3 == 0:

@@ -19,7 +19,7 @@ import psutil
 import pytest
 from clones import Clone
 
-from striate import tracking
+from striate.tracking import mlflow_store
 
 pytestmark = pytest.mark.walk
 
@@ -128,7 +128,7 @@ def test_one_experiment_one_run_the_same_numbers(tmp_path):
     step("a copy of the repository, sync there", 8, copy)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(copy.folder)
-        store = tracking.open_store()
+        store = mlflow_store.open_store()
         for run in store.runs():
             assert run.info.artifact_uri.startswith((copy.folder / "mlartifacts").as_uri())
             paths = {artifact.path for artifact in store.client.list_artifacts(run.info.run_id)}
@@ -157,7 +157,7 @@ def create_stores(barrier, folders, failures):
         os.environ["DVC_ROOT"] = str(folder)
         barrier.wait(120)
         try:
-            store = tracking.open_store()
+            store = mlflow_store.open_store()
             store.create("run", {"key": 1}, {"tag": "value"})
         except Exception as error:
             failures.put(repr(error))
@@ -181,7 +181,7 @@ def test_four_processes_may_create_the_store_at_once(tmp_path, monkeypatch):
     assert failures.empty(), failures.get()
     for folder in folders:
         monkeypatch.setenv("DVC_ROOT", str(folder))
-        assert len(tracking.open_store().runs()) == 4
+        assert len(mlflow_store.open_store().runs()) == 4
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 
-from striate import background, logbook
+from striate.tracking import background, logger
 
 # A DVC in which three processes, one after another, claim the job as stages do.
 DVC = """
@@ -16,7 +16,7 @@ import subprocess, sys
 stage = '''
 import os, sys
 from pathlib import Path
-from striate import background
+from striate.tracking import background
 claim = background.claim(Path.cwd())
 print(claim is not None, flush=True)
 if claim:
@@ -96,7 +96,7 @@ def test_what_was_said_to_nobody_is_told_once(tmp_path, capsys):
     said = f"""
 import sys
 from pathlib import Path
-from striate import background
+from striate.tracking import background
 print("heard", file=sys.stderr)
 background.redirect_stderr(Path({str(tmp_path)!r}))
 print("not heard", file=sys.stderr)
@@ -111,19 +111,19 @@ print("not heard", file=sys.stderr)
 def test_whatever_is_behind_the_prompt_keeps_no_pipe_open(tmp_path):
     """Else `dvc repro | tee log` would end only when MLflow does."""
     stage = """
-from striate.logbook import logbook
+from striate.tracking.logger import logbook
 with logbook() as log:
     log.start({"seed": 0, "data.name": "digits", "model.layers": 1, "model.width": 1}, {})
 """
     env = os.environ | {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
-    env.pop(logbook.SWITCH, None)
+    env.pop(logger.SWITCH, None)
     begin = time.monotonic()
     subprocess.run([sys.executable, "-c", stage], cwd=tmp_path, env=env, capture_output=True)
     assert time.monotonic() - begin < 10  # a server that does not answer is asked for 15 s
 
 
 def test_it_takes_little_of_the_processor():
-    ask = "import os; from striate import background; background.lower_priority(); "
+    ask = "import os; from striate.tracking import background; background.lower_priority(); "
     ask += "print(os.nice(0))"
     run = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
     assert run.stdout == "19\n"
@@ -166,8 +166,8 @@ def test_where_the_job_cannot_be_claimed_it_is_said(dvc, tmp_path, monkeypatch, 
         raise NotADirectoryError(20, "Not a directory", ".dvc/tmp/striate-pending")
 
     monkeypatch.setattr(background, "claim", refuse)
-    monkeypatch.delenv(logbook.SWITCH, raising=False)
-    logbook.record_later()
+    monkeypatch.delenv(logger.SWITCH, raising=False)
+    logger.record_later()
     said = capsys.readouterr().err
     assert said.startswith("warning: MLflow is not brought up to date after this ([Errno 20]")
     assert "`striate sync` does it" in said

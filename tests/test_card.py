@@ -8,7 +8,9 @@ import pytest
 import torch
 import yaml
 
-from striate import card, evaluation, params, scores
+from striate.config import params
+from striate.evaluation import prediction, scores
+from striate.reporting import model_card
 
 ROOT = Path(__file__).parent.parent
 CLASSES = ["cat", "dog|<b>", "`fish`"]
@@ -36,9 +38,9 @@ def write(predictions, confidence=None, more=None, **data):
     settings = settings.model_copy(update={"data": settings.data.model_copy(update=data)})
     train = {"train_accuracy": 0.5, "epochs": 2, "kept_epoch": 2, "parameters": 1234}
     train |= more or {}
-    return card.card(
+    return model_card.card(
         settings, MANIFEST | {"name": settings.data.name},
-        {"train": train, "test": evaluation.scores(*predictions)}, {"confidence": confidence},
+        {"train": train, "test": prediction.scores(*predictions)}, {"confidence": confidence},
         {"striate.checkpoint": "0123.dir"}, *arrays_of(predictions),
     )  # fmt: skip
 
@@ -46,7 +48,7 @@ def write(predictions, confidence=None, more=None, **data):
 def test_the_front_matter_holds_the_scores(predictions):
     text = write(predictions)
     front = yaml.safe_load(text.split("---\n")[1])
-    measured = evaluation.scores(*predictions)
+    measured = prediction.scores(*predictions)
     (model,) = front["model-index"]
     (result,) = model["results"]
     found = {metric["type"]: metric["value"] for metric in result["metrics"]}
@@ -79,7 +81,7 @@ def test_validation_comes_before_test(predictions):
 
 def test_it_says_what_was_calibrated_or_that_nothing_was(predictions):
     logits, labels = predictions
-    confidence = evaluation.confidence(logits.repeat(3, 1), labels.repeat(3))
+    confidence = prediction.confidence(logits.repeat(3, 1), labels.repeat(3))
     told = write(predictions, confidence)
     assert f"divided by {confidence['temperature']:.3f}" in told
     assert "of the test images 5.00%" in told
@@ -99,15 +101,15 @@ def test_data_of_ones_own_have_no_licence_that_is_known(predictions):
 def test_intervals_hold_what_is_measured_and_shrink_with_more_images(predictions):
     logits, labels = predictions
     confusion = scores.confusion_matrix(*arrays_of(predictions))
-    macro = evaluation.scores(logits, labels)["macro_f1"]
-    low, high = card.f1_interval(confusion)
+    macro = prediction.scores(logits, labels)["macro_f1"]
+    low, high = model_card.f1_interval(confusion)
     assert low < macro < high
-    narrow = card.f1_interval(confusion * 100)
+    narrow = model_card.f1_interval(confusion * 100)
     assert narrow[1] - narrow[0] < (high - low) / 5
-    low, high = card.loss_interval(*arrays_of(predictions))
-    assert low < evaluation.mean_loss(logits, labels) < high
-    assert card.f1_interval(confusion) == card.f1_interval(confusion)
+    low, high = model_card.loss_interval(*arrays_of(predictions))
+    assert low < prediction.mean_loss(logits, labels) < high
+    assert model_card.f1_interval(confusion) == model_card.f1_interval(confusion)
 
 
 def test_names_are_shown_as_they_are():
-    assert card.escaped("a|b\n*c*") == r"a\|b \*c\*"
+    assert model_card.escaped("a|b\n*c*") == r"a\|b \*c\*"

@@ -7,9 +7,10 @@ import zipfile
 import pytest
 import torch
 
-from striate import checkpoint, evaluation, model_json
 from striate.errors import UserError
-from striate.images import Normalization
+from striate.evaluation import prediction
+from striate.models import checkpoint, model_json
+from striate.training.images import Normalization
 
 ARCHITECTURE = {
     "arch": "convnet",
@@ -53,7 +54,7 @@ def test_a_network_comes_back_with_the_same_logits(saved):
     loaded = checkpoint.load(folder, CPU)
     pixels = torch.randint(0, 256, (20, 1, 8, 8), dtype=torch.uint8)
     before, after = (
-        evaluation.predict(network, pixels, loaded.normalization, batch_size=7)
+        prediction.predict(network, pixels, loaded.normalization, batch_size=7)
         for network in (model, loaded.model)
     )
     assert torch.equal(before, after)
@@ -296,6 +297,6 @@ def test_first_weights_are_those_of_a_folder_or_of_a_file(saved, tmp_path):
 def test_with_its_normalisation_a_network_takes_pixels(saved):
     loaded = checkpoint.load(saved[1], CPU)
     pixels = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
-    expected = evaluation.predict(loaded.model, pixels, loaded.normalization, batch_size=5)
+    expected = prediction.predict(loaded.model, pixels, loaded.normalization, batch_size=5)
     whole = checkpoint.Pixels(loaded).eval()
     torch.testing.assert_close(whole(pixels.float()).detach(), expected)

@@ -8,8 +8,9 @@ import pytest
 from clones import Clone
 from test_report import Page
 
-from striate import compare, records
-from striate.compare import Scored, Side, Verdict
+from striate.analysis import compare
+from striate.analysis.compare import Scored, Side, Verdict
+from striate.tracking import records
 
 CLASSES = ["a", "b", "c"]
 LABELS = np.array([0, 1, 2, 0, 1, 2])

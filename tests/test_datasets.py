@@ -31,8 +31,10 @@ import torchvision
 import yaml
 from sklearn.datasets import load_digits
 
-from striate import arrays, datasets, images
-from striate.datasets import CATALOGUE, DataError, Dataset, File, Part, prepare
+from striate.data import arrays
+from striate.datasets import catalogue
+from striate.datasets.catalogue import CATALOGUE, DataError, Dataset, File, Part, prepare
+from striate.training import images
 
 ROOT = Path(__file__).parent.parent
 STORED = ["images.npy", "labels.npy"]
@@ -539,7 +541,7 @@ def test_an_archive_is_unpacked(tmp_path):
         member("folder/file", b"content"),
         member("folder/link", type=tarfile.SYMTYPE, linkname="file"),
     )
-    datasets.extract(archive, tmp_path / "into")
+    catalogue.extract(archive, tmp_path / "into")
     assert contents(tmp_path / "into") == {"folder/file": b"content", "folder/link": b"content"}
 
 
@@ -572,7 +574,7 @@ def test_a_member_that_lies_outside_is_refused(tmp_path, case):
         header.linkname = header.linkname.format(outside=outside)
     archive = pack(tmp_path / "bad.tar.gz", *members)
     with pytest.raises(DataError, match=r"^bad\.tar\.gz was refused: "):
-        datasets.extract(archive, outside / "into")
+        catalogue.extract(archive, outside / "into")
     assert contents(outside) == {"victim": b"unharmed"}
 
 
@@ -590,7 +592,7 @@ def test_a_broken_archive_is_refused(tmp_path):
         archive = tmp_path / f"{fault}.tar.gz"
         archive.write_bytes(content)
         with pytest.raises(DataError, match=rf"^{fault}\.tar\.gz was refused: "):
-            datasets.extract(archive, tmp_path / "into")
+            catalogue.extract(archive, tmp_path / "into")
 
 
 @pytest.mark.parametrize(
@@ -602,10 +604,10 @@ def test_a_broken_archive_is_refused(tmp_path):
     ],
 )
 def test_an_archive_that_would_fill_the_disk_is_refused(tmp_path, monkeypatch, members):
-    monkeypatch.setattr(datasets, "MOST_UNPACKED_BYTES", 20_000)
+    monkeypatch.setattr(catalogue, "MOST_UNPACKED_BYTES", 20_000)
     archive = pack(tmp_path / "bomb.tar.gz", *members)
     with pytest.raises(DataError, match=r"^bomb\.tar\.gz was refused: more than 100 members or"):
-        datasets.extract(archive, tmp_path / "into")
+        catalogue.extract(archive, tmp_path / "into")
     assert sum(map(len, contents(tmp_path / "into").values())) <= 20_000
 
 
@@ -634,7 +636,7 @@ def test_any_change_of_an_archive_stays_inside_the_folder(tmp_path):
         archive = tmp_path / "changed.tar.gz"
         archive.write_bytes(gzip.compress(bytes(changed), 1))
         with contextlib.suppress(DataError):
-            datasets.extract(archive, outside / "into")
+            catalogue.extract(archive, outside / "into")
         assert {path.name for path in outside.iterdir()} <= {"into"}
         shutil.rmtree(outside / "into", ignore_errors=True)
 
@@ -707,7 +709,7 @@ def no_litter(monkeypatch, tmp_path_factory):
 def pauses(monkeypatch):
     """The pauses that were asked for, in seconds; none is made."""
     asked = []
-    monkeypatch.setattr(datasets.time, "sleep", asked.append)
+    monkeypatch.setattr(catalogue.time, "sleep", asked.append)
     return asked
 
 
@@ -797,11 +799,11 @@ def test_an_endless_answer_leaves_no_more_than_the_file_on_the_disk(
     toy, server, tmp_path, monkeypatch
 ):
     server.answers["/toy/pixels"] = [without_an_end]
-    monkeypatch.setattr(datasets, "CHUNK_BYTES", 10)
+    monkeypatch.setattr(catalogue, "CHUNK_BYTES", 10)
     (form,) = CATALOGUE["toy"].forms
     monkeypatch.setattr(Path, "unlink", lambda path, missing_ok: None)
     with pytest.raises(DataError, match="more than 24 bytes"):
-        datasets._fetch_file(form[0], (f"{server.url}/toy/pixels",), tmp_path / "pixels")
+        catalogue._fetch_file(form[0], (f"{server.url}/toy/pixels",), tmp_path / "pixels")
     assert (tmp_path / "pixels").stat().st_size <= 24
 
 
@@ -922,7 +924,7 @@ def test_a_connection_that_breaks_is_tried_again(toy, server, tmp_path, pauses):
     prepare("toy", tmp_path / "data", server.url)
     assert_toy(tmp_path / "data")
     assert server.asked == ["/toy/pixels"] * 3
-    assert pauses == [datasets.PAUSE_SECONDS, 2 * datasets.PAUSE_SECONDS]
+    assert pauses == [catalogue.PAUSE_SECONDS, 2 * catalogue.PAUSE_SECONDS]
 
 
 @pytest.mark.parametrize(
@@ -931,25 +933,25 @@ def test_a_connection_that_breaks_is_tried_again(toy, server, tmp_path, pauses):
 def test_a_connection_that_breaks_every_time_is_named(
     toy, server, tmp_path, monkeypatch, answer, reason
 ):
-    monkeypatch.setattr(datasets, "TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(catalogue, "TIMEOUT_SECONDS", 0.1)
     server.answers["/toy/pixels"] = [answer]
     (line,) = failure(tmp_path / "data", server.url)
     assert line.startswith(f"{server.url}/toy/pixels: {reason}")
-    assert line.endswith(f"({datasets.ATTEMPTS} attempts)")
-    assert server.asked == ["/toy/pixels"] * datasets.ATTEMPTS
+    assert line.endswith(f"({catalogue.ATTEMPTS} attempts)")
+    assert server.asked == ["/toy/pixels"] * catalogue.ATTEMPTS
 
 
 def test_every_address_is_named_with_its_reason(toy, server, closed_port, tmp_path, pauses):
     toy(f"{closed_port}/one", f"{server.url}/two", f"{closed_port}/three")
     refused = ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
-    refused = f"{refused} ({datasets.ATTEMPTS} attempts)"
+    refused = f"{refused} ({catalogue.ATTEMPTS} attempts)"
     assert failure(tmp_path / "data", str(tmp_path / "nowhere")) == [
         f"{tmp_path}/nowhere/toy/pixels: No such file or directory",
         f"{closed_port}/one: {refused}",
         f"{server.url}/two: the server answered 404 Not Found",
         f"{closed_port}/three: {refused}",
     ]
-    once = [datasets.PAUSE_SECONDS * attempt for attempt in range(1, datasets.ATTEMPTS)]
+    once = [catalogue.PAUSE_SECONDS * attempt for attempt in range(1, catalogue.ATTEMPTS)]
     assert pauses == once * 2
 
 

@@ -5,8 +5,8 @@ import ctypes
 import pytest
 import torch
 
-from striate import devices
 from striate.errors import UserError
+from striate.models import devices
 
 CPU = torch.device("cpu")
 
@@ -35,6 +35,7 @@ def test_auto_takes_bfloat16_where_the_processor_computes_in_it(
     capabilities, expected, monkeypatch
 ):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     precision = devices.pick_precision("auto", CPU)
     assert precision == (expected, torch.channels_last)
     assert devices.pick_precision("float32", CPU) == devices.REFERENCE

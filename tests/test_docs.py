@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from striate import datasets, images
+from striate.datasets import catalogue
+from striate.training import images
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -48,19 +49,19 @@ def test_what_a_page_links_to_exists(path):
 
 def test_the_data_set_of_the_example_can_be_stored_and_read(tmp_path, monkeypatch):
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extending.md").read_text(), re.S)
-    monkeypatch.setattr(datasets, "CATALOGUE", dict(datasets.CATALOGUE))
-    exec(code, vars(datasets) | {"CATALOGUE": datasets.CATALOGUE})
-    datasets.prepare("stripes", tmp_path, None)
+    monkeypatch.setattr(catalogue, "CATALOGUE", dict(catalogue.CATALOGUE))
+    exec(code, vars(catalogue) | {"CATALOGUE": catalogue.CATALOGUE})
+    catalogue.prepare("stripes", tmp_path, None)
     train = images.load_split(tmp_path, "train", "cpu")
     assert train.images.shape == (500, 1, 8, 8)
-    entry = datasets.CATALOGUE["stripes"]
+    entry = catalogue.CATALOGUE["stripes"]
     pixels = train.images.numpy() / entry.peak
     assert np.mean(pixels) == pytest.approx(entry.mean[0], abs=5e-4)
     assert np.std(pixels) == pytest.approx(entry.std[0], abs=5e-4)
 
 
 def test_messages_in_the_troubleshooting_are_those_of_the_code():
-    code = "".join(path.read_text() for path in (ROOT / "src/striate").glob("*.py"))
+    code = "".join(path.read_text() for path in (ROOT / "src/striate").rglob("*.py"))
     for said in (
         "could not be fetched", "the loss became", "does this training already",
         "failed; this is not recorded there", "there is too little memory for this",

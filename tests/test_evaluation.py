@@ -6,7 +6,7 @@ import torch
 from scipy import optimize, stats
 from sklearn import metrics
 
-from striate import evaluation, scores
+from striate.evaluation import prediction, scores
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def predictions():
 def test_scores_are_those_of_scikit_learn(predictions):
     logits, labels = predictions
     truth, guess = labels.numpy(), logits.argmax(1).numpy()
-    ours = evaluation.scores(logits, labels)
+    ours = prediction.scores(logits, labels)
     assert ours["accuracy"] == metrics.accuracy_score(truth, guess)
     assert ours["macro_f1"] == pytest.approx(metrics.f1_score(truth, guess, average="macro"))
     assert ours["loss"] == pytest.approx(metrics.log_loss(truth, logits.double().softmax(1)))
@@ -59,17 +59,17 @@ def test_loss_is_divided_once_whatever_the_batches():
     pixels = torch.randint(0, 256, (50, 1, 1, 10), dtype=torch.uint8)
     labels = torch.arange(50) % 10
     whole, parts = (
-        evaluation.predict(Lookup(), pixels, lambda x: x / 255, batch_size=size)
+        prediction.predict(Lookup(), pixels, lambda x: x / 255, batch_size=size)
         for size in (50, 48)
     )
     assert torch.equal(whole, parts)
-    assert evaluation.mean_loss(whole, labels) == evaluation.mean_loss(parts, labels)
+    assert prediction.mean_loss(whole, labels) == prediction.mean_loss(parts, labels)
 
 
 def test_predict_uses_evaluation_mode_and_leaves_no_gradient():
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5)).train()
     pixels = torch.ones(3, 1, 2, 5, dtype=torch.uint8)
-    logits = evaluation.predict(model, pixels, lambda x: x.float(), batch_size=2)
+    logits = prediction.predict(model, pixels, lambda x: x.float(), batch_size=2)
     assert torch.equal(logits, torch.ones(3, 10))
     assert not logits.requires_grad
 
@@ -77,16 +77,16 @@ def test_predict_uses_evaluation_mode_and_leaves_no_gradient():
 def test_augmented_views_weigh_1_together_and_show_what_they_say():
     inputs = torch.rand(2, 3, 5, 6)
     for tta, count in (("none", 1), ("flip", 2), ("translate", 3), ("flip_translate", 6)):
-        found = list(evaluation.views(inputs, tta))
+        found = list(prediction.views(inputs, tta))
         assert len(found) == count
         assert sum(weight for _, weight in found) == 1
         assert all(view.shape == inputs.shape for view, _ in found)
         assert torch.equal(found[0][0], inputs)
-    views = [view for view, _ in evaluation.views(inputs, "flip_translate")]
+    views = [view for view, _ in prediction.views(inputs, "flip_translate")]
     assert torch.equal(views[1], inputs.flip(3))
     assert torch.equal(views[2][:, :, 1:, 1:], inputs[:, :, :-1, :-1])
     assert torch.equal(views[4][:, :, :-1, :-1], inputs[:, :, 1:, 1:])
-    weights = [weight for _, weight in evaluation.views(inputs, "flip_translate")]
+    weights = [weight for _, weight in prediction.views(inputs, "flip_translate")]
     assert weights == [0.25, 0.25, 0.125, 0.125, 0.125, 0.125]
 
 
@@ -95,9 +95,9 @@ def test_test_time_augmentation_is_the_mean_of_the_logits():
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
     images = torch.randint(0, 256, (7, 1, 4, 4), dtype=torch.uint8)
     arguments = {"normalize": torch.Tensor.float, "batch_size": 3}
-    both = evaluation.predict(model, images, **arguments, tta="flip")
+    both = prediction.predict(model, images, **arguments, tta="flip")
     plain, mirrored = (
-        evaluation.predict(model, some, **arguments) for some in (images, images.flip(3))
+        prediction.predict(model, some, **arguments) for some in (images, images.flip(3))
     )
     torch.testing.assert_close(both, (plain + mirrored) / 2)
 
@@ -136,34 +136,34 @@ def test_surest_mistakes_come_first_with_their_probability(predictions):
 
 def test_the_temperature_is_where_the_loss_is_least(predictions):
     logits, labels = predictions
-    found = evaluation.temperature(logits, labels)
+    found = prediction.temperature(logits, labels)
     best = optimize.minimize_scalar(
-        lambda power: evaluation.mean_loss(logits / 2**power, labels), bounds=(-6, 6),
+        lambda power: prediction.mean_loss(logits / 2**power, labels), bounds=(-6, 6),
         method="bounded", options={"xatol": 1e-9},
     )  # fmt: skip
     assert found == pytest.approx(2**best.x, rel=1e-4)
     # Logits that are twice as sure need twice the temperature.
-    assert evaluation.temperature(2 * logits, labels) == pytest.approx(2 * found, rel=1e-6)
+    assert prediction.temperature(2 * logits, labels) == pytest.approx(2 * found, rel=1e-6)
 
 
 def test_the_temperature_has_bounds_where_everything_is_right_or_nothing_is_known():
     labels = torch.tensor([0, 1])
-    assert evaluation.temperature(torch.eye(2), labels) == pytest.approx(0.01)
-    assert evaluation.temperature(-torch.eye(2), labels) == pytest.approx(100)
+    assert prediction.temperature(torch.eye(2), labels) == pytest.approx(0.01)
+    assert prediction.temperature(-torch.eye(2), labels) == pytest.approx(100)
 
 
 def test_the_threshold_leaves_one_in_twenty_above(predictions):
     logits, labels = predictions
-    found = evaluation.confidence(logits, labels)
+    found = prediction.confidence(logits, labels)
     above = -torch.logsumexp(logits.double(), 1) > found["energy"]
     assert int(above.sum()) == 25  # of 500
-    assert found["temperature"] == evaluation.temperature(logits, labels)
+    assert found["temperature"] == prediction.temperature(logits, labels)
 
 
 def test_a_few_images_calibrate_nothing(predictions):
     logits, labels = predictions
-    assert evaluation.confidence(logits[:99], labels[:99]) is None
-    assert evaluation.confidence(logits[:100], labels[:100]) is not None
+    assert prediction.confidence(logits[:99], labels[:99]) is None
+    assert prediction.confidence(logits[:100], labels[:100]) is not None
 
 
 def test_what_numpy_computes_is_what_pytorch_computes(predictions):
@@ -171,7 +171,7 @@ def test_what_numpy_computes_is_what_pytorch_computes(predictions):
     double = logits.double()
     for ours, theirs in (
         (scores.softmax(logits.numpy()), double.softmax(1)),
-        (scores.energy(logits.numpy()), evaluation.energy(logits)),
+        (scores.energy(logits.numpy()), prediction.energy(logits)),
         (
             scores.losses(logits.numpy(), labels.numpy()),
             torch.nn.functional.cross_entropy(double, labels, reduction="none"),

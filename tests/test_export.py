@@ -13,8 +13,11 @@ from safetensors import safe_open
 from test_checkpoint import ARCHITECTURE, CPU, MANIFEST
 from test_stages import STAGES, run_stage, write_params
 
-from striate import checkpoint, evaluation, export, images
-from striate.images import Normalization
+from striate.evaluation import prediction
+from striate.models import checkpoint
+from striate.serving import export
+from striate.training import images
+from striate.training.images import Normalization
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def reference(folder):
     """Pixels of the test images, and the checkpoint's logits of them."""
     network = checkpoint.load(folder / "models", CPU)
     pixels = images.load_split(folder / "data", "test", CPU).images
-    return pixels, evaluation.predict(
+    return pixels, prediction.predict(
         network.model, pixels, network.normalization, batch_size=100
     ).numpy()
 

@@ -18,19 +18,14 @@ from hypothesis import strategies as st
 from test_params import COMMITTED, changed
 from test_stages import ROOT, STAGES, fail_stage, run_stage, write_params
 
-from striate import (
-    arrays,
-    checkpoint,
-    evaluation,
-    folders,
-    images,
-    limits,
-    models,
-    params,
-    training,
-)
-from striate.datasets import CATALOGUE
+from striate.config import params
+from striate.data import arrays
+from striate.datasets import image_folder
+from striate.datasets.catalogue import CATALOGUE
 from striate.errors import UserError
+from striate.evaluation import prediction
+from striate.models import checkpoint, networks, sizing
+from striate.training import images, loop
 
 LINES = (ROOT / "params.yaml").read_text().splitlines(keepends=True)
 CONTENT = (ROOT / "params.yaml").read_bytes()
@@ -147,9 +142,9 @@ def is_valid(path):
     try:
         loaded = params.load(path)
         if loaded.data.name == "folder":
-            folders.read(Path(loaded.data.path), loaded.data.size, loaded.data.test_size)
+            image_folder.read(Path(loaded.data.path), loaded.data.size, loaded.data.test_size)
         entry = CATALOGUE[loaded.data.name]
-        limits.check(loaded, entry.shape, len(entry.classes), entry.counts[0])
+        sizing.check(loaded, entry.shape, len(entry.classes), entry.counts[0])
     except UserError:
         return False
     return True
@@ -242,7 +237,7 @@ def test_valid_params_take_a_step_or_say_that_the_loss_diverged(finished, values
     loaded = params.check(values)
     manifest = arrays.load_manifest(Path("data"))
     try:
-        limits.check(loaded, manifest["shape"], len(manifest["classes"]), count)
+        sizing.check(loaded, manifest["shape"], len(manifest["classes"]), count)
     except UserError:
         assume(False)
     normalize = images.normalization(manifest, loaded.data.normalize)
@@ -251,10 +246,10 @@ def test_valid_params_take_a_step_or_say_that_the_loss_diverged(finished, values
     everything = images.load_split(Path("data"), "train", torch.device("cpu"))
     some = images.Split(*(part[:count] for part in everything))
     learnt, val = images.hold_out(some, loaded.data.val_size, loaded.seed)
-    models.whiten_(model, normalize(learnt.images))
-    models.freeze_(model, loaded.training.freeze)
+    networks.whiten_(model, normalize(learnt.images))
+    networks.freeze_(model, loaded.training.freeze)
     try:
-        row = next(training.fit(
+        row = next(loop.fit(
             model, learnt, val, settings=loaded.training, augmentation=loaded.augment,
             normalize=normalize, seed=loaded.seed,
         ))  # fmt: skip
@@ -262,7 +257,7 @@ def test_valid_params_take_a_step_or_say_that_the_loss_diverged(finished, values
         assert str(error).startswith("the loss became ")  # noqa: PT017
         return
     assert math.isfinite(row["train_loss"])
-    logits = evaluation.predict(
+    logits = prediction.predict(
         model, some.images, normalize, batch_size=loaded.evaluate.batch_size,
         tta=loaded.evaluate.tta,
     )  # fmt: skip
@@ -487,7 +482,7 @@ def zip_is_whole(path):
 
 @pytest.mark.parametrize("shape", [(2**50,), (2**30, 2**30)])
 def test_too_little_memory_is_said_in_a_line(finished, monkeypatch, shape):
-    monkeypatch.setattr(training, "fit", lambda *values, **keys: iter([torch.empty(shape)]))
+    monkeypatch.setattr(loop, "fit", lambda *values, **keys: iter([torch.empty(shape)]))
     (line,) = refusal("train", finished)
     assert line.startswith(
         "error: there is too little memory for this; smaller training.batch_size"
@@ -495,10 +490,10 @@ def test_too_little_memory_is_said_in_a_line(finished, monkeypatch, shape):
 
 
 def test_any_other_error_of_torch_is_not_hidden(finished, monkeypatch):
-    monkeypatch.setattr(training, "fit", lambda *values, **keys: iter([torch.empty(2) @ 1]))
+    monkeypatch.setattr(loop, "fit", lambda *values, **keys: iter([torch.empty(2) @ 1]))
     with pytest.raises(TypeError):
         run_stage("train")
-    monkeypatch.setattr(training, "fit", lambda *v, **k: iter([torch.zeros(2) @ torch.zeros(3)]))
+    monkeypatch.setattr(loop, "fit", lambda *v, **k: iter([torch.zeros(2) @ torch.zeros(3)]))
     with pytest.raises(RuntimeError, match="size"):
         run_stage("train")
 

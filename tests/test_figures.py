@@ -9,7 +9,7 @@ from matplotlib.colors import same_color
 from matplotlib.font_manager import FontEntry
 from PIL import Image
 
-from striate import figures
+from striate.reporting import figures
 
 DIGITS = [str(digit) for digit in range(10)]
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from striate import files
+from striate.data import files
 
 
 def test_a_file_is_written_with_the_folders_that_it_needs(tmp_path):

@@ -13,8 +13,10 @@ import yaml
 from PIL import Image
 from test_stages import STAGES, fail_stage, run_stage, write_params
 
-from striate import arrays, datasets, folders, images, pictures
-from striate.datasets import DataError
+from striate.data import arrays
+from striate.datasets import catalogue, image_folder, image_reading
+from striate.datasets.catalogue import DataError
+from striate.training import images
 
 GREEN, RED = (20, 200, 30), (200, 20, 30)
 
@@ -40,7 +42,7 @@ def place(tmp_path):
 
 
 def test_classes_are_the_folders_and_a_part_of_each_is_kept_for_the_test(place):
-    found = folders.read(place, 0, 0.2)
+    found = image_folder.read(place, 0, 0.2)
     assert found.classes == ("brick", "grass")
     assert found.train.images.shape == (16, 3, 12, 12)
     assert np.bincount(found.test.labels).tolist() == [2, 2]
@@ -50,13 +52,13 @@ def test_classes_are_the_folders_and_a_part_of_each_is_kept_for_the_test(place):
     values = found.train.images / 255
     assert found.mean == pytest.approx(values.mean((0, 2, 3)), abs=1e-4)
     assert found.std == pytest.approx(values.std((0, 2, 3)), abs=1e-4)
-    again = folders.read(place, 0, 0.2)
+    again = image_folder.read(place, 0, 0.2)
     assert (again.test.images == found.test.images).all()
 
 
 def test_a_folder_test_is_taken_as_it_is(place):
     fill(place / "test", COLOURS, count=3, seed=1)
-    found = folders.read(place, 0, 0.2)
+    found = image_folder.read(place, 0, 0.2)
     assert (len(found.train.labels), len(found.test.labels)) == (20, 6)
     assert found.twins == ()
 
@@ -65,22 +67,22 @@ def test_pictures_of_all_sizes_are_resized(place):
     fill(place / "train", {"grass": GREEN}, count=2, size=(40, 20), seed=1)
     said = r"is of 40×20 pixels, and .* of 12×12; set data\.size"
     with pytest.raises(DataError, match=said):
-        folders.read(place, 0, 0.2)
-    assert folders.read(place, 8, 0.2).train.images.shape[1:] == (3, 8, 8)
+        image_folder.read(place, 0, 0.2)
+    assert image_folder.read(place, 8, 0.2).train.images.shape[1:] == (3, 8, 8)
 
 
 def test_gray_files_give_one_channel(tmp_path):
     fill(tmp_path / "train", COLOURS, mode="L")
-    assert folders.read(tmp_path, 0, 0.2).train.images.shape[1] == 1
+    assert image_folder.read(tmp_path, 0, 0.2).train.images.shape[1] == 1
     fill(tmp_path / "train", {"brick": RED}, count=1)
-    assert folders.read(tmp_path, 0, 0.2).train.images.shape[1] == 3
+    assert image_folder.read(tmp_path, 0, 0.2).train.images.shape[1] == 3
 
 
 def test_pictures_that_are_in_both_parts_are_reported(place):
     fill(place / "test", COLOURS, count=2, seed=1)
     copy = place / "test/brick/copy.bmp"
     Image.open(place / "train/brick/03.png").save(copy)
-    found = folders.read(place, 0, 0.2)
+    found = image_folder.read(place, 0, 0.2)
     assert found.twins == ((str(place / "train/brick/03.png"), str(copy)),)
 
 
@@ -88,7 +90,7 @@ def test_pictures_that_are_in_two_classes_are_reported(place):
     copy = place / "train/grass/copy.bmp"
     Image.open(place / "train/brick/03.png").save(copy)
     shutil.copy(place / "train/brick/04.png", place / "train/brick/again.png")
-    found = folders.read(place, 0, 0.2)
+    found = image_folder.read(place, 0, 0.2)
     assert found.contradictions == ((str(place / "train/brick/03.png"), str(copy)),)
 
 
@@ -96,7 +98,7 @@ def test_files_that_cannot_be_read_are_listed(place):
     for name in ("brick/03.png", "grass/05.png"):
         (place / "train" / name).write_bytes(b"no picture")
     with pytest.raises(DataError) as caught:
-        folders.read(place, 0, 0.2)
+        image_folder.read(place, 0, 0.2)
     for name in ("brick/03.png", "grass/05.png"):
         assert f"{place}/train/{name} cannot be read: it is no picture" in str(caught.value)
     assert "mend these files, or move them out" in str(caught.value)
@@ -129,13 +131,13 @@ def too_few(place):
 def test_a_folder_that_cannot_be_a_data_set_is_explained(place, spoil, said):
     spoil(place)
     with pytest.raises(DataError, match=re.escape(said)):
-        folders.read(place, 0, 0.2)
+        image_folder.read(place, 0, 0.2)
 
 
 def test_more_than_memory_holds_is_refused_before_it_is_taken(place, monkeypatch):
-    monkeypatch.setattr(folders, "MOST_BYTES", 1000)
+    monkeypatch.setattr(image_folder, "MOST_BYTES", 1000)
     with pytest.raises(DataError, match="20 pictures of 12×12 pixels, more than fit"):
-        folders.read(place, 0, 0.2)
+        image_folder.read(place, 0, 0.2)
 
 
 def test_all_stages_take_a_folder_and_say_which_pictures_are_in_both_parts(
@@ -181,8 +183,8 @@ def test_a_folder_that_is_not_there_is_one_line_and_leaves_nothing(tmp_path, mon
 @pytest.mark.slow
 def test_cifar10_as_a_folder_of_files_is_cifar10(mirror, tmp_path):
     """The pictures and classes of 500 training and 100 test images come back."""
-    datasets.prepare("cifar10", tmp_path / "stored", str(mirror))
-    entry = datasets.CATALOGUE["cifar10"]
+    catalogue.prepare("cifar10", tmp_path / "stored", str(mirror))
+    entry = catalogue.CATALOGUE["cifar10"]
     expected = {}
     for part, count in (("train", 500), ("test", 100)):
         split = images.load_split(tmp_path / "stored", part, "cpu")
@@ -195,7 +197,7 @@ def test_cifar10_as_a_folder_of_files_is_cifar10(mirror, tmp_path):
             target.mkdir(parents=True, exist_ok=True)
             values = split.images[number].numpy().transpose(1, 2, 0)
             Image.fromarray(values).save(target / f"{number}.png")
-    found = folders.read(tmp_path, 0, 0.5)
+    found = image_folder.read(tmp_path, 0, 0.5)
     assert found.classes == entry.classes
     for part in ("train", "test"):
         got = getattr(found, part)
@@ -213,10 +215,10 @@ def test_the_committed_paths_exist_for_dvc():
 def test_a_folder_without_a_picture_is_named(place):
     (place / "train/moss").mkdir()
     with pytest.raises(DataError, match="train has folders without a picture: moss; fill or"):
-        folders.read(place, 0, 0.2)
+        image_folder.read(place, 0, 0.2)
     (place / "train/moss/a.heic").touch()
     with pytest.raises(DataError, match=r"picture: moss \(1 file left out: 1 \.heic\); fill or"):
-        folders.read(place, 0, 0.2)
+        image_folder.read(place, 0, 0.2)
 
 
 def test_what_is_hidden_or_left_by_systems_is_counted_and_not_learnt(place, monkeypatch, capsys):
@@ -231,7 +233,7 @@ def test_what_is_hidden_or_left_by_systems_is_counted_and_not_learnt(place, monk
         (cats / name).write_bytes(b"")
     shutil.copy(cats / "00.png", place / "train")
     shutil.copytree(cats, place / "valid/brick")
-    found = folders.read(place, 0, 0.2)
+    found = image_folder.read(place, 0, 0.2)
     assert found.classes == ("brick", "grass")
     assert len(found.train.labels) + len(found.test.labels) == 20
     assert found.left_out == {
@@ -257,19 +259,19 @@ def test_no_folder_is_walked_twice(place, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", note)
-    found = pictures.listed(place, without=("train", "test"))
+    found = image_reading.listed(place, without=("train", "test"))
     assert len(found.files) == 21
     assert place / "valid/train/brick" in walked
     assert place / "train" not in walked
     walked.clear()
-    assert folders.read(place, 0, 0.2).left_out == {"outside train and test": 21}
+    assert image_folder.read(place, 0, 0.2).left_out == {"outside train and test": 21}
     assert walked.count(place / "train/brick") == 1
 
 
 def test_folders_inside_a_class_belong_to_it_whatever_they_are_called(place):
     (place / "train/brick/wall.png").mkdir()
     shutil.copy(place / "train/brick/00.png", place / "train/brick/wall.png/x.png")
-    found = folders.read(place, 0, 0.2)
+    found = image_folder.read(place, 0, 0.2)
     assert len(found.train.labels) + len(found.test.labels) == 21
 
 
@@ -285,11 +287,11 @@ def test_a_linked_folder_is_refused_because_dvc_does_not_look_behind_it(place, l
         shutil.copytree(place / "train/brick", place / "elsewhere")
     link.symlink_to(place / "elsewhere")
     with pytest.raises(DataError, match=f"^{link} is a link to a folder, and DVC does not see"):
-        folders.read(place, 0, 0.2)
+        image_folder.read(place, 0, 0.2)
     link.unlink()
     link.symlink_to("nowhere")
     with pytest.raises(DataError, match=f"^{link} is "):
-        folders.read(place, 0, 0.2)
+        image_folder.read(place, 0, 0.2)
 
 
 def test_a_hidden_link_is_left_out_and_not_followed(place):
@@ -300,7 +302,7 @@ def test_a_hidden_link_is_left_out_and_not_followed(place):
     ):
         link.symlink_to(place / "train/grass")
     (place / "train/brick/.broken").symlink_to("nowhere")
-    found = folders.read(place, 0, 0.2)
+    found = image_folder.read(place, 0, 0.2)
     assert found.left_out == {"hidden": 4}
     assert len(found.train.labels) + len(found.test.labels) == 20
 
@@ -311,11 +313,11 @@ def test_a_linked_path_and_linked_files_are_taken_and_broken_ones_named(place, t
     link.symlink_to(place / "moved.png")
     os.link(place / "moved.png", place / "train/brick/hard.png")
     (tmp_path / "link").symlink_to(place)
-    found = folders.read(tmp_path / "link", 0, 0.2)
+    found = image_folder.read(tmp_path / "link", 0, 0.2)
     assert len(found.train.labels) + len(found.test.labels) == 21
     (place / "moved.png").unlink()
     with pytest.raises(DataError, match=rf"{link} cannot be read: No such file or directory"):
-        folders.read(place, 0, 0.2)
+        image_folder.read(place, 0, 0.2)
 
 
 def test_pipes_and_sockets_are_not_waited_for(place, monkeypatch):
@@ -323,7 +325,7 @@ def test_pipes_and_sockets_are_not_waited_for(place, monkeypatch):
     os.mkfifo("pipe.png")
     with socket.socket(socket.AF_UNIX) as opened:
         opened.bind("socket.png")
-        assert folders.read(place, 0, 0.2).left_out == {"not regular": 2}
+        assert image_folder.read(place, 0, 0.2).left_out == {"not regular": 2}
 
 
 def test_a_folder_that_may_not_be_read_is_named(place, monkeypatch, capsys):
@@ -350,7 +352,7 @@ def test_classes_whose_names_only_look_equal_are_refused(place, parts, one, othe
     for part, name in zip(parts, (one, other), strict=True):
         shutil.copytree(place / "train/brick", place / part / name)
     with pytest.raises(DataError, match=r"look the same, but .* give the class one name$") as error:
-        folders.read(place, 0, 0.2)
+        image_folder.read(place, 0, 0.2)
     assert ascii(one) in str(error.value)
     assert ascii(other) in str(error.value)
 
@@ -358,7 +360,7 @@ def test_classes_whose_names_only_look_equal_are_refused(place, parts, one, othe
 def test_names_that_differ_in_case_are_classes_of_their_own(place):
     for name in ("a", "A"):
         shutil.copytree(place / "train/brick", place / "train" / name)
-    assert folders.read(place, 0, 0.2).classes == ("A", "a", "brick", "grass")
+    assert image_folder.read(place, 0, 0.2).classes == ("A", "a", "brick", "grass")
 
 
 def test_all_pictures_have_one_range(tmp_path):
@@ -369,7 +371,7 @@ def test_all_pictures_have_one_range(tmp_path):
         for number in range(10):
             values = random.randint(largest // 2, largest, (8, 8)).astype(np.uint16)
             Image.fromarray(values).save(tmp_path / "train" / name / f"{number}.png")
-    found = folders.read(tmp_path, 0, 0.2)
+    found = image_folder.read(tmp_path, 0, 0.2)
     levels = [found.train.images[found.train.labels == label].mean() for label in (0, 1)]
     assert levels == pytest.approx([30_000 / 257, 180 / 257], abs=3)
 
@@ -392,13 +394,13 @@ def test_a_file_gives_the_same_pixels_in_training_and_in_predict(tmp_path, size,
             if kind == "16 bits":
                 values = values.astype(np.uint16) * 200
             Image.fromarray(values).save(tmp_path / "train" / name / f"{number}.png")
-    found = folders.read(tmp_path, size, 0.2)
-    datasets.store(found, tmp_path / "data")
+    found = image_folder.read(tmp_path, size, 0.2)
+    catalogue.store(found, tmp_path / "data")
     manifest = arrays.load_manifest(tmp_path / "data")
     learnt = {image.tobytes() for image in np.concatenate([found.train.images, found.test.images])}
     seen = {
-        pictures.prepare(
-            pictures.read(file), manifest["shape"], manifest["peak"], manifest["frame"]
+        image_reading.prepare(
+            image_reading.read(file), manifest["shape"], manifest["peak"], manifest["frame"]
         ).tobytes()
         for file in tmp_path.glob("train/*/*.png")
     }

@@ -15,7 +15,8 @@ import pytest
 import yaml
 from scipy import stats
 
-from striate import cli, gate
+from striate import cli
+from striate.analysis import gate
 from striate.errors import UserError
 
 RULES = {

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from striate import arrays, datasets, images, limits
+from striate.data import arrays
+from striate.datasets import catalogue
 from striate.errors import UserError
+from striate.models import sizing
+from striate.training import images
 
 MANIFEST = {"peak": 255, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.1, 0.25]}
 
@@ -184,10 +187,10 @@ def test_augmentation_is_drawn_by_seed():
 
 @pytest.mark.parametrize(("key", "most"), [("translate", 7), ("cutout", 8), ("shrink", 8)])
 def test_lengths_that_do_not_fit_the_images_name_the_key(key, most):
-    limits.check_augment(settings(**{key: most}), (1, 8, 9))
+    sizing.check_augment(settings(**{key: most}), (1, 8, 9))
     assert augment(noise(2, 1, 8, 9), {key: most}, shrunk=key == "shrink").isfinite().all()
     with pytest.raises(UserError, match=f"augment.{key} is {most + 1}, .* value is {most}$"):
-        limits.check_augment(settings(**{key: most + 1}), (1, 8, 9))
+        sizing.check_augment(settings(**{key: most + 1}), (1, 8, 9))
 
 
 @pytest.fixture
@@ -195,14 +198,14 @@ def stored(tmp_path, monkeypatch):
     """A small data set as `prepare` stores it, and the change of it to make."""
     monkeypatch.chdir(tmp_path)
     entry = dataclasses.replace(
-        datasets.CATALOGUE["digits"], classes=("a", "b"), shape=(1, 4, 4), counts=(6, 2),
+        catalogue.CATALOGUE["digits"], classes=("a", "b"), shape=(1, 4, 4), counts=(6, 2),
         read=lambda folder: (
-            datasets.Part(np.zeros((6, 1, 4, 4), np.uint8), np.array([0, 1, 0, 1, 1, 0])),
-            datasets.Part(np.zeros((2, 1, 4, 4), np.uint8), np.array([0, 1])),
+            catalogue.Part(np.zeros((6, 1, 4, 4), np.uint8), np.array([0, 1, 0, 1, 1, 0])),
+            catalogue.Part(np.zeros((2, 1, 4, 4), np.uint8), np.array([0, 1])),
         ),
     )  # fmt: skip
-    monkeypatch.setitem(datasets.CATALOGUE, "toy", entry)
-    datasets.prepare("toy", Path("data"), None)
+    monkeypatch.setitem(catalogue.CATALOGUE, "toy", entry)
+    catalogue.prepare("toy", Path("data"), None)
 
     def put(name, content, **changes):
         """Replace an array of the training part and what the manifest says of it."""

@@ -15,9 +15,11 @@ from clones import without_waits
 from PIL import Image
 from test_checkpoint import ARCHITECTURE, CPU, MANIFEST
 
-from striate import checkpoint, evaluation, inference
-from striate.images import Normalization
-from striate.pictures import PictureError
+from striate.datasets.image_reading import PictureError
+from striate.evaluation import prediction
+from striate.models import checkpoint
+from striate.serving import inference
+from striate.training.images import Normalization
 
 CONFIDENCE = {"temperature": 2.0, "energy": -1.46}
 MIXED = MANIFEST | {"frame": {"background": "mixed", "extent": 1.0}}
@@ -55,7 +57,7 @@ def predict(monkeypatch, capsys, *arguments, status=0):
 def test_files_are_judged_as_evaluate_would_in_their_order(place, monkeypatch, capsys):
     trained = make_network(place / "models")
     pixels = write_pictures(place / "in", 600)  # more batches than are read ahead
-    logits = evaluation.predict(
+    logits = prediction.predict(
         trained.model, torch.from_numpy(pixels), trained.normalization, batch_size=100
     )
     expected = (logits.double() / CONFIDENCE["temperature"]).softmax(1)
@@ -63,7 +65,7 @@ def test_files_are_judged_as_evaluate_would_in_their_order(place, monkeypatch, c
     found = [json.loads(line) for line in out]
     assert err == []
     assert [row["file"] for row in found] == [f"in/{number:04d}.png" for number in range(600)]
-    for row, shares, energy in zip(found, expected, evaluation.energy(logits), strict=True):
+    for row, shares, energy in zip(found, expected, prediction.energy(logits), strict=True):
         assert {name: row["probabilities"][name] for name in "abc"} == pytest.approx(
             dict(zip("abc", shares.tolist(), strict=True)), abs=1e-5
         )

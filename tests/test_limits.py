@@ -9,9 +9,10 @@ from test_params import changed
 from test_stages import ROOT, fail_stage, write_params
 from torch import nn
 
-from striate import limits, models, params
-from striate.datasets import CATALOGUE
+from striate.config import params
+from striate.datasets.catalogue import CATALOGUE
 from striate.errors import UserError
+from striate.models import networks, sizing
 
 SPEEDRUN = {"arch": "speedrun", "whiten": 2, "width": 4, "convs_per_layer": 2}
 
@@ -22,7 +23,7 @@ def check(name="digits", **changes):
         section, _, key = key.partition("__")
         values[section][key] = value
     entry = CATALOGUE[name]
-    limits.check(params.check(values), entry.shape, len(entry.classes), entry.counts[0])
+    sizing.check(params.check(values), entry.shape, len(entry.classes), entry.counts[0])
 
 
 def speedrun(**changes):
@@ -78,9 +79,9 @@ def test_a_last_step_of_one_image_is_refused_where_a_norm_would_see_one_value():
 )  # fmt: skip
 def test_weights_are_counted_as_they_are_built(shape, architecture):
     model = changed("seed", 0)["model"] | architecture
-    network = models.build(shape, 10, model)
+    network = networks.build(shape, 10, model)
     built = [part for part in network.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
-    assert limits.weights(model, shape, 10) == sum(part.weight.numel() for part in built)
+    assert sizing.weights(model, shape, 10) == sum(part.weight.numel() for part in built)
 
 
 @pytest.mark.parametrize("stage", ["download", "train"])
@@ -97,7 +98,7 @@ def test_nothing_is_fetched_or_trained_for_params_that_do_not_fit(
     monkeypatch.setenv("STRIATE_MIRROR", str(tmp_path / "nowhere"))
     write_params(tmp_path, data__name="mnist", **changes)
     if stage == "train":
-        monkeypatch.setattr("striate.arrays.load_manifest", lambda folder: MNIST)
+        monkeypatch.setattr("striate.data.arrays.load_manifest", lambda folder: MNIST)
     (line,) = fail_stage(stage, capsys).splitlines()
     assert line.startswith(f"error: {next(iter(changes)).replace('__', '.')}")
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
@@ -122,7 +123,7 @@ def test_download_needs_no_torch_to_refuse(tmp_path):
 
 def test_what_is_refused_could_not_be_trained():
     """A norm of one value is what torch refuses; nothing more is refused here."""
-    network = models.build((1, 8, 8), 10, changed("seed", 0)["model"] | SPEEDRUN | {"whiten": 4})
+    network = networks.build((1, 8, 8), 10, changed("seed", 0)["model"] | SPEEDRUN | {"whiten": 4})
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         network.train()(torch.zeros(1, 1, 8, 8))
     network(torch.zeros(2, 1, 8, 8))

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from striate import models
 from striate.errors import UserError
+from striate.models import networks
 
 ARCHITECTURE = {
     "arch": "convnet",
@@ -25,7 +25,7 @@ SPEEDRUN = {
 
 
 def build(shape=(1, 28, 28), classes=10, **changes):
-    return models.build(shape, classes, ARCHITECTURE | changes)
+    return networks.build(shape, classes, ARCHITECTURE | changes)
 
 
 class Tutorial(nn.Module):
@@ -60,7 +60,7 @@ def test_weights_are_interchangeable_with_the_notebooks_network(shape, side):
 @pytest.mark.parametrize("layers", [1, 2, 3, 4])
 def test_each_layer_doubles_the_channels_and_halves_the_image(layers):
     model = build(layers=layers, width=4)
-    maps = models.feature_maps(model, torch.rand(2, 1, 28, 28))
+    maps = networks.feature_maps(model, torch.rand(2, 1, 28, 28))
     side = 28
     for number, (name, value) in enumerate(maps.items(), start=1):
         side //= 2
@@ -84,40 +84,40 @@ def test_keys_of_the_architecture_change_the_modules():
     assert kinds == [nn.Conv2d, nn.GELU, nn.Conv2d, nn.GELU, nn.MaxPool2d]
     assert plain.layer1[0].kernel_size == (3, 3)
     assert plain.dropout.p == 0.25
-    assert list(models.filters(plain)) == [
+    assert list(networks.filters(plain)) == [
         "layer1_conv1", "layer1_conv2", "layer2_conv1", "layer2_conv2",
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("activation", models.ACTIVATIONS)
+@pytest.mark.parametrize("activation", networks.ACTIVATIONS)
 def test_every_activation_of_the_schema_can_be_built(activation):
     assert build(activation=activation)(torch.zeros(1, 1, 28, 28)).isfinite().all()
 
 
 def test_the_schema_and_the_model_know_the_same_names():
-    from striate.params import Model
+    from striate.config.params import Model
 
     schema = Model.model_json_schema()["properties"]
-    assert set(schema["activation"]["enum"]) == set(models.ACTIVATIONS)
+    assert set(schema["activation"]["enum"]) == set(networks.ACTIVATIONS)
     assert set(schema) == set(ARCHITECTURE)
 
 
 def test_parameters_of_the_notebooks_network_on_mnist():
     # conv 5·5·1·16+16, norm 32, conv 5·5·16·32+32, norm 64, linear 1568·10+10
-    assert models.count_parameters(build()) == 416 + 32 + 12_832 + 64 + 15_690
+    assert networks.count_parameters(build()) == 416 + 32 + 12_832 + 64 + 15_690
 
 
 def test_filters_have_the_shape_out_in_side_side():
-    shapes = {name: tuple(weight.shape) for name, weight in models.filters(build()).items()}
+    shapes = {name: tuple(weight.shape) for name, weight in networks.filters(build()).items()}
     assert shapes == {"layer1": (16, 1, 5, 5), "layer2": (32, 16, 5, 5)}
 
 
 def test_a_list_of_widths_names_the_channels_of_each_layer():
-    maps = models.feature_maps(build(layers=3, width=[4, 6, 5]), torch.rand(1, 1, 28, 28))
+    maps = networks.feature_maps(build(layers=3, width=[4, 6, 5]), torch.rand(1, 1, 28, 28))
     assert [value.shape[1] for value in maps.values()] == [4, 6, 5]
 
 
-@pytest.mark.parametrize("activation", models.RISING)
+@pytest.mark.parametrize("activation", networks.RISING)
 def test_pooling_before_a_rising_activation_changes_no_value_and_no_gradient(activation):
     torch.manual_seed(0)
     layer = build(activation=activation).layer1
@@ -140,7 +140,7 @@ def test_the_whitening_layer_makes_patches_uncorrelated_and_does_not_learn():
     torch.manual_seed(0)
     model = build((3, 32, 32), **SPEEDRUN)
     smooth = torch.nn.functional.avg_pool2d(torch.randn(64, 3, 36, 36), 5, stride=1)
-    models.whiten_(model, smooth)
+    networks.whiten_(model, smooth)
     conv = model.whiten[0]
     assert conv.weight.shape == (24, 3, 2, 2)
     assert torch.equal(conv.weight[:12], -conv.weight[12:])
@@ -158,7 +158,7 @@ def test_the_whitening_layer_makes_patches_uncorrelated_and_does_not_learn():
 def test_a_network_without_a_whitening_layer_is_left_alone():
     for model in (build(), build(**SPEEDRUN | {"whiten": 0})):
         before = {name: value.clone() for name, value in model.state_dict().items()}
-        models.whiten_(model, torch.rand(8, 1, 28, 28))
+        networks.whiten_(model, torch.rand(8, 1, 28, 28))
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -187,7 +187,7 @@ def test_whitening_takes_a_pixel_from_the_layers(shape, most):
 
 
 def test_the_schema_and_the_networks_know_the_same_names():
-    from striate.params import Model
+    from striate.config.params import Model
 
     for arch in Model.model_json_schema()["properties"]["arch"]["enum"]:
         assert build(arch=arch)(torch.rand(2, 1, 28, 28)).shape == (2, 10)
@@ -205,7 +205,7 @@ def random_start(network):
 def test_every_part_that_fits_is_taken_and_the_rest_is_named():
     source, target = random_start(build()), build(classes=5)
     before = {name: value.clone() for name, value in target.state_dict().items()}
-    taken, others = models.transfer_(target, source.state_dict())
+    taken, others = networks.transfer_(target, source.state_dict())
     assert taken == ["layer1.0", "layer1.1", "layer2.0", "layer2.1"]
     assert others == ["fc"]
     for name, value in target.state_dict().items():
@@ -219,14 +219,14 @@ def test_a_part_is_taken_whole_or_not_at_all():
     weights["layer2.1.weight"] = torch.zeros(7)
     target = build()
     first = target.state_dict()["layer1.0.weight"].clone()
-    taken, others = models.transfer_(target, weights)
+    taken, others = networks.transfer_(target, weights)
     assert taken == ["layer1.1", "layer2.0", "fc"]
     assert others == ["layer1.0", "layer2.1"]
     assert torch.equal(target.state_dict()["layer1.0.weight"], first)
 
 
 def test_images_of_other_channels_and_sizes_take_what_is_left():
-    taken, others = models.transfer_(build((3, 32, 32)), build().state_dict())
+    taken, others = networks.transfer_(build((3, 32, 32)), build().state_dict())
     assert others == ["layer1.0", "fc"]
     assert taken == ["layer1.1", "layer2.0", "layer2.1"]
 
@@ -238,8 +238,8 @@ def test_images_of_other_channels_and_sizes_take_what_is_left():
 )
 def test_frozen_layers_do_not_change_in_training(arch, until, frozen):
     network = build(**arch)
-    models.freeze_(network, until)
-    models.train_(network)
+    networks.freeze_(network, until)
+    networks.train_(network)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     changing = [value for value in network.parameters() if value.requires_grad]
     optimizer = torch.optim.SGD(changing, lr=0.1)
@@ -252,4 +252,4 @@ def test_frozen_layers_do_not_change_in_training(arch, until, frozen):
     }
     assert changed & {"layer1", "layer2"} == {"layer1", "layer2"} - frozen
     assert changed - {"layer1", "layer2"}  # the head always learns
-    assert models.count_parameters(network) == sum(value.numel() for value in changing)
+    assert networks.count_parameters(network) == sum(value.numel() for value in changing)

@@ -11,7 +11,10 @@ from test_models import ARCHITECTURE, Tutorial
 from test_stages import ROOT, write_params
 from torch import nn
 
-from striate import arrays, checkpoint, datasets, images
+from striate.data import arrays
+from striate.datasets import catalogue
+from striate.models import checkpoint
+from striate.training import images
 
 STEPS = 60
 
@@ -47,11 +50,11 @@ def test_a_checkpoint_of_the_notebooks_loop_scores_the_same(name, mirror, tmp_pa
     from torchvision.datasets import CIFAR10, MNIST
     from torchvision.transforms import ToTensor
 
-    entry = datasets.CATALOGUE[name]
+    entry = catalogue.CATALOGUE[name]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STRIATE_TRACKING", "off")
     write_params(tmp_path, data__name=name)
-    datasets.prepare(name, Path("data"), str(mirror))
+    catalogue.prepare(name, Path("data"), str(mirror))
 
     # The loop reads what torchvision reads; MNIST's archives are unpacked in a folder of the test.
     if name == "mnist":

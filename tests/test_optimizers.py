@@ -7,7 +7,7 @@ import torch
 from test_models import SPEEDRUN, build
 from torch import nn
 
-from striate import optimizers
+from striate.training import optimizers
 
 SETTINGS = {
     "optimizer": "adam",

@@ -2,7 +2,8 @@
 
 import time
 
-from striate import overview, records
+from striate.analysis import overview
+from striate.tracking import records
 
 
 def record(name, *, val=None, accuracy=0.5, data="d", test=None, **params):

@@ -19,9 +19,12 @@ import yaml
 from clones import without_waits
 from test_training import ARCHITECTURE, NO_AUGMENTATION, SETTINGS, SPEEDRUN, bars
 
-from striate import launch, limits, models, parallel, params, results, training
+from striate.config import params
+from striate.data import results
 from striate.errors import UserError
-from striate.images import Normalization
+from striate.models import networks, sizing
+from striate.training import distributed, loop, torchrun
+from striate.training.images import Normalization
 
 ROOT = Path(__file__).parent.parent
 KILLS = os.environ.get("STRIATE_KILLS", "")
@@ -34,7 +37,7 @@ EVERY = SimpleNamespace(
 class Threads:
     """A group whose processes are threads of this one."""
 
-    share = parallel.Group.share
+    share = distributed.Group.share
 
     def __init__(self, rank, size, slots, barrier):
         self.rank, self.size, self.slots, self.barrier = rank, size, slots, barrier
@@ -61,11 +64,11 @@ def fit(size, keepers=None, architecture=PLAIN, augmentation=NO_AUGMENTATION, **
     found = [None] * size
 
     def member(rank):
-        group = Threads(rank, size, slots, barrier) if size > 1 else parallel.ALONE
+        group = Threads(rank, size, slots, barrier) if size > 1 else distributed.ALONE
         rows, failure = [], None
         try:
-            for row in training.fit(
-                networks[rank], bars(50), bars(30, seed=1),
+            for row in loop.fit(
+                replicas[rank], bars(50), bars(30, seed=1),
                 settings=SimpleNamespace(**SETTINGS | {"log_every": 1} | changes),
                 augmentation=augmentation, normalize=Normalization(255, None, None), seed=0,
                 keeper=keepers[rank] if keepers else None, group=group,
@@ -73,12 +76,12 @@ def fit(size, keepers=None, architecture=PLAIN, augmentation=NO_AUGMENTATION, **
                 rows.append(row)
         except BaseException as error:
             failure = error
-        found[rank] = networks[rank].state_dict(), rows, failure
+        found[rank] = replicas[rank].state_dict(), rows, failure
 
-    networks = []
+    replicas = []
     for _ in range(size):
         torch.manual_seed(0)
-        networks.append(models.build((1, 6, 6), 3, architecture))
+        replicas.append(networks.build((1, 6, 6), 3, architecture))
     members = [threading.Thread(target=member, args=(rank,)) for rank in range(size)]
     for thread in members:
         thread.start()
@@ -94,7 +97,7 @@ def step_losses(rows):
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 100, 1437])
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
 def test_every_image_of_a_batch_is_taken_once(count, size):
-    shares = [parallel.Group(rank, size).share(count) for rank in range(size)]
+    shares = [distributed.Group(rank, size).share(count) for rank in range(size)]
     taken = [place for share in shares for place in range(count)[share.part]]
     assert taken == list(range(count))
     assert all(share.batch == count for share in shares)
@@ -141,14 +144,14 @@ def test_all_end_with_the_same_network_and_the_same_rows(architecture):
 
 
 def test_a_norm_without_synchronisation_keeps_the_mean_of_what_the_processes_saw():
-    model = models.build((1, 6, 6), 3, ARCHITECTURE)
-    assert not models.synchronize_(model, torch.device("cpu"))
-    mean, var = models.running_statistics(model)
+    model = networks.build((1, 6, 6), 3, ARCHITECTURE)
+    assert not networks.synchronize_(model, torch.device("cpu"))
+    mean, var = networks.running_statistics(model)
     assert mean.shape == var.shape == (4,)
-    models.freeze_(model, "features")
-    models.train_(model)
-    assert models.running_statistics(model) == []  # a frozen norm changes nothing
-    assert models.synchronize_(models.build((1, 6, 6), 3, PLAIN), torch.device("cpu"))
+    networks.freeze_(model, "features")
+    networks.train_(model)
+    assert networks.running_statistics(model) == []  # a frozen norm changes nothing
+    assert networks.synchronize_(networks.build((1, 6, 6), 3, PLAIN), torch.device("cpu"))
 
 
 class Keeper:
@@ -213,9 +216,9 @@ def test_a_loss_that_is_no_number_ends_all_at_the_same_step():
 
 def test_a_part_of_one_image_is_refused_where_a_norm_needs_two():
     model = SPEEDRUN | {"layers": 2, "norm": "batch", "arch": "speedrun", "whiten": 0}
-    limits.check_last_batch(model, 4, 100, 10, processes=4)
+    sizing.check_last_batch(model, 4, 100, 10, processes=4)
     with pytest.raises(UserError, match=r"leaves 3 of 103 images to the last step, in 2 parts"):
-        limits.check_last_batch(model, 4, 103, 10, processes=2)
+        sizing.check_last_batch(model, 4, 103, 10, processes=2)
 
 
 def settings(**changes):
@@ -237,28 +240,28 @@ def test_a_faulty_number_of_processes_is_refused_in_one_line(wrong):
 
 
 def test_which_processes_are_started(monkeypatch):
-    for name in launch.OF_A_MEMBER | launch.OF_MORE_MACHINES:
+    for name in torchrun.OF_A_MEMBER | torchrun.OF_MORE_MACHINES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert not launch.is_needed(1)
-    assert not launch.is_needed("auto")
-    assert launch.is_needed(2)
+    assert not torchrun.is_needed(1)
+    assert not torchrun.is_needed("auto")
+    assert torchrun.is_needed(2)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert launch.is_needed("auto")
-    assert launch.count("auto") == 4
+    assert torchrun.is_needed("auto")
+    assert torchrun.count("auto") == 4
     monkeypatch.setenv("PET_NNODES", "2")
-    assert launch.is_needed(1)
-    for name in launch.OF_A_MEMBER:
+    assert torchrun.is_needed(1)
+    for name in torchrun.OF_A_MEMBER:
         monkeypatch.setenv(name, "1")
-    assert launch.is_member()
-    assert not launch.is_needed(2)  # of a group that is there already
-    assert not launch.is_first()
+    assert torchrun.is_member()
+    assert not torchrun.is_needed(2)  # of a group that is there already
+    assert not torchrun.is_first()
 
 
 @pytest.mark.parametrize(("name", "value"), [("PET_NNODES", "two"), ("PET_MAX_RESTARTS", "x")])
 def test_a_faulty_variable_of_torchrun_is_named_in_one_line(name, value):
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), name: value}
-    code = "from striate import launch; launch.launch(2, 'no-script.py')"
+    code = "from striate.training import torchrun; torchrun.launch(2, 'no-script.py')"
     answer = subprocess.run(
         [sys.executable, "-c", f"from striate.errors import reported\nwith reported(): {code}"],
         env=environment, capture_output=True, text=True, check=False,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from striate import params
+from striate.config import params
 
 ROOT = Path(__file__).parent.parent
 COMMITTED = yaml.safe_load((ROOT / "params.yaml").read_text())

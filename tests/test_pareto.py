@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from striate import pareto, records, sync, tracking
+from striate.analysis import pareto
+from striate.tracking import mlflow_store, records, sync
 
 IDENTITY = dict.fromkeys(
     (records.PARAMS, records.DATA, records.CHECKPOINT, records.EVALUATION), "d"
@@ -114,6 +115,6 @@ def test_seconds_come_with_what_they_were_measured_on(tmp_path, monkeypatch):
     found = [record("a", 8, 0.5, 1) for _ in range(3)]
     for one, data in zip(found, ("d", "replayed", "no run"), strict=True):
         one.identity.update(IDENTITY | {records.DATA: data})
-    monkeypatch.setattr(tracking, "open_store", lambda: SimpleNamespace(runs=lambda: runs))
+    monkeypatch.setattr(mlflow_store, "open_store", lambda: SimpleNamespace(runs=lambda: runs))
     expected = [(2.0, "device cpu, threads 2"), (None, ""), (None, "")]
     assert sync.training_times(tmp_path, found) == expected

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from striate import frames, pictures
-from striate.pictures import PictureError
+from striate.data import framing
+from striate.datasets import image_reading
+from striate.datasets.image_reading import PictureError
 
 SHAPE, DARK = (1, 28, 28), {"background": "dark", "extent": 0.7143}
 LIGHT = DARK | {"background": "light"}
@@ -24,12 +25,12 @@ def bar(size=(200, 300), place=(90, 40, 110, 240), ink=0, paper=255, mode="L"):
 
 
 def prepared(picture, frame=DARK, shape=SHAPE, peak=255):
-    return pictures.prepare(picture, shape, peak, frame)
+    return image_reading.prepare(picture, shape, peak, frame)
 
 
 def saved(picture, path, **options):
     picture.save(path, **options)
-    return pictures.read(path)
+    return image_reading.read(path)
 
 
 def box(pixels):
@@ -41,11 +42,11 @@ def box(pixels):
 def test_the_frame_of_images_says_background_and_extent():
     images = np.zeros((5, 1, 10, 10), np.uint8)
     images[:, :, 2:8, 4:6] = 16
-    assert frames.frame(images, 16) == {"background": "dark", "extent": 0.6}
-    assert frames.frame(16 - images, 16) == {"background": "light", "extent": 0.6}
-    assert frames.frame(images.repeat(3, 1), 16) == frames.WHOLE
-    assert frames.frame(images * 0 + 8, 16) == frames.WHOLE
-    assert frames.frame(images * 0, 16) == frames.WHOLE
+    assert framing.frame(images, 16) == {"background": "dark", "extent": 0.6}
+    assert framing.frame(16 - images, 16) == {"background": "light", "extent": 0.6}
+    assert framing.frame(images.repeat(3, 1), 16) == framing.WHOLE
+    assert framing.frame(images * 0 + 8, 16) == framing.WHOLE
+    assert framing.frame(images * 0, 16) == framing.WHOLE
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_an_image_that_is_the_networks_already_stays_as_it_is():
     assert (prepared(Image.fromarray(255 - own), LIGHT)[0] == 255 - own).all()
     pixels = random.randint(0, 256, (3, 32, 32), dtype=np.uint8)
     same = Image.fromarray(pixels.transpose(1, 2, 0))
-    assert (prepared(same, frames.WHOLE, (3, 32, 32)) == pixels).all()
+    assert (prepared(same, framing.WHOLE, (3, 32, 32)) == pixels).all()
 
 
 def test_pixels_reach_the_peak_and_no_further():
@@ -104,7 +105,7 @@ def test_pixels_reach_the_peak_and_no_further():
 def test_of_a_picture_without_plain_background_the_middle_is_taken():
     picture = Image.new("RGB", (96, 32), "red")
     picture.paste("blue", (32, 0, 64, 32))
-    pixels = prepared(picture, frames.WHOLE, (3, 32, 32))
+    pixels = prepared(picture, framing.WHOLE, (3, 32, 32))
     assert pixels.shape == (3, 32, 32)
     assert (pixels[2] == 255).all()
     assert (pixels[0] == 0).all()
@@ -166,7 +167,7 @@ def test_what_is_no_picture_is_named(content, said, tmp_path, monkeypatch):
     elif content is not None:
         path.write_bytes(content)
     with pytest.raises(PictureError, match=rf"^{path} cannot be read: .*") as caught:
-        pictures.read(path)
+        image_reading.read(path)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -178,14 +179,14 @@ def test_a_bomb_between_warning_and_error_is_refused_by_name(tmp_path, monkeypat
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(PictureError, match="too many pixels"):
-            pictures.read(path)
+            image_reading.read(path)
 
 
 def test_hidden_files_and_other_endings_are_passed_over(tmp_path):
     for name in ("b/c.JPG", "a.png", ".hidden.png", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    found = pictures.listed(tmp_path)
+    found = image_reading.listed(tmp_path)
     assert found.files == [tmp_path / "a.png", tmp_path / "b/c.JPG"]
     assert found.left_out == {"hidden": 1, ".txt": 1}
 
@@ -206,7 +207,7 @@ def test_black_and_white_follow_from_the_type_of_the_pixels(tmp_path, kind, full
         Image.fromarray(stored.astype(types[kind])).save(path)
     with Image.open(path) as opened:
         assert opened.mode == (kind if kind != "12" else "I;16")
-    assert (np.asarray(pictures.read(path)) == values).all()
+    assert (np.asarray(image_reading.read(path)) == values).all()
 
 
 @pytest.mark.parametrize(
@@ -225,22 +226,22 @@ def test_values_that_their_type_does_not_explain_are_refused_by_name(tmp_path, v
     path = tmp_path / "x.tif"
     Image.fromarray(np.array([values], kind)).save(path)
     with pytest.raises(PictureError, match=re.escape(said)) as caught:
-        pictures.read(path)
+        image_reading.read(path)
     assert "\n" not in str(caught.value)
 
 
 def test_floats_that_rounding_took_beyond_1_are_white(tmp_path):
     Image.fromarray(np.array([[-1e-6, 1.0000001]], np.float32)).save(tmp_path / "x.tif")
-    assert np.asarray(pictures.read(tmp_path / "x.tif")).tolist() == [[0, 255]]
+    assert np.asarray(image_reading.read(tmp_path / "x.tif")).tolist() == [[0, 255]]
 
 
 def test_bytes_with_a_sign_are_refused_and_white_may_be_0(tmp_path):
     values = np.array([[0, 255, 65_535, 257]])
     write_tiff(tmp_path / "x.tif", values, bits=16, white_is_zero=True)
-    assert np.asarray(pictures.read(tmp_path / "x.tif")).tolist() == [[255, 254, 0, 254]]
+    assert np.asarray(image_reading.read(tmp_path / "x.tif")).tolist() == [[255, 254, 0, 254]]
     write_tiff(tmp_path / "x.tif", np.array([[1, 100]]), bits=8, signed=True)
     with pytest.raises(PictureError, match=r"x\.tif has signed pixels of 8 bits; save them unsign"):
-        pictures.read(tmp_path / "x.tif")
+        image_reading.read(tmp_path / "x.tif")
 
 
 def write_tiff(path, values, bits, white_is_zero=False, signed=False):

@@ -11,7 +11,7 @@ import yaml
 from clones import Clone
 from PIL import Image
 
-from striate import tracking
+from striate.tracking import mlflow_store
 
 ROOT = Path(__file__).parent.parent
 # Not dependencies of a stage: what they do reaches its outputs through params and messages only,
@@ -45,7 +45,14 @@ def test_deps_of_a_stage_name_every_module_that_it_imports(stage):
 
 
 @pytest.mark.parametrize(
-    "module", ["training", "evaluation", "images", "models", "checkpoint", "devices", "optimizers"]
+    "module",
+    [
+        "training.loop",
+        "evaluation.prediction",
+        "training.images",
+        "models.networks",
+        "models.checkpoint",
+    ],
 )
 def test_modules_that_train_need_only_torch_and_numpy(module):
     code = (
@@ -63,7 +70,7 @@ def clone(tmp_path_factory):
 def runs(clone, monkeypatch):
     clone.settle()
     monkeypatch.chdir(clone.folder)
-    return {run.info.run_name: run for run in tracking.open_store().runs()}
+    return {run.info.run_name: run for run in mlflow_store.open_store().runs()}
 
 
 @pytest.mark.slow
@@ -93,7 +100,7 @@ def test_a_variant_in_the_workspace_changes_the_metrics_and_gets_its_run(clone, 
 
 @pytest.mark.walk
 def test_a_temporary_experiment_runs_the_code_of_its_own_snapshot(clone, monkeypatch):
-    source = clone.folder / "src/striate/models.py"
+    source = clone.folder / "src/striate/models/networks.py"
     text = source.read_text()
     mark = '"""How many numbers training changes."""\n'
     assert mark in text
@@ -153,7 +160,7 @@ def test_training_again_gives_the_same_bytes(clone):
 
 @pytest.mark.slow
 def test_editing_figures_does_not_retrain(clone):
-    source = clone.folder / "src/striate/figures.py"
+    source = clone.folder / "src/striate/reporting/figures.py"
     source.write_text(source.read_text() + "\n")
     planned = clone.run("dvc", "repro", "--dry")
     clone.run("git", "checkout", "-q", ".")

@@ -13,8 +13,8 @@ import torch
 import yaml
 from clones import Clone
 
-from striate import portable
-from striate.files import md5
+from striate.data.files import md5
+from striate.models import portable
 
 ROOT = Path(__file__).parent.parent
 EMULATOR = shutil.which("qemu-x86_64")

@@ -8,7 +8,8 @@ import pytest
 import yaml
 from clones import Clone
 
-from striate import cli, params
+from striate import cli
+from striate.config import params
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

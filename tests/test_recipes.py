@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from striate import models, params, recipes
+from striate.config import params, recipes
 from striate.errors import UserError
+from striate.models import networks
 
 ROOT = Path(__file__).parent.parent
 NAMES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
@@ -37,8 +38,8 @@ def test_a_recipe_sets_every_knob_that_shapes_the_network(name):
     recipe = recipes.read(name)
     knobs = set(params.flatten(params.load().model_dump()))
     assert set(params.flatten(recipe)) == knobs - LEFT_OUT
-    model = models.build(SHAPES[recipe["data"]["name"]], 10, recipe["model"])
-    assert models.count_parameters(model) > 1000
+    model = networks.build(SHAPES[recipe["data"]["name"]], 10, recipe["model"])
+    assert networks.count_parameters(model) > 1000
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from striate import evaluation, figures, params, report, scores
+from striate.config import params
+from striate.evaluation import prediction, scores
+from striate.reporting import figures, report
 
 ROOT = Path(__file__).parent.parent
 PICTURES = (
@@ -54,7 +56,7 @@ def labels():
 def text(logits, labels):
     import torch
 
-    measured = evaluation.scores(torch.from_numpy(logits), torch.from_numpy(labels))
+    measured = prediction.scores(torch.from_numpy(logits), torch.from_numpy(labels))
     images = np.random.RandomState(2).rand(40, 3, 4, 4).astype(np.float32)
     png = figures.png(figures.learning_curves({"epoch": [1], "train_loss": [1.0]}))
     train = {"train_accuracy": 0.5, "val_accuracy": 0.25, "epochs": 2, "kept_epoch": 2,

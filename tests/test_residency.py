@@ -11,10 +11,12 @@ import pytest
 import torch
 from test_training import ARCHITECTURE, NO_AUGMENTATION, SETTINGS
 
-from striate import checkpoint, datasets, devices, images, models, stored, training
+from striate.datasets import catalogue
 from striate.errors import UserError
-from striate.images import Normalization
-from striate.parallel import ALONE, Group
+from striate.models import checkpoint, devices, networks
+from striate.training import images, lazy_images, loop
+from striate.training.distributed import ALONE, Group
+from striate.training.images import Normalization
 
 REGIMES = ("device", "host", "disk")
 CPU = torch.device("cpu")
@@ -32,9 +34,9 @@ def store(folder, channels, count=COUNT):
     pixels = random.integers(0, 100, (count, channels, 9, 9), np.uint8)
     pixels[labels == 1, :, 3] += 100
     pixels[labels == 2, :, :, 5] += 100
-    part = datasets.Part(pixels, labels)
+    part = catalogue.Part(pixels, labels)
     moments = (0.5,) * channels, (0.2,) * channels
-    datasets.store(datasets.Collection("toy", ("a", "b", "c"), 255, *moments, part, part), folder)
+    catalogue.store(catalogue.Collection("toy", ("a", "b", "c"), 255, *moments, part, part), folder)
     return folder
 
 
@@ -51,18 +53,18 @@ def train(folder, regime, *, device=CPU, val_size=12, architecture=SPEEDRUN, pre
         learnt, val = images.hold_out(images.load_split(folder, "train", device), val_size, 0)
         first = learnt.images[:20]
     else:
-        learnt, val = images.hold_out(stored.load(folder, "train", device), val_size, 0)
+        learnt, val = images.hold_out(lazy_images.load(folder, "train", device), val_size, 0)
         first = learnt.images[:20].read()
         memory_format = devices.pick_precision(precision, device).memory_format
-        learnt = stored.reside(learnt, regime, memory_format)
-        val = None if val is None else stored.reside(val, regime)
+        learnt = lazy_images.reside(learnt, regime, memory_format)
+        val = None if val is None else lazy_images.reside(val, regime)
     torch.manual_seed(0)
-    model = models.build(tuple(first.shape[1:]), 3, architecture).to(device)
-    models.whiten_(model, normalize(first))
+    model = networks.build(tuple(first.shape[1:]), 3, architecture).to(device)
+    networks.whiten_(model, normalize(first))
     settings = SimpleNamespace(**SETTINGS | {"precision": precision, "capture": "never"})
     options = {"augmentation": EVERYTHING, "keeper": None, "group": ALONE} | options
     rows = list(
-        training.fit(model, learnt, val, settings=settings, normalize=normalize, seed=0, **options)
+        loop.fit(model, learnt, val, settings=settings, normalize=normalize, seed=0, **options)
     )
     return model, rows
 
@@ -148,13 +150,13 @@ def test_of_a_batch_no_more_is_read_than_the_share_of_a_process(folder, monkeypa
     }
     model, rows = train(folder, "device", **options)
     taken = []
-    gathered = stored.Stored._gathered
+    gathered = lazy_images.Stored._gathered
 
     def noted(self):
         taken.append(self.places)
         return gathered(self)
 
-    monkeypatch.setattr(stored.Stored, "_gathered", noted)
+    monkeypatch.setattr(lazy_images.Stored, "_gathered", noted)
     other, others = train(folder, "disk", **options)
     assert others == rows
     for name, value in other.state_dict().items():
@@ -168,7 +170,7 @@ def test_of_a_batch_no_more_is_read_than_the_share_of_a_process(folder, monkeypa
 
 
 def batches_of(folder, count, size=5):
-    everything = stored.load(folder, "train", CPU).images
+    everything = lazy_images.load(folder, "train", CPU).images
     order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(1))[:count]
     return everything, order.split(size)
 
@@ -202,7 +204,7 @@ def test_a_few_batches_are_read_ahead_and_no_more(folder):
     assert not asked
     for number in range(1, 5):
         next(reading)
-        assert len(asked) == number + stored.AHEAD
+        assert len(asked) == number + lazy_images.AHEAD
     reading.close()
 
 
@@ -229,7 +231,7 @@ def test_readers_end_with_what_they_read_for(folder, monkeypatch, end):
 
 def test_what_cannot_be_read_ends_the_training_with_its_message(folder, monkeypatch):
     before = len(readers())
-    gathered = stored.Stored._gathered
+    gathered = lazy_images.Stored._gathered
     calls = iter(range(100))
 
     def failing(self):
@@ -237,7 +239,7 @@ def test_what_cannot_be_read_ends_the_training_with_its_message(folder, monkeypa
             raise OSError(5, "Input/output error")
         return gathered(self)
 
-    monkeypatch.setattr(stored.Stored, "_gathered", failing)
+    monkeypatch.setattr(lazy_images.Stored, "_gathered", failing)
     with pytest.raises(OSError, match="Input/output error") as caught:
         train(folder, "disk")
     # The frames that the error holds keep nothing alive.
@@ -247,8 +249,8 @@ def test_what_cannot_be_read_ends_the_training_with_its_message(folder, monkeypa
 
 def test_a_training_that_is_given_up_leaves_no_readers(folder):
     before = len(readers())
-    learnt, _ = images.hold_out(stored.load(folder, "train", CPU), 0, 0)
-    model = models.build(tuple(learnt.images.pixels.shape[1:]), 3, ARCHITECTURE)
+    learnt, _ = images.hold_out(lazy_images.load(folder, "train", CPU), 0, 0)
+    model = networks.build(tuple(learnt.images.pixels.shape[1:]), 3, ARCHITECTURE)
     settings = SimpleNamespace(**SETTINGS)
 
     class EnoughError(Exception):
@@ -263,9 +265,9 @@ def test_a_training_that_is_given_up_leaves_no_readers(folder):
 
     arguments = {"settings": settings, "augmentation": NO_AUGMENTATION, "seed": 0}
     with pytest.raises(EnoughError):
-        next(training.fit(model, learnt, None, normalize=normalize, **arguments))
+        next(loop.fit(model, learnt, None, normalize=normalize, **arguments))
     assert len(readers()) == before
-    rows = training.fit(model, learnt, None, normalize=torch.Tensor.float, **arguments)
+    rows = loop.fit(model, learnt, None, normalize=torch.Tensor.float, **arguments)
     next(rows)
     rows.close()
     assert len(readers()) == before
@@ -276,15 +278,17 @@ def test_a_changed_file_is_not_mapped(tmp_path):
     path = folder / "train/images.npy"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match=r"train/images.npy cannot be read: it is not the file"):
-        stored.load(folder, "train", CPU)
+        lazy_images.load(folder, "train", CPU)
 
 
 def test_only_what_is_taken_is_in_memory(tmp_path):
     """The map of 64 MB of zeros, of which a batch is read, adds less than a tenth of it."""
     count = 64_000
-    part = datasets.Part(np.zeros((count, 1, 25, 40), np.uint8), np.arange(count) % 2)
-    few = datasets.Part(part.images[:2], part.labels[:2])
-    datasets.store(datasets.Collection("toy", ("a", "b"), 255, (0.5,), (0.2,), part, few), tmp_path)
+    part = catalogue.Part(np.zeros((count, 1, 25, 40), np.uint8), np.arange(count) % 2)
+    few = catalogue.Part(part.images[:2], part.labels[:2])
+    catalogue.store(
+        catalogue.Collection("toy", ("a", "b"), 255, (0.5,), (0.2,), part, few), tmp_path
+    )
 
     def own():
         """What this process has, without the files that it maps."""
@@ -294,7 +298,7 @@ def test_only_what_is_taken_is_in_memory(tmp_path):
     if not Path("/proc/self/status").exists():
         pytest.skip("needs Linux")
     before = own()
-    learnt, val = images.hold_out(stored.load(tmp_path, "train", CPU), 0.1, 0)
+    learnt, val = images.hold_out(lazy_images.load(tmp_path, "train", CPU), 0.1, 0)
     batch = next(learnt.images.batches([torch.arange(0, 50_000, 500)]))
     assert (len(learnt.labels), len(val.labels), len(batch)) == (57_600, 6_400, 100)
     assert own() - before < 6_400_000

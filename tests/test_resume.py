@@ -14,9 +14,10 @@ import pytest
 import torch
 from test_training import ARCHITECTURE, NO_AUGMENTATION, SETTINGS, SPEEDRUN, bars
 
-from striate import models, resume, training
 from striate.errors import UserError
-from striate.images import Normalization
+from striate.models import networks
+from striate.training import loop, resume
+from striate.training.images import Normalization
 
 ROOT = Path(__file__).parent.parent
 AUGMENTATION = SimpleNamespace(
@@ -50,9 +51,9 @@ class StoppingKeeper:
 def fit(keeper, architecture=ARCHITECTURE, augmentation=NO_AUGMENTATION, **changes):
     """Train; returns the weights and the rows."""
     torch.manual_seed(0)
-    model = models.build((1, 6, 6), 3, architecture)
+    model = networks.build((1, 6, 6), 3, architecture)
     rows = list(
-        training.fit(
+        loop.fit(
             model, bars(50), bars(30, seed=1), settings=SimpleNamespace(**SETTINGS | changes),
             augmentation=augmentation, normalize=Normalization(255, None, None), seed=0,
             keeper=keeper,
@@ -93,12 +94,12 @@ def test_stopped_after_any_step_it_ends_as_if_it_had_not_been(changes):
 def test_a_training_that_is_complete_yields_its_rows_without_another_step(monkeypatch):
     keeper = StoppingKeeper()
     expected = fit(keeper)
-    monkeypatch.setattr(training, "augment", None)  # any step would fail
+    monkeypatch.setattr(loop, "augment", None)  # any step would fail
     assert same(fit(StoppingKeeper(keeper.state)), expected)
 
 
 def test_patience_that_has_run_out_is_remembered(monkeypatch):
-    monkeypatch.setattr(training, "accuracy", lambda logits, labels: 0.5)
+    monkeypatch.setattr(loop, "accuracy", lambda logits, labels: 0.5)
     keeper = StoppingKeeper()
     _, rows = fit(keeper, patience=1)
     assert len(rows) == 2

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from striate import params, search_space
+from striate.config import params
 from striate.errors import UserError
+from striate.tuning import search_space
 
 ROOT = Path(__file__).parent.parent
 BASE = params.load(ROOT / "params.yaml")

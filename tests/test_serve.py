@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 from test_checkpoint import ARCHITECTURE, MANIFEST
 
-from striate import checkpoint, serve
 from striate.errors import UserError
-from striate.images import Normalization
+from striate.models import checkpoint
+from striate.serving import web
+from striate.training.images import Normalization
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def champion():
     description = checkpoint.describe(ARCHITECTURE, MANIFEST, Normalization(255, [0.5], [0.2]))
     description |= {"classes": ["a", "b", "</script>"]}
     confidence = {"temperature": 2.0, "energy": 0.0}
-    return serve.Champion("7", 0.5, description | {"confidence": confidence})
+    return web.Champion("7", 0.5, description | {"confidence": confidence})
 
 
 class Scoring(BaseHTTPRequestHandler):
@@ -48,8 +49,8 @@ def site(champion):
     """A page, and the stand-in that it asks."""
     scoring = ThreadingHTTPServer(("127.0.0.1", 0), Scoring)
     scoring.asked, scoring.reply = [], {"predictions": [[0.0, 4.0, 2.0]]}
-    port = serve.free_port()
-    page = serve.server(champion, port, scoring.server_port)
+    port = web.free_port()
+    page = web.server(champion, port, scoring.server_port)
     threads = [threading.Thread(target=one.serve_forever) for one in (scoring, page)]
     for thread in threads:
         thread.start()
@@ -163,17 +164,17 @@ def test_a_browser_that_does_not_wait_is_nothing_to_speak_of(site, capfd):
 
 def test_a_port_that_is_taken_is_one_line(site, champion):
     with pytest.raises(UserError, match=f"port {site.port} cannot be used: .*; name another"):
-        serve.server(champion, site.port, 1)
+        web.server(champion, site.port, 1)
 
 
 def test_a_network_that_is_not_calibrated_says_so(champion):
     plain = champion._replace(description=champion.description | {"confidence": None})
-    assert "its percentages are not calibrated" in serve.page(plain)
-    assert "its percentages are not calibrated" not in serve.page(champion)
+    assert "its percentages are not calibrated" in web.page(plain)
+    assert "its percentages are not calibrated" not in web.page(champion)
 
 
 def test_without_a_champion_it_says_how_to_make_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     with pytest.raises(UserError, match="there is no champion yet; `striate promote workspace`"):
-        serve.find_champion()
+        web.find_champion()

@@ -5,8 +5,8 @@ import subprocess
 import pytest
 from dvc.repo import Repo
 
-from striate import share
 from striate.errors import UserError
+from striate.tracking import share
 
 
 @pytest.fixture

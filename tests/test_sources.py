@@ -9,8 +9,11 @@ import pytest
 import torch
 from test_inference import make_network
 
-from striate import checkpoint, files, records, sources
+from striate.data import files
 from striate.errors import UserError
+from striate.models import checkpoint
+from striate.serving import sources
+from striate.tracking import records
 
 
 @pytest.fixture

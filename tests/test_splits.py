@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from striate.splits import stratified_split
+from striate.data.splits import stratified_split
 
 UNEVEN = np.random.RandomState(7).choice(5, 997, p=[0.5, 0.3, 0.15, 0.04, 0.01])
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from striate import stage
 from striate.errors import UserError
+from striate.pipeline import stage
 
 PIPELINE = """
 stages:

@@ -13,7 +13,10 @@ import pytest
 import torch
 import yaml
 
-from striate import background, checkpoint, evaluation, models, records, results, tracking
+from striate.data import results
+from striate.evaluation import prediction
+from striate.models import checkpoint, networks
+from striate.tracking import background, mlflow_store, records
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("download", "train", "evaluate", "visualize")
@@ -54,7 +57,10 @@ def written(folder):
 
 def wait_for_tracking():
     for child in psutil.Process().children():
-        if child.status() != psutil.STATUS_ZOMBIE and "striate.tracking" in child.cmdline():
+        if (
+            child.status() != psutil.STATUS_ZOMBIE
+            and "striate.tracking.mlflow_store" in child.cmdline()
+        ):
             child.wait(120)
 
 
@@ -113,7 +119,7 @@ def test_metrics_follow_from_the_saved_predictions(finished):
     test = results.read_json(finished / "metrics/test.json")
     logits = np.load(finished / "predictions/logits.npy")
     labels = np.load(finished / "data/test/labels.npy")
-    assert test == evaluation.scores(torch.from_numpy(logits), torch.from_numpy(labels))
+    assert test == prediction.scores(torch.from_numpy(logits), torch.from_numpy(labels))
     assert list(test) == ["accuracy", "loss", "macro_f1", "ece", "errors", "n"]
     assert test["n"] == 360
     assert test["accuracy"] > 0.3  # chance is 0.1
@@ -135,10 +141,10 @@ def test_visualize_loads_no_torch(workspace):
 def test_what_visualize_shows_of_the_network_is_that_of_the_checkpoint(finished):
     trained = checkpoint.load(finished / "models", torch.device("cpu"))
     images = torch.from_numpy(np.load(finished / "data/test/images.npy"))
-    maps = models.feature_maps(trained.model, trained.normalization(images[:1]))
+    maps = networks.feature_maps(trained.model, trained.normalization(images[:1]))
     found_filters, found_maps = results.read_network(finished / "predictions")
     for found, expected in (
-        (found_filters, models.filters(trained.model)),
+        (found_filters, networks.filters(trained.model)),
         (found_maps, {name: value[0] for name, value in maps.items()}),
     ):
         assert list(found) == list(expected) == ["layer1", "layer2"]
@@ -171,7 +177,7 @@ def test_train_json_is_the_last_epoch(finished):
 def test_one_run_holds_the_params_and_the_curves_of_the_training(finished, monkeypatch):
     """The rest comes when DVC has recorded it."""
     monkeypatch.chdir(finished)
-    store = tracking.open_store()
+    store = mlflow_store.open_store()
     (run,) = store.runs()
     params = yaml.safe_load((finished / "params.yaml").read_text())
     assert run.info.status == "FINISHED"
@@ -226,7 +232,7 @@ def test_a_run_that_fails_is_marked_as_failed(workspace, monkeypatch, capsys):
     )  # fmt: skip
     assert "the loss became" in fail_stage("train", capsys)
     wait_for_tracking()
-    (run,) = tracking.open_store().runs()
+    (run,) = mlflow_store.open_store().runs()
     assert run.info.status == "FAILED"
 
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from clones import Clone
 
-from striate import tracking
+from striate.tracking import mlflow_store
 
 pytestmark = pytest.mark.walk
 
@@ -188,7 +188,7 @@ def test_an_interrupt_ends_it_in_time_and_the_same_command_goes_on(clone, monkey
     assert "Traceback" not in said
     assert outputs(clone.folder) == before
     monkeypatch.chdir(clone.folder)
-    store = tracking.open_store()
+    store = mlflow_store.open_store()
     for _ in range(100):
         latest = store.runs()[-1]
         if latest.info.status != "RUNNING":
@@ -286,7 +286,7 @@ def test_another_checkout_ends_with_its_own_bytes(origin, tmp_path, same_code):
         clone.env["STRIATE_TRACKING"] = "off"
     if not same_code:
         for clone in (other, alone):
-            path = clone.folder / "src/striate/models.py"
+            path = clone.folder / "src/striate/models/networks.py"
             path.write_text(path.read_text().replace("import torch\n", "import torch\n\n", 1))
     running = Running(first, sys.executable, "-u", "stages/train.py")
     running.wait_until(lambda: "epoch 3/5" in running.log.read_text())

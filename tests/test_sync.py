@@ -12,8 +12,9 @@ import pytest
 import yaml
 from clones import Clone
 
-from striate import background, cli, records, sync, tracking
+from striate import cli
 from striate.errors import UserError
+from striate.tracking import background, mlflow_store, records, sync
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def found(clone):
 
 
 def run_called(name):
-    store = tracking.open_store()
+    store = mlflow_store.open_store()
     return store, next(run for run in store.runs() if run.info.run_name == name)
 
 
@@ -186,7 +187,7 @@ def test_what_is_newer_than_the_results_is_said(clone, capsys):
 def test_a_second_run_of_one_experiment_is_removed(clone):
     store, run = run_called("digits-2x4-seed0")
     tags = {key: run.data.tags[key] for key in found(clone)[0].identity}
-    store.client.set_terminated(tracking.replay(store, "twin", {}, tags, []))
+    store.client.set_terminated(mlflow_store.replay(store, "twin", {}, tags, []))
     faults = sync.verify(clone.folder, store, found(clone))
     assert faults == (["main: 2 runs in MLflow, not 1; `striate sync`"])
     rows = {row.experiment: row.done for row in sync.sync(clone.folder, store, found(clone))}
@@ -209,7 +210,7 @@ def test_a_run_of_a_training_gets_its_scores_files_and_names(clone):
     told = {"torch.threads": "3", "striate.residency": "disk"}
     params = records.trained_by(main.params)
     points = [point for point in sync._points(clone.folder, main) if "test_" not in point[0]]
-    half = tracking.replay(
+    half = mlflow_store.replay(
         store, "half", params, sync.trained(main) | told, [*points, ("training_seconds", 4.5, 0)]
     )
     store.client.set_terminated(half)
@@ -235,7 +236,7 @@ def test_a_run_of_a_training_gets_its_scores_files_and_names(clone):
 
 @pytest.mark.slow
 def test_other_scores_of_a_checkpoint_get_a_run_of_their_own(clone):
-    store = tracking.open_store()
+    store = mlflow_store.open_store()
     main, other = found(clone)
     runs = [sync.run_of(store, record) for record in (main, other)]
     assert runs[0].info.run_id != runs[1].info.run_id
@@ -447,7 +448,7 @@ def test_a_name_that_two_experiments_have_means_that_of_head_or_none(clone, caps
 
 @pytest.mark.slow
 def test_a_live_run_is_left_alone_and_a_dead_one_is_closed(clone):
-    store = tracking.open_store()
+    store = mlflow_store.open_store()
     alive = store.create("alive", {}, {background.PROCESS: background.process_tag(os.getpid())})
     name, pid, start = background.process_tag(os.getpid()).rsplit(" ", 2)
     gone = store.create("gone", {}, {background.PROCESS: f"{name} {pid} {int(start) - 9}"})
@@ -479,7 +480,7 @@ def test_promote_registers_a_model_and_refuses_a_worse_one(clone, capsys):
     assert striate("promote", "main") == 0
     assert "models:/striate@champion is now version 1: main" in capsys.readouterr().out
     assert striate("promote", "other") == 0  # equal is not below
-    store = tracking.open_store()
+    store = mlflow_store.open_store()
     champion = store.client.get_model_version_by_alias("striate", "champion")
     assert str(champion.version) == "2"
     (main,) = [record for record in found(clone) if record.names[0].name == "main"]
@@ -498,7 +499,7 @@ def test_promote_registers_a_model_and_refuses_a_worse_one(clone, capsys):
 
 @pytest.mark.slow
 def test_two_processes_that_sync_at_once_make_one_run_of_each_experiment(clone):
-    store = tracking.open_store()
+    store = mlflow_store.open_store()
     for run in store.runs():
         store.client.delete_run(run.info.run_id)
     running = [
@@ -518,7 +519,7 @@ def test_two_processes_that_sync_at_once_make_one_run_of_each_experiment(clone):
 @pytest.mark.slow
 def test_an_experiment_or_artifacts_that_somebody_deleted_come_back(clone, capsys):
     assert striate("sync") == 0
-    store = tracking.open_store()
+    store = mlflow_store.open_store()
     store.client.delete_experiment(store.experiment)
     assert striate("verify") == 0
     shutil.rmtree(clone.folder / "mlartifacts")
@@ -535,7 +536,7 @@ def test_models_are_looked_up_where_the_runs_are(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mlflow.set_registry_uri(f"sqlite:///{tmp_path}/others.db")
     try:
-        tracking.open_store().client.create_registered_model("ours")
+        mlflow_store.open_store().client.create_registered_model("ours")
     finally:
         mlflow.set_registry_uri("")
     assert (tmp_path / "mlflow.db").exists()

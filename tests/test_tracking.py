@@ -22,9 +22,11 @@ import requests
 from filelock import FileLock, Timeout
 from mlflow.exceptions import MlflowException
 
-from striate import logbook, records, results, studies, sync, tracking
-from striate.background import PROCESS, is_gone, process_tag
+from striate.data import results
 from striate.errors import UserError
+from striate.tracking import logger, mlflow_store, records, sync
+from striate.tracking.background import PROCESS, is_gone, process_tag
+from striate.tuning import studies
 
 PARAMS = {"seed": 3, "data.name": "digits", "model.layers": 2, "model.width": 4,
           "training.epochs": 2, "evaluate.tta": "none"}  # fmt: skip
@@ -45,7 +47,7 @@ def template(tmp_path_factory):
         patch.chdir(folder)
         patch.delenv("DVC_ROOT", raising=False)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        tracking.open_store()
+        mlflow_store.open_store()
     return folder
 
 
@@ -65,12 +67,12 @@ def folder(template, tmp_path, monkeypatch):
 
 @pytest.fixture
 def store(folder):
-    return tracking.open_store()
+    return mlflow_store.open_store()
 
 
 def train(store, folder, **changes):
     """Report a whole training; returns the session."""
-    session = tracking.Session(store, tracking.origin())
+    session = mlflow_store.Session(store, mlflow_store.origin())
     params = PARAMS | changes
     session.start(params, {"torch.threads": "2", PROCESS: process_tag(os.getpid())})
     session.log([("train_loss", row["train_loss"], row["epoch"]) for row in ROWS])
@@ -124,7 +126,7 @@ def test_a_run_is_named_after_its_dvc_experiment_and_says_where_it_comes_from(
 
 
 def test_outside_git_and_dvc_a_run_has_no_such_tags(store, folder, monkeypatch):
-    monkeypatch.setattr(tracking, "git", lambda *arguments: None)
+    monkeypatch.setattr(mlflow_store, "git", lambda *arguments: None)
     train(store, folder)
     (run,) = store.runs()
     assert not {"dvc.experiment", "dvc.baseline", "mlflow.source.git.commit"} & set(run.data.tags)
@@ -141,7 +143,7 @@ def test_the_same_training_again_is_the_same_run(store, folder):
 
 @pytest.mark.parametrize("status", ["FAILED", "KILLED"])
 def test_a_training_that_ends_early_keeps_its_curves_and_its_status(store, folder, status):
-    session = tracking.Session(store, {})
+    session = mlflow_store.Session(store, {})
     session.start(PARAMS, {})
     session.log([("train_loss", 2.0, 1)])
     assert store.runs()[0].info.status == "RUNNING"
@@ -156,7 +158,7 @@ def test_a_training_that_ends_early_keeps_its_curves_and_its_status(store, folde
 
 
 def test_a_session_without_a_training_ignores_its_messages(store, folder):
-    session = tracking.Session(store, {})
+    session = mlflow_store.Session(store, {})
     session.log([("train_loss", 2.0, 1)])
     session.trained({}, [])
     session.end("FINISHED")
@@ -176,7 +178,7 @@ def test_a_sync_looks_up_each_run_when_it_comes_to_it(store, folder, monkeypatch
 
     def complete(root, store, record, run):
         if record is first:
-            other = tracking.replay(store, "other", PARAMS, second.identity, [])
+            other = mlflow_store.replay(store, "other", PARAMS, second.identity, [])
             store.upload(other, folder / "models", "checkpoint")
             store.client.set_terminated(other)
         return []
@@ -204,16 +206,16 @@ def test_whoever_waits_for_the_runs_goes_before_whoever_takes_them_again(tmp_pat
     order = []
 
     def wait():
-        with tracking.runs_lock():
+        with mlflow_store.runs_lock():
             order.append("other")
 
-    with tracking.runs_lock():
+    with mlflow_store.runs_lock():
         other = threading.Thread(target=wait)
         other.start()
         while is_free(".dvc/tmp/striate-runs-queue.lock"):
             time.sleep(0.1)
         order.append("first")
-    with tracking.runs_lock():
+    with mlflow_store.runs_lock():
         order.append("first")
     other.join()
     assert order == ["first", "other", "first"]
@@ -221,11 +223,11 @@ def test_whoever_waits_for_the_runs_goes_before_whoever_takes_them_again(tmp_pat
 
 def test_a_wait_for_the_runs_is_said_once(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    tracking._say_waiting.cache_clear()
+    mlflow_store._say_waiting.cache_clear()
     held = threading.Event()
 
     def hold():
-        with tracking.runs_lock():
+        with mlflow_store.runs_lock():
             held.set()
             time.sleep(1.5)
 
@@ -233,7 +235,7 @@ def test_a_wait_for_the_runs_is_said_once(tmp_path, monkeypatch, capsys):
         held.clear()
         threading.Thread(target=hold).start()
         held.wait()
-        with tracking.runs_lock():
+        with mlflow_store.runs_lock():
             pass
     assert capsys.readouterr().err == "note: waiting for another process that writes to MLflow\n"
 
@@ -272,27 +274,29 @@ def test_a_moved_store_finds_its_artifacts(store, folder, tmp_path_factory, monk
     new = tmp_path_factory.mktemp("moved") / "repository"
     shutil.move(folder, new)
     monkeypatch.chdir(new)
-    moved = tracking.open_store()
+    moved = mlflow_store.open_store()
     (run,) = moved.runs()
     assert run.info.artifact_uri.startswith((new / "mlartifacts").as_uri())
     assert moved.files(run) == {"checkpoint"}
-    experiment = moved.client.get_experiment_by_name(tracking.EXPERIMENT)
+    experiment = moved.client.get_experiment_by_name(mlflow_store.EXPERIMENT)
     assert experiment.artifact_location == (new / "mlartifacts").as_uri()
 
 
 def test_a_new_store_keeps_its_artifacts_beside_its_database(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for variable in tracking.REQUEST_LIMITS:
+    for variable in mlflow_store.REQUEST_LIMITS:
         monkeypatch.delenv(variable, raising=False)
-    made = tracking.open_store()
-    experiment = made.client.get_experiment_by_name(tracking.EXPERIMENT)
+    made = mlflow_store.open_store()
+    experiment = made.client.get_experiment_by_name(mlflow_store.EXPERIMENT)
     assert made.experiment == experiment.experiment_id
     assert experiment.artifact_location == (tmp_path / "mlartifacts").as_uri()
-    assert {name: os.environ[name] for name in tracking.REQUEST_LIMITS} == tracking.REQUEST_LIMITS
+    assert {
+        name: os.environ[name] for name in mlflow_store.REQUEST_LIMITS
+    } == mlflow_store.REQUEST_LIMITS
     before = (tmp_path / "mlflow.db").read_bytes()
-    assert tracking.open_store().experiment == made.experiment
+    assert mlflow_store.open_store().experiment == made.experiment
     assert (tmp_path / "mlflow.db").read_bytes() == before
-    for variable in tracking.REQUEST_LIMITS:
+    for variable in mlflow_store.REQUEST_LIMITS:
         monkeypatch.delenv(variable)
 
 
@@ -303,9 +307,9 @@ def test_a_store_that_is_named_is_used_and_keeps_its_own_addresses(
     shutil.copy(folder / "mlflow.db", elsewhere / "other.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{elsewhere}/other.db")
     monkeypatch.chdir(elsewhere)
-    other = tracking.open_store()
+    other = mlflow_store.open_store()
     other.create("there", {}, {})
-    experiment = other.client.get_experiment_by_name(tracking.EXPERIMENT)
+    experiment = other.client.get_experiment_by_name(mlflow_store.EXPERIMENT)
     assert experiment.artifact_location == (folder / "mlartifacts").as_uri()
     assert [run.info.run_name for run in other.runs()] == ["there"]
     assert store.runs() == []
@@ -317,34 +321,34 @@ def test_a_moved_store_keeps_addresses_that_are_not_its_own(store, folder, tmp_p
     with sqlite3.connect(folder / "mlflow.db") as connection:
         connection.execute("UPDATE runs SET artifact_uri = ?", (elsewhere,))
     connection.close()
-    tracking._relocate(folder / "mlflow.db", "file:///new")
+    mlflow_store._relocate(folder / "mlflow.db", "file:///new")
     assert store.client.get_run(run_id).info.artifact_uri == elsewhere
 
 
 def test_a_database_that_is_no_store_yet_is_left_alone(tmp_path):
     sqlite3.connect(tmp_path / "empty.db").close()
-    tracking._relocate(tmp_path / "empty.db", "file:///new")
+    mlflow_store._relocate(tmp_path / "empty.db", "file:///new")
     assert (tmp_path / "empty.db").read_bytes() == b""
 
 
 def test_the_store_is_that_of_the_main_repository_or_the_named_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert tracking.tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+    assert mlflow_store.tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("DVC_ROOT", "/main")
-    assert tracking.tracking_uri() == "sqlite:////main/mlflow.db"
+    assert mlflow_store.tracking_uri() == "sqlite:////main/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:1")
-    assert tracking.tracking_uri() == "http://localhost:1"
+    assert mlflow_store.tracking_uri() == "http://localhost:1"
 
 
 def test_a_store_that_is_no_database_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mlflow.db").write_text("no database at all, but a text of some length" * 100)
     with pytest.raises(UserError, match=r"MLflow at sqlite:.*mlflow\.db failed: .*not a database"):
-        with_reachable(tracking.open_store)
+        with_reachable(mlflow_store.open_store)
 
 
 def with_reachable(work):
-    with tracking.reachable():
+    with mlflow_store.reachable():
         work()
 
 
@@ -371,13 +375,13 @@ def test_a_refusal_of_mlflow_is_one_short_line():
     ],
 )  # fmt: skip
 def test_no_address_is_shown_with_a_name_and_a_password(text, shown):
-    assert tracking.masked(text) == shown
+    assert mlflow_store.masked(text) == shown
 
 
 def test_a_failure_does_not_tell_the_password(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:secret@127.0.0.1:9")
-    with pytest.raises(UserError) as caught, tracking.reachable():
+    with pytest.raises(UserError) as caught, mlflow_store.reachable():
         raise MlflowException("API request to http://ann:secret@127.0.0.1:9/api failed")
     assert str(caught.value) == (
         "MLflow at http://***@127.0.0.1:9 failed: API request to http://***@127.0.0.1:9/api failed"
@@ -388,14 +392,14 @@ def test_credentials_in_a_servers_address_are_moved_to_variables(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ann:s%40cret@host:1/path")
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "")
-    tracking._set_credentials_apart()
-    assert tracking.tracking_uri() == "https://host:1/path"
+    mlflow_store._set_credentials_apart()
+    assert mlflow_store.tracking_uri() == "https://host:1/path"
     assert os.environ["MLFLOW_TRACKING_USERNAME"] == "ann"
     assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "s@cret"
     # A database is no server: its address is the only place for them.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://ann:secret@host/db")
-    tracking._set_credentials_apart()
-    assert tracking.tracking_uri() == "postgresql+psycopg2://ann:secret@host/db"
+    mlflow_store._set_credentials_apart()
+    assert mlflow_store.tracking_uri() == "postgresql+psycopg2://ann:secret@host/db"
 
 
 class Away:
@@ -413,16 +417,17 @@ class Away:
 
 
 def test_a_server_that_is_away_is_sent_the_same_again(monkeypatch):
-    monkeypatch.setattr(tracking, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(mlflow_store, "PAUSE_SECONDS", 0)
     client = Away(3, MlflowException("connection refused"))
     metrics = [("loss", 1.0, 123, 1)]
     assert (
-        tracking.Patient(client, lambda since: True).log_batch("run", metrics=metrics) == "logged"
+        mlflow_store.Patient(client, lambda since: True).log_batch("run", metrics=metrics)
+        == "logged"
     )
     assert client.sent == [("run", metrics)] * 4
     client = Away(3, MlflowException("connection refused"))
     with pytest.raises(MlflowException, match="refused"):
-        tracking.Patient(client, lambda since: False).log_batch("run", metrics=metrics)
+        mlflow_store.Patient(client, lambda since: False).log_batch("run", metrics=metrics)
     assert len(client.sent) == 1
 
 
@@ -434,7 +439,7 @@ def test_a_server_that_refuses_is_not_asked_again(code):
 
     client = Away(3, MlflowException("no", error_code=getattr(databricks_pb2, code)))
     with pytest.raises(MlflowException):
-        tracking.Patient(client, lambda since: True).log_batch("run", metrics=[])
+        mlflow_store.Patient(client, lambda since: True).log_batch("run", metrics=[])
     assert len(client.sent) == 1
 
 
@@ -446,8 +451,8 @@ def test_a_server_is_asked_for_as_long_as_the_stage_goes_on_and_not_much_longer(
         nobody.bind(("127.0.0.1", 0))
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://a:b@127.0.0.1:{nobody.getsockname()[1]}")
-        monkeypatch.setattr(tracking, "AWAY_SECONDS", 0)
-        monkeypatch.setattr(tracking, "PAUSE_SECONDS", 0.1)
+        monkeypatch.setattr(mlflow_store, "AWAY_SECONDS", 0)
+        monkeypatch.setattr(mlflow_store, "PAUSE_SECONDS", 0.1)
         say(monkeypatch, ["start", PARAMS, {}], ["end", "FINISHED"])
     said = capsys.readouterr().err
     where = f"MLflow at http://127.0.0.1:{os.environ['MLFLOW_TRACKING_URI'].split(':')[-1]}"
@@ -481,7 +486,7 @@ def say(monkeypatch, *messages):
     """Run the tracking process on these messages."""
     text = "".join(json.dumps(message) + "\n" for message in messages)
     monkeypatch.setattr("sys.stdin", io.StringIO(text))
-    tracking.main({})
+    mlflow_store.main({})
 
 
 def test_messages_are_carried_out_in_their_order(folder, monkeypatch):
@@ -492,7 +497,7 @@ def test_messages_are_carried_out_in_their_order(folder, monkeypatch):
         ["trained", {"striate.params": "a"}, [["epochs", 2, 0]]],
         ["end", "FINISHED"],
     )
-    (run,) = tracking.open_store().runs()
+    (run,) = mlflow_store.open_store().runs()
     assert run.info.status == "FINISHED"
     assert run.data.tags["striate.params"] == "a"
     assert run.data.metrics == {"train_loss": 2.0, "epochs": 2.0}
@@ -500,7 +505,7 @@ def test_messages_are_carried_out_in_their_order(folder, monkeypatch):
 
 def test_a_stage_that_falls_silent_was_killed(folder, monkeypatch):
     say(monkeypatch, ["start", PARAMS, {}], ["log", [["train_loss", 2.0, 1]]])
-    (run,) = tracking.open_store().runs()
+    (run,) = mlflow_store.open_store().runs()
     assert run.info.status == "KILLED"
 
 
@@ -511,9 +516,9 @@ def test_a_training_that_was_stopped_is_told_from_one_that_failed(monkeypatch, e
     said = []
     pipe = SimpleNamespace(write=said.append, flush=lambda: None, close=lambda: None)
     tracker = SimpleNamespace(stdin=pipe)
-    monkeypatch.setattr("striate.logbook.subprocess.Popen", lambda *_, **__: tracker)
+    monkeypatch.setattr("striate.tracking.logger.subprocess.Popen", lambda *_, **__: tracker)
     monkeypatch.delenv("STRIATE_TRACKING", raising=False)
-    with pytest.raises(end), logbook.logbook():
+    with pytest.raises(end), logger.logbook():
         raise end
     assert json.loads("".join(said)) == ["end", status]
 
@@ -522,7 +527,7 @@ def test_a_failure_of_mlflow_is_a_warning_and_the_rest_is_read(folder, monkeypat
     def refuse(*arguments):
         raise MlflowException("no room\nleft")
 
-    monkeypatch.setattr(tracking.Store, "create", refuse)
+    monkeypatch.setattr(mlflow_store.Store, "create", refuse)
     say(monkeypatch, ["start", PARAMS, {}], ["end", "FINISHED"])
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith("warning: MLflow at sqlite:")
@@ -537,13 +542,13 @@ def test_a_repository_may_have_any_name(template, tmp_path, monkeypatch, name):
     shutil.copy(template / "mlflow.db", place)
     (place / "file").write_text("content")
     monkeypatch.chdir(place)
-    store = tracking.open_store()
+    store = mlflow_store.open_store()
     run = store.create("run", {}, {})
     store.upload(run, place / "file", "checkpoint")
     moved = tmp_path / "moved%2F"
     place.rename(moved)
     monkeypatch.chdir(moved)
-    (back,) = tracking.open_store().runs()
+    (back,) = mlflow_store.open_store().runs()
     store.client.download_artifacts(back.info.run_id, "checkpoint", str(moved))
     assert (moved / "checkpoint/file").read_text() == "content"
     studies.open_study("study", studies.default_storage(moved), moved)
@@ -562,15 +567,15 @@ def test_a_relative_address_counts_from_the_main_repository(template, tmp_path, 
     monkeypatch.setenv("DVC_ROOT", str(main))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///my.db")
     monkeypatch.chdir(copy)
-    assert tracking.tracking_uri() == f"sqlite:///{main}/my.db"
-    tracking.open_store().create("here", {}, {})
+    assert mlflow_store.tracking_uri() == f"sqlite:///{main}/my.db"
+    mlflow_store.open_store().create("here", {}, {})
     monkeypatch.chdir(main)
     monkeypatch.delenv("DVC_ROOT")
-    assert [run.info.run_name for run in tracking.open_store().runs()] == ["here"]
+    assert [run.info.run_name for run in mlflow_store.open_store().runs()] == ["here"]
     assert list(copy.iterdir()) == []
     for kept in ("sqlite://", "sqlite:///:memory:", "sqlite:////a/b.db?timeout=3"):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", kept)
-        assert tracking.tracking_uri() == kept
+        assert mlflow_store.tracking_uri() == kept
 
 
 def test_a_named_store_keeps_new_artifacts_in_the_main_repository(tmp_path, monkeypatch):
@@ -579,7 +584,7 @@ def test_a_named_store_keeps_new_artifacts_in_the_main_repository(tmp_path, monk
     monkeypatch.setenv("DVC_ROOT", str(main))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///my.db")
     monkeypatch.chdir(copy)
-    store = tracking.open_store()
+    store = mlflow_store.open_store()
     location = store.client.get_experiment(store.experiment).artifact_location
     assert location == (main / "mlartifacts").as_uri()
 
@@ -587,7 +592,7 @@ def test_a_named_store_keeps_new_artifacts_in_the_main_repository(tmp_path, monk
 def test_an_experiment_that_was_deleted_is_restored_with_its_runs(store, folder, capsys):
     train(store, folder)
     store.client.delete_experiment(store.experiment)
-    again = tracking.open_store()
+    again = mlflow_store.open_store()
     assert again.experiment == store.experiment
     assert [run.info.status for run in again.runs()] == ["FINISHED"]
     assert capsys.readouterr().err == "note: experiment striate, deleted in MLflow, is restored\n"
@@ -625,7 +630,7 @@ def test_an_address_of_no_store_is_one_line_without_its_password(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(UserError, match=f"^MLflow at .* failed: .*{said}") as caught:
-        with_reachable(tracking.open_store)
+        with_reachable(mlflow_store.open_store)
     assert "\n" not in str(caught.value)
     say(monkeypatch, ["start", PARAMS, {}], ["end", "FINISHED"])
     err = capsys.readouterr().err
@@ -638,8 +643,13 @@ def test_an_address_of_no_store_is_one_line_without_its_password(
 @pytest.mark.parametrize(
     ("work", "status", "before", "after"),
     [
-        ("tracking.main({})", 0, "warning: ", "; this is not recorded there: "),
-        ("with reported(), tracking.reachable(): tracking.open_store()", 2, "error: ", ": "),
+        ("mlflow_store.main({})", 0, "warning: ", "; this is not recorded there: "),
+        (
+            "with reported(), mlflow_store.reachable(): mlflow_store.open_store()",
+            2,
+            "error: ",
+            ": ",
+        ),
     ],
 )
 @pytest.mark.parametrize(
@@ -655,7 +665,7 @@ def test_an_mlflow_that_cannot_be_loaded_is_one_line(
     monkeypatch.chdir(tmp_path)
     script = (
         f"import sys; sys.modules['{module}'] = None\n"
-        f"from striate import tracking\nfrom striate.errors import reported\n{work}"
+        f"from striate.tracking import mlflow_store\nfrom striate.errors import reported\n{work}"
     )
     command = [sys.executable, "-c", script]
     found = subprocess.run(command, input='["end", "FINISHED"]\n', capture_output=True, text=True)
@@ -668,14 +678,18 @@ def test_an_mlflow_that_cannot_be_loaded_is_one_line(
 
 def test_an_mlflow_that_breaks_in_another_way_names_the_fault(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow.exceptions", SimpleNamespace())
-    assert tracking.failures() == (sqlite3.DatabaseError, OSError, ImportError)
+    assert mlflow_store.failures() == (sqlite3.DatabaseError, OSError, ImportError)
 
 
 def test_a_database_of_a_newer_mlflow_gets_advice_that_helps(folder):
     with closing(sqlite3.connect(folder / "mlflow.db")) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
     newer = "a newer MLflow wrote this database: install that one, or name another database"
-    command = [sys.executable, "-c", "from striate import tracking; tracking.main({})"]
+    command = [
+        sys.executable,
+        "-c",
+        "from striate.tracking import mlflow_store; mlflow_store.main({})",
+    ]
     said = subprocess.run(
         command, input='["end", "FINISHED"]', capture_output=True, text=True, check=True
     )
@@ -683,7 +697,7 @@ def test_a_database_of_a_newer_mlflow_gets_advice_that_helps(folder):
     assert first.endswith(f"failed; this is not recorded there: {newer}")
     known = next(tracking_versions().glob("*.py")).name.split("_")[0]
     older = f"Detected out-of-date database schema (found version {known}, but expected a1)."
-    assert tracking._reason(MlflowException(older)) == older
+    assert mlflow_store._reason(MlflowException(older)) == older
 
 
 def tracking_versions():
@@ -696,7 +710,7 @@ def test_a_fault_of_the_code_is_a_warning_and_its_traceback_is_kept(folder, monk
     def fault(*arguments):
         raise AttributeError("nobody expected this")
 
-    monkeypatch.setattr(tracking.Store, "create", fault)
+    monkeypatch.setattr(mlflow_store.Store, "create", fault)
     say(monkeypatch, ["start", PARAMS, {}], ["end", "FINISHED"])
     log = folder / ".dvc/tmp/striate-tracking.log"
     first, second = capsys.readouterr().err.splitlines()
@@ -706,7 +720,7 @@ def test_a_fault_of_the_code_is_a_warning_and_its_traceback_is_kept(folder, monk
     )
     assert "Nothing else is lost: `striate sync` records it" in second
     assert "in fault" in log.read_text()
-    with pytest.raises(AttributeError), tracking.reachable():
+    with pytest.raises(AttributeError), mlflow_store.reachable():
         fault()
 
 
@@ -716,8 +730,8 @@ def test_no_proxy_stands_between_this_machine_and_itself(monkeypatch):
         monkeypatch.setenv(name.upper(), "http://127.0.0.1:1")
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.setenv("NO_PROXY", "example.org")
-    tracking.spare_loopback()
-    tracking.spare_loopback()
+    mlflow_store.spare_loopback()
+    mlflow_store.spare_loopback()
     assert os.environ["no_proxy"] == "example.org,localhost,127.0.0.1,::1"
     with HTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
         monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)

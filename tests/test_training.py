@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from striate import checkpoint, models, results, training
+from striate.data import results
 from striate.errors import UserError
-from striate.images import Normalization, Split
+from striate.models import checkpoint, networks
+from striate.training import loop
+from striate.training.images import Normalization, Split
 
 SETTINGS = {
     "epochs": 3,
@@ -59,8 +61,8 @@ def bars(count, seed=0):
 
 def run(train=None, val=None, seed=0, augmentation=NO_AUGMENTATION, model=None, **changes):
     torch.manual_seed(seed)
-    model = model or models.build((1, 6, 6), 3, ARCHITECTURE)
-    rows = training.fit(
+    model = model or networks.build((1, 6, 6), 3, ARCHITECTURE)
+    rows = loop.fit(
         model,
         train or bars(50),
         val,
@@ -124,7 +126,7 @@ def test_the_same_seed_gives_the_same_history_and_the_same_bytes(precision, tmp_
         torch.manual_seed(0)
         model, rows = run(
             val=bars(30, seed=1), augmentation=augmentation, precision=precision,
-            model=models.build((1, 6, 6), 3, SPEEDRUN),
+            model=networks.build((1, 6, 6), 3, SPEEDRUN),
         )  # fmt: skip
         checkpoint.save(model, {"attempt": 1}, tmp_path / attempt)
         results.write_training(rows, len(rows), 1, tmp_path / attempt)
@@ -135,7 +137,7 @@ def test_the_same_seed_gives_the_same_history_and_the_same_bytes(precision, tmp_
     ]  # fmt: skip
     _, other = run(
         val=bars(30, seed=1), augmentation=augmentation, precision=precision, seed=1,
-        model=models.build((1, 6, 6), 3, SPEEDRUN),
+        model=networks.build((1, 6, 6), 3, SPEEDRUN),
     )  # fmt: skip
     assert other != rows
 
@@ -144,7 +146,7 @@ def test_training_follows_the_notebooks_loop_to_the_last_bit():
     """Adam 0.001 with default betas, cross-entropy, the same batches: the same weights."""
     ours, rows = run(epochs=2, learning_rate=0.001)
     torch.manual_seed(0)
-    theirs = models.build((1, 6, 6), 3, ARCHITECTURE).train()
+    theirs = networks.build((1, 6, 6), 3, ARCHITECTURE).train()
     optimizer = torch.optim.Adam(theirs.parameters(), lr=0.001)
     generator = torch.Generator().manual_seed(0)
     train = bars(50)
@@ -178,7 +180,7 @@ def test_a_loss_that_is_no_number_stops_the_run_with_advice():
 )
 def test_schedules(schedule, warmup, expected):
     settings = SimpleNamespace(schedule=schedule, warmup=warmup)
-    factors = [training.rate_factor(step, 4, settings) for step in range(4)]
+    factors = [loop.rate_factor(step, 4, settings) for step in range(4)]
     assert factors == pytest.approx(expected)
 
 
@@ -196,9 +198,9 @@ def test_label_smoothing_and_weight_decay_reach_the_optimisation():
 
 def test_summary_line_with_and_without_validation():
     row = {"epoch": 2, "train_loss": 0.5, "train_accuracy": 0.75}
-    assert training.summary_line(row, 5) == "epoch 2/5 | training loss 0.5000, accuracy 75.00%"
+    assert loop.summary_line(row, 5) == "epoch 2/5 | training loss 0.5000, accuracy 75.00%"
     row |= {"val_loss": 0.25, "val_accuracy": 1.0}
-    assert training.summary_line(row, 5).endswith("validation loss 0.2500, accuracy 100.00%")
+    assert loop.summary_line(row, 5).endswith("validation loss 0.2500, accuracy 100.00%")
 
 
 def test_history_survives_the_files_to_the_last_digit(tmp_path):
@@ -226,23 +228,23 @@ ACCURACIES = (0.5, 0.7, 0.7, 0.6, 0.6, 0.9)
 def scripted(monkeypatch):
     """Validation accuracies as in ACCURACIES, whatever is learnt."""
     told = iter(ACCURACIES)
-    monkeypatch.setattr(training, "accuracy", lambda logits, labels: next(told))
+    monkeypatch.setattr(loop, "accuracy", lambda logits, labels: next(told))
 
 
 def test_the_last_epoch_is_kept_unless_the_best_is_asked_for(scripted):
     states = []
     torch.manual_seed(0)
-    model = models.build((1, 6, 6), 3, ARCHITECTURE)
+    model = networks.build((1, 6, 6), 3, ARCHITECTURE)
     rows = []
-    for row in training.fit(
+    for row in loop.fit(
         model, bars(50), bars(30, seed=1),
         settings=SimpleNamespace(**SETTINGS | {"keep": "best", "epochs": 5}),
         augmentation=NO_AUGMENTATION, normalize=Normalization(255, None, None), seed=0,
     ):  # fmt: skip
         rows.append(row)
         states.append({name: value.clone() for name, value in model.state_dict().items()})
-    assert training.kept_epoch(rows, "best") == 2  # the first of two equal ones
-    assert training.kept_epoch(rows, "last") == 5
+    assert loop.kept_epoch(rows, "best") == 2  # the first of two equal ones
+    assert loop.kept_epoch(rows, "last") == 5
     for name, value in model.state_dict().items():
         assert torch.equal(value, states[1][name])
     assert not torch.equal(states[1]["fc.weight"], states[4]["fc.weight"])
@@ -250,7 +252,7 @@ def test_the_last_epoch_is_kept_unless_the_best_is_asked_for(scripted):
 
 def test_scores_on_file_are_those_of_the_kept_epoch(scripted, tmp_path):
     _, rows = run(val=bars(30, seed=1), epochs=4, keep="best")
-    results.write_training(rows, training.kept_epoch(rows, "best"), 9, tmp_path)
+    results.write_training(rows, loop.kept_epoch(rows, "best"), 9, tmp_path)
     summary = results.read_json(tmp_path / "train.json")
     assert (summary["kept_epoch"], summary["epochs"]) == (2, 4)
     assert summary["val_accuracy"] == 0.7
@@ -271,14 +273,14 @@ def test_the_best_epoch_needs_validation_images(changes):
 
 def test_a_training_that_diverges_stops_at_that_step(monkeypatch):
     steps = []
-    real = training.augment
+    real = loop.augment
 
     def poisoned(*arguments, **options):
         steps.append(1)
         inputs = real(*arguments, **options)
         return inputs * math.nan if len(steps) == 6 else inputs
 
-    monkeypatch.setattr(training, "augment", poisoned)
+    monkeypatch.setattr(loop, "augment", poisoned)
     with pytest.raises(UserError, match=r"became nan at step 6, with learning rate 0\.01;"):
         run()  # four steps an epoch
     assert len(steps) == 6
@@ -289,7 +291,7 @@ def test_a_rate_of_its_own_reaches_the_optimisation():
     for key in ("bias_rate", "head_rate"):
         frozen, _ = run(epochs=1, **{key: 0.0})
         torch.manual_seed(0)
-        before = models.build((1, 6, 6), 3, ARCHITECTURE)
+        before = networks.build((1, 6, 6), 3, ARCHITECTURE)
         kept = frozen.fc.bias if key == "bias_rate" else frozen.fc.weight
         first = before.fc.bias if key == "bias_rate" else before.fc.weight
         assert torch.equal(kept, first)
@@ -303,7 +305,7 @@ def test_images_are_flipped_in_every_second_epoch(monkeypatch):
         seen.append(torch.empty_like(flipped).scatter_(0, places, flipped))  # by image
         return images[places].float()
 
-    monkeypatch.setattr(training, "augment", keep)
+    monkeypatch.setattr(loop, "augment", keep)
     flipping = SimpleNamespace(**vars(NO_AUGMENTATION) | {"flip": True})
     run(augmentation=flipping, batch_size=50, epochs=4)
     assert torch.equal(seen[0], ~seen[1])
@@ -313,16 +315,16 @@ def test_images_are_flipped_in_every_second_epoch(monkeypatch):
 
 def test_images_are_shrunk_until_the_step_that_is_named(monkeypatch):
     sides = []
-    augment = training.augment
+    augment = loop.augment
 
     def keep(*arguments, **options):
         inputs = augment(*arguments, **options)
         sides.append(inputs.shape[-1])
         return inputs
 
-    monkeypatch.setattr(training, "augment", keep)
+    monkeypatch.setattr(loop, "augment", keep)
     shrinking = SimpleNamespace(**vars(NO_AUGMENTATION) | {"shrink": 4, "shrink_until": 0.4})
-    model = models.build((1, 6, 6), 3, SPEEDRUN)
+    model = networks.build((1, 6, 6), 3, SPEEDRUN)
     run(augmentation=shrinking, batch_size=16, epochs=5, model=model)
     assert sides == [4] * 8 + [6] * 12
 
@@ -366,7 +368,7 @@ def test_a_step_is_recorded_after_the_warm_up_and_replayed(monkeypatch):
         events.append(len(chosen))
         recorded.append(chosen)
 
-    run_step = training.captured(step, 2, torch.Generator())
+    run_step = loop.captured(step, 2, torch.Generator())
     batches = [torch.tensor([number, number]) for number in range(6)]
     for batch in [*batches[:4], torch.tensor([9]), *batches[4:]]:
         run_step(batch)
@@ -382,7 +384,7 @@ def test_recorded_steps_train_like_steps_that_are_not(optimizer):
     results = []
     for capture in ("auto", "never"):
         torch.manual_seed(0)
-        model = models.build((1, 6, 6), 3, SPEEDRUN).cuda()
+        model = networks.build((1, 6, 6), 3, SPEEDRUN).cuda()
         _, rows = run(train, model=model, capture=capture, optimizer=optimizer, schedule="linear")
         results.append([row["train_loss"] for row in rows])
     assert results[0] == pytest.approx(results[1], rel=1e-3)

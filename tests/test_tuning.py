@@ -19,8 +19,12 @@ import yaml
 from clones import Clone
 from optuna.trial import TrialState
 
-from striate import params, progress, search_space, stage, studies, tracking, tuning
+from striate import progress
+from striate.config import params
 from striate.errors import UserError
+from striate.pipeline import stage
+from striate.tracking import mlflow_store
+from striate.tuning import search_space, studies, workers
 
 ROOT = Path(__file__).parent.parent
 BASE = params.load(ROOT / "params.yaml")
@@ -55,7 +59,7 @@ def asked(study):
 
 
 def worker(root, count):
-    return tuning.Worker(opened(root), count, "tpe", 1, root)
+    return workers.Worker(opened(root), count, "tpe", 1, root)
 
 
 def quick(self, trial, name, drawn):
@@ -69,7 +73,7 @@ def proposed(root):
 
 
 def test_a_study_that_was_stopped_goes_on_as_one_that_was_not(root, monkeypatch):
-    monkeypatch.setattr(tuning.Worker, "_train", quick)
+    monkeypatch.setattr(workers.Worker, "_train", quick)
     monkeypatch.setattr(studies, "STARTUP_TRIALS", 3)
     worker(root, 6).work()
     whole = proposed(root)
@@ -87,7 +91,7 @@ def test_workers_side_by_side_end_with_as_many_trials_as_are_asked_for(root, mon
         time.sleep(0.05)
         return quick(self, trial, name, drawn)
 
-    monkeypatch.setattr(tuning.Worker, "_train", slow)
+    monkeypatch.setattr(workers.Worker, "_train", slow)
     monkeypatch.setattr(time, "sleep", lambda seconds, wait=time.sleep: wait(min(seconds, 0.05)))
     team = [worker(root, 7) for _ in range(3)]
     threads = [threading.Thread(target=one.work) for one in team]
@@ -103,7 +107,7 @@ def test_workers_side_by_side_end_with_as_many_trials_as_are_asked_for(root, mon
 
 
 def test_the_last_trial_is_run_once_where_two_machines_begin_it(root, monkeypatch):
-    monkeypatch.setattr(tuning.Worker, "_train", quick)
+    monkeypatch.setattr(workers.Worker, "_train", quick)
     here = worker(root, 1)
     elsewhere = opened(root)
     asked(elsewhere)  # it was begun after this worker had looked
@@ -114,16 +118,16 @@ def test_the_last_trial_is_run_once_where_two_machines_begin_it(root, monkeypatc
 
 
 def test_the_trial_of_a_worker_that_is_gone_is_begun_again_under_its_name(root, monkeypatch):
-    monkeypatch.setattr(tuning.Worker, "_train", quick)
+    monkeypatch.setattr(workers.Worker, "_train", quick)
     study = opened(root)
     lost = asked(study)
     search_space.propose(lost, SPACE, BASE)
     with subprocess.Popen(["true"]) as process:
-        tag = tracking.process_tag(process.pid)
+        tag = mlflow_store.process_tag(process.pid)
     for key, value in {"experiment": "tune-0", "training": "abc", "process": tag}.items():
         lost.set_user_attr(key, value)
     alive = asked(study)
-    alive.set_user_attr("process", tracking.process_tag(os.getpid()))
+    alive.set_user_attr("process", mlflow_store.process_tag(os.getpid()))
     nameless = asked(study)
     assert nameless.number == 2
     successor = worker(root, 3)
@@ -156,7 +160,7 @@ def test_a_worker_elsewhere_that_is_silent_is_given_up(root, monkeypatch):
 def test_a_trial_whose_workers_are_killed_again_and_again_is_given_up(root):
     study = opened(root)
     with subprocess.Popen(["true"]) as process:
-        tag = tracking.process_tag(process.pid)
+        tag = mlflow_store.process_tag(process.pid)
     for _ in range(6):
         asked(study).set_user_attr("process", tag)
         studies.bury(study)
@@ -190,9 +194,9 @@ class Canned:
 def canned(root, monkeypatch):
     """Experiments that end as it is told; and metrics by the name of the experiment."""
     kept = {}
-    monkeypatch.setattr(tuning, "Experiment", Canned)
-    monkeypatch.setattr(tuning, "BUSY_SECONDS", 0)
-    monkeypatch.setattr(tuning, "metrics_of", lambda root, name: kept.get(name))
+    monkeypatch.setattr(workers, "Experiment", Canned)
+    monkeypatch.setattr(workers, "BUSY_SECONDS", 0)
+    monkeypatch.setattr(workers, "metrics_of", lambda root, name: kept.get(name))
     Canned.runs, Canned.stopped = [], 0
     (root / stage.STATES).mkdir(parents=True)
     return SimpleNamespace(runs=Canned.runs, kept=kept)
@@ -242,7 +246,7 @@ def test_a_trial_that_is_worse_than_half_of_the_others_is_cut(root, canned, monk
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_terminal_shows_the_epochs_of_a_trial(root, canned, monkeypatch, capsys, terminal):
-    monkeypatch.setattr(tuning, "SHOWN_SECONDS", -1)
+    monkeypatch.setattr(workers, "SHOWN_SECONDS", -1)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
     metrics = {"epochs": 2, "val_accuracy": 0.8}
     messages = [*epochs(0.5, 0.8), {"status": 0, "said": ""}]
@@ -313,7 +317,7 @@ def test_while_dvc_is_busy_a_trial_waits(root, canned):
     ],
 )
 def test_a_trial_waits_not_for_ever(root, canned, monkeypatch, end, said):
-    monkeypatch.setattr(tuning, "MOST_BUSY", 3)
+    monkeypatch.setattr(workers, "MOST_BUSY", 3)
     canned.runs += [list(end)] * 3
     with pytest.raises(UserError, match=f"tune-0 cannot be run: {said}"):
         worker(root, 1).work()
@@ -358,7 +362,7 @@ def test_a_trial_gets_all_params_and_what_git_does_not_track(root, canned):
         metrics = {"epochs": 1, "val_accuracy": 0.5}
         canned.runs.append(iter_then([], lambda n=name, m=metrics: canned.kept.update({n: m})))
         study = opened(root, space | {"training.init_from": source}, name=str(number))
-        tuning.Worker(study, 1, "random", 1, root).work()
+        workers.Worker(study, 1, "random", 1, root).work()
         arguments = Canned.arguments[2]
         end = arguments.index("--copy-paths")
         copied = ["images/test", "images/train", *([source] if source.endswith("mnist") else [])]
@@ -369,7 +373,7 @@ def test_a_trial_gets_all_params_and_what_git_does_not_track(root, canned):
 
 
 def test_a_name_that_an_experiment_has_is_not_used_again(root, monkeypatch, capsys):
-    monkeypatch.setattr(tuning.Worker, "_train", quick)
+    monkeypatch.setattr(workers.Worker, "_train", quick)
     head = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -455,7 +459,7 @@ def test_what_a_worker_finds_wrong_is_the_line_of_the_command(root, monkeypatch,
 
 
 def test_optuna_is_loaded_by_no_other_command():
-    code = "import sys, striate.cli, striate.tuning; print('optuna' in sys.modules)"
+    code = "import sys, striate.cli, striate.tuning.workers; print('optuna' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout == "False\n"
 
@@ -521,7 +525,7 @@ def test_kills_and_interrupts_cost_no_trial(tmp_path):
     holder = re.match(r"process (\d+) ", state.with_suffix(".lock").read_text())[1]
     (victim,) = [
         process for process in psutil.Process(int(holder)).parents()
-        if "striate.tuning" in process.cmdline()
+        if "striate.tuning.workers" in process.cmdline()
     ]  # fmt: skip
     victim.kill()
     # Another one takes its place.
@@ -555,7 +559,7 @@ def test_kills_and_interrupts_cost_no_trial(tmp_path):
     kept = {trial.user_attrs["experiment"] for trial in complete}
     assert set(clone.run("dvc", "exp", "list", "--name-only").split()) == kept
     for trial in complete:
-        train = tuning.metrics_of(clone.folder, trial.user_attrs["experiment"])
+        train = workers.metrics_of(clone.folder, trial.user_attrs["experiment"])
         assert trial.value == train["val_accuracy"]
     del clone.env["STRIATE_TRACKING"]
     clone.striate("sync")

@@ -19,7 +19,8 @@ import psutil
 import yaml
 from clones import Clone
 
-from striate import stage, studies
+from striate.pipeline import stage
+from striate.tuning import studies
 
 SECONDS = (10, 45)  # between two kills
 SPACE = {
@@ -31,7 +32,7 @@ SPACE = {
 
 def workers(command):
     return [one for one in psutil.Process(command.pid).children()
-            if "striate.tuning" in " ".join(one.cmdline())]  # fmt: skip
+            if "striate.tuning.workers" in " ".join(one.cmdline())]  # fmt: skip
 
 
 def below(folder):

@@ -12,7 +12,7 @@ from striate.errors import UserError, reported
 from striate.progress import track, waiting
 
 if TYPE_CHECKING:
-    from striate.records import Found, LeftOut, Record
+    from striate.tracking.records import Found, LeftOut, Record
 
 
 NOTHING_FINISHED = "there is no finished experiment here yet; `dvc repro` makes one"
@@ -256,8 +256,10 @@ def run_predict(arguments: argparse.Namespace) -> None:
         raise UserError(f"--top is {arguments.top}; it must be 1 or more")
 
     with waiting("loading PyTorch"):
-        from striate import checkpoint, devices, inference, scores, sources
-        from striate.pictures import PictureError, printable
+        from striate.datasets.image_reading import PictureError, printable
+        from striate.evaluation import scores
+        from striate.models import checkpoint, devices
+        from striate.serving import inference, sources
 
     files = inference.files_of(arguments.paths)
     _note_unrecorded(arguments.checkpoint)
@@ -317,8 +319,11 @@ def run_export(arguments: argparse.Namespace) -> None:
     with waiting("loading PyTorch"):
         import torch
 
-        from striate import arrays, checkpoint, devices, export, images, model_json, sources, stored
+        from striate.data import arrays
+        from striate.models import checkpoint, devices, model_json
+        from striate.serving import export, sources
         from striate.tables import columns
+        from striate.training import images, lazy_images
 
     devices.keep_freed_memory()
     with tempfile.TemporaryDirectory() as scratch:
@@ -329,7 +334,7 @@ def run_export(arguments: argparse.Namespace) -> None:
     test = images.load_split(Path("data"), "test", torch.device("cpu"))
     calibration = None
     if arguments.int8:
-        learnt = stored.load(Path("data"), "train", torch.device("cpu"))
+        learnt = lazy_images.load(Path("data"), "train", torch.device("cpu"))
         calibration = learnt.images[: export.CALIBRATION_IMAGES].read()
     path = arguments.to / f"model{'-int8' if arguments.int8 else ''}.{export.ENDINGS[kind]}"
     with waiting(f"writing {path}"):
@@ -368,7 +373,7 @@ def run_export(arguments: argparse.Namespace) -> None:
 def run_fetch(arguments: argparse.Namespace) -> None:
     """Copy a checkpoint and print where it is."""
     with waiting("loading PyTorch"):
-        from striate import sources
+        from striate.serving import sources
 
     target = arguments.to or sources.place_of(arguments.source)
     try:
@@ -384,7 +389,7 @@ def run_fetch(arguments: argparse.Namespace) -> None:
 
 def run_gate(arguments: argparse.Namespace) -> None:
     """Print the comparison; exit with status 1 when a metric fails."""
-    from striate import gate
+    from striate.analysis import gate
 
     folder = Path()
     rules = gate.load_rules(folder / "gate.yaml")
@@ -414,7 +419,8 @@ def run_compare(arguments: argparse.Namespace) -> None:
         raise UserError("name at least two experiments, each once; `dvc exp list` shows them")
     root = _repository()
     with waiting("loading PyTorch"):
-        from striate import compare, files
+        from striate.analysis import compare
+        from striate.data import files
 
     with waiting("comparing"), tempfile.TemporaryDirectory() as scratch:
         read = [
@@ -434,8 +440,10 @@ def run_compare(arguments: argparse.Namespace) -> None:
 
 def run_pareto(arguments: argparse.Namespace) -> None:
     """Print the table and draw the picture."""
-    from striate import background, figures, logbook, overview, pareto, sync, tracking
+    from striate.analysis import overview, pareto
+    from striate.reporting import figures
     from striate.tables import columns
+    from striate.tracking import background, logger, mlflow_store, sync
 
     root = _repository()
     found, left_out, accuracy = pareto.comparable(_whole(root).records)
@@ -443,9 +451,9 @@ def run_pareto(arguments: argparse.Namespace) -> None:
     if not found:
         raise UserError("no experiment has an accuracy and a size to compare")
     times: list[tuple[float | None, str]] = [(None, "")] * len(found)
-    if logbook.enabled():
+    if logger.enabled():
         background.settle(root)
-        with tracking.reachable(), waiting("reading training times from MLflow"):
+        with mlflow_store.reachable(), waiting("reading training times from MLflow"):
             times = sync.training_times(root, found)
     candidates = pareto.candidates(found, accuracy, times)
     print(columns(pareto.table(candidates, accuracy)))
@@ -458,7 +466,7 @@ def run_pareto(arguments: argparse.Namespace) -> None:
 
 def run_experiments(arguments: argparse.Namespace) -> None:
     """Print a row for each experiment."""
-    from striate import overview
+    from striate.analysis import overview
     from striate.tables import columns
 
     root = _repository()
@@ -471,12 +479,14 @@ def run_experiments(arguments: argparse.Namespace) -> None:
 
 def run_summary(arguments: argparse.Namespace) -> None:
     """Print what was trained, how well it does, and where to look next."""
-    from striate import params, records, results, tracking
+    from striate.config import params
+    from striate.data import results
+    from striate.tracking import mlflow_store, records
 
     settings = params.load()
     model, training = settings.model, settings.training
     train, test = (results.read_metrics(Path(f"metrics/{name}.json")) for name in ("train", "test"))
-    here = records.named(tracking.root(), records.WORKSPACE)
+    here = records.named(mlflow_store.root(), records.WORKSPACE)
     _note_changed_params(here)
     rows = {
         "data": f"{settings.data.name}, seed {settings.seed}",
@@ -504,7 +514,8 @@ def run_summary(arguments: argparse.Namespace) -> None:
 
 def _note_changed_params(here: Record | None) -> None:
     """Say where params.yaml is newer than the results in the working tree."""
-    from striate import params, records
+    from striate.config import params
+    from striate.tracking import records
 
     try:
         now = params.flatten(params.load().model_dump())
@@ -521,9 +532,9 @@ def _note_changed_params(here: Record | None) -> None:
 
 def _note_unrecorded(source: str) -> None:
     """Say where the network in models/ is not the one that dvc.lock names."""
-    from striate import records, tracking
+    from striate.tracking import mlflow_store, records
 
-    if source == records.MODELS and not records.is_recorded(tracking.root(), source):
+    if source == records.MODELS and not records.is_recorded(mlflow_store.root(), source):
         print(
             f"note: {source}/ is not what dvc.lock names; `dvc checkout` brings that",
             file=sys.stderr,
@@ -532,23 +543,26 @@ def _note_unrecorded(source: str) -> None:
 
 def run_sync(arguments: argparse.Namespace) -> None:
     """Print a row for each experiment and what was done about its run."""
-    from striate import background, logbook, records, sync, tracking
     from striate.tables import columns
+    from striate.tracking import background, logger, mlflow_store, records, sync
 
-    if not logbook.enabled():
+    if not logger.enabled():
         print("tracking is off: nothing was synchronised")
         return
     root = _repository()
     background.settle(root)
     found, left_out, _ = records.find(root)
     _print_left_out(left_out)
-    if not found and tracking.is_own() and not tracking.database().exists():
+    if not found and mlflow_store.is_own() and not mlflow_store.database().exists():
         raise UserError(NOTHING_FINISHED)
     if sync.agreed(root, found):
         print("MLflow agrees with DVC: nothing to do")
         return
-    with tracking.reachable(), waiting(f"looking at MLflow's runs of {_experiments(len(found))}"):
-        rows = sync.sync(root, tracking.open_store(), found)
+    with (
+        mlflow_store.reachable(),
+        waiting(f"looking at MLflow's runs of {_experiments(len(found))}"),
+    ):
+        rows = sync.sync(root, mlflow_store.open_store(), found)
     if not rows:
         raise UserError(NOTHING_FINISHED)
     changed = [row for row in rows if row.done]
@@ -563,7 +577,7 @@ def run_sync(arguments: argparse.Namespace) -> None:
 
 def run_share(arguments: argparse.Namespace) -> None:
     """Push the run cache, and say how much that was."""
-    from striate import share
+    from striate.tracking import share
 
     runs, files = share.share(_dvc_root())
     print(f"{runs:,} runs of stages are in the remote, {files:,} files of them new")
@@ -571,16 +585,19 @@ def run_share(arguments: argparse.Namespace) -> None:
 
 def run_verify(arguments: argparse.Namespace) -> None:
     """Print every disagreement; exit with status 1 when there is one."""
-    from striate import background, logbook, sync, tracking
+    from striate.tracking import background, logger, mlflow_store, sync
 
-    if not logbook.enabled():
+    if not logger.enabled():
         print("tracking is off: nothing was compared")
         return
     root = _repository()
     background.settle(root)
     found = _whole(root).records
-    with tracking.reachable(), waiting(f"comparing {_experiments(len(found))} with MLflow's runs"):
-        faults = sync.verify(root, tracking.open_store(), found)
+    with (
+        mlflow_store.reachable(),
+        waiting(f"comparing {_experiments(len(found))} with MLflow's runs"),
+    ):
+        faults = sync.verify(root, mlflow_store.open_store(), found)
     for fault in faults:
         print(fault)
     if not faults:
@@ -594,7 +611,7 @@ def _whole(root: Path) -> Found:
     Raises:
         UserError: there is none.
     """
-    from striate import records
+    from striate.tracking import records
 
     found = records.find(root)
     _print_left_out(found.left_out)
@@ -604,7 +621,7 @@ def _whole(root: Path) -> Found:
 
 
 def _print_left_out(left_out: list[LeftOut]) -> None:
-    from striate import records
+    from striate.tracking import records
 
     for line in records.in_words(left_out):
         print(f"note: left out: {line}", file=sys.stderr)
@@ -616,9 +633,9 @@ def _experiments(count: int) -> str:
 
 def _dvc_root() -> Path:
     """The root of the DVC repository, checked before anything is made in it."""
-    from striate import tracking
+    from striate.tracking import mlflow_store
 
-    root = tracking.root()
+    root = mlflow_store.root()
     if not (root / ".dvc" / "config").is_file():
         raise UserError(f"{root} is not the root of a DVC repository; commands run there")
     return root
@@ -626,7 +643,7 @@ def _dvc_root() -> Path:
 
 def _repository() -> Path:
     """The root of the DVC repository, which has a commit."""
-    from striate import background, records
+    from striate.tracking import background, records
 
     root = _dvc_root()
     records.head(root)
@@ -636,7 +653,7 @@ def _repository() -> Path:
 
 def run_recipe(arguments: argparse.Namespace) -> None:
     """Print a recipe's params as arguments, or the list of recipes."""
-    from striate import recipes
+    from striate.config import recipes
 
     if arguments.name is not None:
         try:
@@ -661,8 +678,10 @@ def run_tune(arguments: argparse.Namespace) -> None:
     with waiting("loading Optuna"):
         import optuna  # noqa: F401
 
-        from striate import logbook, params, records, search_space, studies, sync, tracking, tuning
+        from striate.config import params
         from striate.tables import columns
+        from striate.tracking import logger, mlflow_store, records, sync
+        from striate.tuning import search_space, studies, workers
 
     if not studies.NAME.fullmatch(arguments.study):
         raise UserError(
@@ -671,7 +690,7 @@ def run_tune(arguments: argparse.Namespace) -> None:
         )
     base = params.load()
     space = search_space.read(arguments.space, base)
-    storage = arguments.storage or os.environ.get(tuning.STORAGE) or studies.default_storage(root)
+    storage = arguments.storage or os.environ.get(workers.STORAGE) or studies.default_storage(root)
     with studies.reachable(storage):
         study = studies.open_study(arguments.study, storage, root)
         studies.agree(study, space, base)
@@ -682,7 +701,7 @@ def run_tune(arguments: argparse.Namespace) -> None:
             flush=True,
         )
         try:
-            tuning.tune(
+            workers.tune(
                 study, storage, root, arguments.trials, arguments.workers, arguments.sampler
             )
         except KeyboardInterrupt:
@@ -696,10 +715,10 @@ def run_tune(arguments: argparse.Namespace) -> None:
     if rows and rows[0].accuracy is not None:
         print(f"\nto take the best one up: dvc exp apply {rows[0].experiment}")
     found = records.find(root).records
-    if logbook.enabled() and not sync.agreed(root, found):
+    if logger.enabled() and not sync.agreed(root, found):
         try:
-            with tracking.reachable(), waiting("looking at MLflow's runs"):
-                sync.sync(root, tracking.open_store(), found)
+            with mlflow_store.reachable(), waiting("looking at MLflow's runs"):
+                sync.sync(root, mlflow_store.open_store(), found)
         except UserError as error:
             print(f"warning: {error}; `striate sync` records the rest later", file=sys.stderr)
 
@@ -707,14 +726,15 @@ def run_tune(arguments: argparse.Namespace) -> None:
 def run_promote(arguments: argparse.Namespace) -> None:
     """Register a model; exit with status 1 when the champion is better."""
     root = _repository()
-    from striate import records
+    from striate.tracking import records
 
     record = records.named(root, arguments.experiment, (records.MODELS,))
     print("registering a model takes 10 to 30 seconds ...", file=sys.stderr, flush=True)
-    from striate import background, registry, tracking
+    from striate.serving import registry
+    from striate.tracking import background, mlflow_store
 
     background.settle(root)
-    with tracking.reachable():
+    with mlflow_store.reachable():
         promoted, said = registry.promote(root, record, arguments.force)
     print(said)
     sys.exit(0 if promoted else 1)
@@ -722,23 +742,23 @@ def run_promote(arguments: argparse.Namespace) -> None:
 
 def run_ui(arguments: argparse.Namespace) -> None:
     """Serve MLflow's pages on the loopback address until interrupted, or name a server's."""
-    from striate import tracking
+    from striate.tracking import mlflow_store
 
     root = _dvc_root()
     server = f"http://127.0.0.1:{arguments.port}"
-    if not tracking.shared():
+    if not mlflow_store.shared():
         _take_port(arguments.port, root / ".dvc" / "tmp" / f"striate-ui-{arguments.port}.lock")
-    with tracking.reachable(), waiting("loading MLflow"):
-        store = tracking.open_store()
+    with mlflow_store.reachable(), waiting("loading MLflow"):
+        store = mlflow_store.open_store()
         view = store.share_view()
-    if tracking.shared():
-        server = tracking.tracking_uri().rstrip("/")
+    if mlflow_store.shared():
+        server = mlflow_store.tracking_uri().rstrip("/")
     home = f"{server}/#/experiments/{store.experiment}/runs"
     # Without the last it opens the pages for language models and hides what matters here.
     for title, mode in (("Runs:      ", "TABLE"), ("Comparison:", "CHART")):
         choice = f"viewStateShareKey={view}&compareRunsMode={mode}&workflowType=machine_learning"
         print(f"{title} {home}?{choice}", flush=True)
-    if tracking.shared():
+    if mlflow_store.shared():
         return
     print("The server answers in 10 to 40 seconds; Ctrl-C ends it.", flush=True)
     command = [
@@ -747,7 +767,7 @@ def run_ui(arguments: argparse.Namespace) -> None:
     ]  # fmt: skip
     settings = {
         # Not as an argument: everybody on a machine can read those, and it may hold a password.
-        "MLFLOW_BACKEND_STORE_URI": tracking.tracking_uri(),
+        "MLFLOW_BACKEND_STORE_URI": mlflow_store.tracking_uri(),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PYTHONWARNINGS": "ignore",
@@ -791,17 +811,17 @@ def run_serve(arguments: argparse.Namespace) -> None:
 
     _dvc_root()
     print("starting the champion's scoring server takes 10 to 40 seconds ...", flush=True)
-    from striate import serve
+    from striate.serving import web
 
     def end(*_: object) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, end)
-    champion, scoring = serve.find_champion(), serve.free_port()
+    champion, scoring = web.find_champion(), web.free_port()
     try:
         with (
-            serve.server(champion, arguments.port, scoring) as page,
-            serve.scoring_server(champion.version, scoring),
+            web.server(champion, arguments.port, scoring) as page,
+            web.scoring_server(champion.version, scoring),
         ):
             print(f"http://127.0.0.1:{page.server_port}/ is open; Ctrl-C ends it.", flush=True)
             page.serve_forever()

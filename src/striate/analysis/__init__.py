@@ -1,0 +1,1 @@
+"""Experiments side by side: tables, comparisons, the Pareto front and the gate."""

@@ -1,0 +1,104 @@
+"""All experiments as a table: what they were trained with, and how well they do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from striate.data.results import finite
+from striate.tracking import records
+from striate.tracking.records import Record
+
+NONE = "–"  # where there is no value
+
+
+def varied(found: Sequence[Record]) -> dict[str, str]:
+    """The params that differ: key → its last part, or all of it where others end alike."""
+    values: dict[str, set[str]] = {}
+    counts: Counter[str] = Counter()
+    for record in found:
+        for key, value in record.params.items():
+            values.setdefault(key, set()).add(str(value))
+            counts[key] += 1
+    ends = Counter(key.rpartition(".")[2] for key in values)
+    return {
+        key: end if ends[end := key.rpartition(".")[2]] == 1 else key
+        for key in values
+        if len(values[key]) > 1 or counts[key] < len(found)
+    }
+
+
+def table(found: Sequence[Record], here: Record | None) -> list[list[str]]:
+    """A row for each experiment under a heading, best validation accuracy first.
+
+    Experiments on one data set stand together, those on the data of the first experiment first.
+
+    Args:
+        found: the records of all.
+        here: that of the working tree.
+    """
+    keys = varied(found)
+    data = list(dict.fromkeys(record.identity.get(records.DATA) for record in found))
+    rank = {name: n for n, name in enumerate(data)}
+
+    def order(record: Record) -> tuple[int, float]:
+        accuracy = finite(record.train.get(records.VALIDATION))
+        return rank[record.identity.get(records.DATA)], 1.0 if accuracy is None else -accuracy
+
+    heading = ["experiment", "validation accuracy", "test accuracy", "test errors", "parameters"]
+    rows = [[*heading, *keys.values()]]
+    for record in sorted(found, key=order):
+        names = list(dict.fromkeys(name.name for name in record.names))
+        if record is here and records.WORKSPACE not in names:
+            names.append(records.WORKSPACE)
+        errors, n = finite(record.test.get("errors")), finite(record.test.get("n"))
+        rows.append(
+            [
+                ", ".join(names),
+                _percent(finite(record.train.get(records.VALIDATION))),
+                _percent(finite(record.test.get("accuracy"))),
+                NONE if errors is None or n is None else f"{errors:,} of {n:,}",
+                _count(finite(record.train.get("parameters"))),
+                *(str(record.params.get(key, NONE)) for key in keys),
+            ]
+        )
+    return rows
+
+
+def _percent(value: float | None) -> str:
+    return NONE if value is None else f"{value:.2%}"
+
+
+def _count(value: float | None) -> str:
+    return NONE if value is None else f"{value:,}"
+
+
+def notes(found: Sequence[Record]) -> list[str]:
+    """What to know before choosing among experiments."""
+    said = []
+    validated = [
+        record for record in found if finite(record.train.get(records.VALIDATION)) is not None
+    ]
+    if len(validated) > 1:
+        said.append(
+            "Choose by validation accuracy: the highest of several test accuracies is partly luck."
+        )
+    keys = validation_sets_differ(validated)
+    if keys:
+        said.append(
+            f"Validation sets differ ({' and '.join(keys)}): small differences in validation"
+            " accuracy may come from that."
+        )
+    return said
+
+
+def validation_sets_differ(found: Sequence[Record]) -> list[str]:
+    """The params by which experiments on one data set were validated on different images."""
+    by_data: dict[str | None, list[Record]] = {}
+    for record in found:
+        by_data.setdefault(record.identity.get(records.DATA), []).append(record)
+    return [
+        key
+        for key in records.SPLIT_BY
+        if any(len({str(r.params.get(key)) for r in group}) > 1 for group in by_data.values())
+    ]

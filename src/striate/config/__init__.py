@@ -1,0 +1,1 @@
+"""params.yaml and recipes: reading, checking, and what may be together."""

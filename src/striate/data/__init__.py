@@ -1,0 +1,1 @@
+"""What every stage reads: the stored arrays and their manifest, splits, framing, files."""

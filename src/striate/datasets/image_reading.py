@@ -1,0 +1,300 @@
+"""Any picture → the pixels that a network was trained on: its size, background and margins.
+
+The rules follow from the training images, of which `striate.data.framing` takes down two things:
+whether their background is dark, light or neither, and how much of the image what is drawn takes up. The
+pictures of a person's own folder are resized and nothing else, in training and here.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageFilter, ImageOps
+
+from striate.data.framing import DARK, INK, MIXED, PLAIN, border
+from striate.errors import UserError
+
+WORKING_SIDE = 8  # times the network's, to which a large picture is reduced before it is measured
+NOISE = 3 * 1.4826  # times the median absolute deviation: three standard deviations
+FAINTEST = 0.05  # of the full range: below, a picture is blank
+
+# What systems and servers leave in folders, in lower case. It is treated like what is hidden.
+SYSTEM = frozenset((
+    "__macosx", "@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "recycler",
+    "found.000", "lost+found", "system volume information", "desktop.ini", "thumbs.db",
+    "ehthumbs.db", "icon\r",
+))  # fmt: skip
+# Why a file is left out.
+HIDDEN, LINKED, SPECIAL = "hidden", "linked", "not regular"  # as a pipe, a socket or a device
+MOST_ENDINGS = 6  # that are named
+
+# Tags of TIFF, and what they may say.
+BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
+WHITE_IS_ZERO, SIGNED = 0, 2
+
+
+# For the whole process, because pictures are read by several threads.
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+
+
+def printable(name: object) -> str:
+    """A name as a terminal shows it in one line: what would move its cursor is written out."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(name))
+
+
+class PictureError(UserError):
+    """A file is not a picture that can be read."""
+
+
+class Listed(NamedTuple):
+    """What a folder and the folders in it hold.
+
+    Attributes:
+        files: those with the ending of a picture, in the order of their paths.
+        links: links to folders, behind which nothing is listed, or to nothing.
+        left_out: how many other files there are, by their endings or by why they are left out.
+    """
+
+    files: list[Path]
+    links: list[Path]
+    left_out: Counter[str]
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden, or one that systems leave behind."""
+    return name.startswith(".") or name.lower() in SYSTEM
+
+
+def listed(folder: Path, without: Collection[str] = ()) -> Listed:
+    """The pictures in a folder and below it, by their endings, and what else is there.
+
+    Args:
+        folder: where to look.
+        without: names of folders right in it that are passed over.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    known = set(Image.registered_extensions())
+    found = Listed([], [], Counter())
+    for place, folders, names in os.walk(folder, onerror=_raise):
+        if Path(place) == folder:
+            folders[:] = [name for name in folders if name not in without]
+        for path in [Path(place, name) for name in folders]:
+            linked = path.is_symlink()  # `os.walk` follows only the path that it is given
+            if is_hidden(path.name):
+                folders.remove(path.name)
+                inside = 1 if linked else sum(len(names) for *_, names in os.walk(path))
+                found.left_out[HIDDEN] += inside
+            elif linked:
+                found.links.append(path)
+        for path in [Path(place, name) for name in names]:
+            ending = path.suffix.lower()
+            if is_hidden(path.name):
+                found.left_out[HIDDEN] += 1
+            elif ending not in known and path.is_symlink() and not path.exists():
+                found.links.append(path)
+            elif ending not in known:
+                found.left_out[printable(ending) or "without an ending"] += 1
+            # A pipe would be waited for. A link that leads nowhere is told when it is read.
+            elif path.is_file() or path.is_symlink():
+                found.files.append(path)
+            else:
+                found.left_out[SPECIAL] += 1
+    found.files.sort()
+    return found
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def left_out_said(left_out: Mapping[str, int]) -> str:
+    """What was left out, in words, such as `12 files left out: 10 .heic, 2 .txt`."""
+    ranked = sorted(left_out.items(), key=lambda pair: (-pair[1], pair[0]))
+    parts = [f"{count:,} {kind}" for kind, count in ranked[:MOST_ENDINGS]]
+    if rest := sum(count for _, count in ranked[MOST_ENDINGS:]):
+        parts.append(f"{rest:,} others")
+    total = sum(left_out.values())
+    return f"{total:,} file{'s' if total > 1 else ''} left out: {', '.join(parts)}"
+
+
+def read(source: Path | BinaryIO, name: str = "") -> Image.Image:
+    """A picture as a person sees it: turned as its EXIF says, on a background if transparent.
+
+    What is transparent becomes white, or black where what is not is light.
+
+    Args:
+        source: a file, or its content.
+        name: what a message calls it; by itself the path.
+
+    Returns:
+        An image of the mode `L` or `RGB`.
+
+    Raises:
+        PictureError: Pillow cannot read it; says why.
+    """
+    name = name or printable(source)
+    try:
+        with Image.open(source) as opened:
+            opened.load()
+            return _flat(ImageOps.exif_transpose(opened), getattr(opened, "tag_v2", {}))
+    except _PixelError as error:
+        raise PictureError(f"{name} {error}") from None
+    except OSError as error:
+        reason = error.strerror or "it is no picture, or a damaged one"
+        raise PictureError(f"{name} cannot be read: {reason}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise PictureError(f"{name} cannot be read: it has too many pixels") from None
+    # Decoders raise all sorts of things at a damaged file.
+    except Exception as error:
+        raise PictureError(f"{name} cannot be read: it is damaged ({error})") from None
+
+
+class _PixelError(Exception):
+    """Pixels have values that their type does not explain."""
+
+
+def _flat(picture: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+    """In eight bits, without transparency; `tags` are those of a TIFF."""
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
+        return _in_eight_bits(picture, tags)
+    # Pillow reads a byte with a sign as one without.
+    if SIGNED in tags.get(SAMPLE_FORMAT, ()):
+        raise _PixelError("has signed pixels of 8 bits; save them unsigned, from 0 to 255")
+    if picture.has_transparency_data:
+        layered = picture.convert("RGBA")
+        alpha = np.asarray(layered)[..., 3]
+        if alpha.min(initial=255) < 255:
+            shown = np.asarray(layered.convert("L"))[alpha > 127]
+            ground = "black" if shown.size and shown.mean() > 127 else "white"
+            layered = Image.alpha_composite(Image.new("RGBA", layered.size, ground), layered)
+        return layered.convert("L" if picture.mode in ("L", "LA", "La", "1") else "RGB")
+    return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+
+
+def _in_eight_bits(picture: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+    """Black and white follow from the type of the pixels alone, not from those of one picture.
+
+    Floats are from 0 to 1; integers of 12 bits to 4,095; all other integers to 65,535.
+    """
+    values = np.asarray(picture, np.float64)
+    if not np.isfinite(values).all():
+        raise _PixelError("has pixels that are not finite (NaN or infinity); replace them")
+    floats = picture.mode == "F"
+    full = 1 if floats else 4_095 if tags.get(BITS) == (12,) else 65_535
+    slack = 1 / 510 if floats else 0  # half a level, for what was rounded or resized
+    least, most = values.min(), values.max()
+    if least < -slack or most > full + slack:
+        kind, digits = ("floats", ",.6g") if floats else ("integers", ",.0f")
+        raise _PixelError(
+            f"has {kind} from {least:{digits}} to {most:{digits}} as pixels; they must be from 0"
+            f" to {full:,}: scale those of all pictures by the same factor"
+        )
+    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        values = full - values  # Pillow does this for eight bits only
+    return Image.fromarray(np.rint(values * (255 / full)).clip(0, 255).astype(np.uint8))
+
+
+def prepare(
+    picture: Image.Image, shape: Sequence[int], peak: int, frame: dict[str, Any]
+) -> np.ndarray:
+    """Bring a picture to what a network takes.
+
+    One that already has the network's size, and its background, stays as it is. Otherwise the
+    middle square of it is resized, or, where the training images have a plain background: what
+    differs from the paper, a plane through the border, is ink, less its noise; the ink is scaled to
+    the training images' extent and to full strength, and its centre of mass is put into the middle,
+    as far as it stays inside (as Y. LeCun et al. made MNIST, Proc. IEEE 86, 1998, section III).
+
+    Args:
+        picture: of the mode `L` or `RGB`, as `read` gives it.
+        shape: channels (1 or 3), height and width.
+        peak: the largest pixel value.
+        frame: of the training images, as `striate.data.framing.frame` gives it.
+
+    Returns:
+        uint8 (C, H, W).
+    """
+    channels, height, width = shape
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    background = frame["background"]
+    ours = picture.size == (width, height)
+    if background == MIXED:
+        fitted = picture if ours else fit(picture, (width, height))
+        values = np.asarray(fitted, np.float32) / 255
+    else:
+        values = np.asarray(picture, np.float32) / 255
+        ground = float(np.median(border(values)))
+        if not (ours and (ground <= PLAIN if background == DARK else ground >= 1 - PLAIN)):
+            values = _drawn(picture, (height, width), frame["extent"])
+            values = values if background == DARK else 1 - values
+    pixels = np.rint(values * peak).astype(np.uint8)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def fit(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The middle of a picture at a size (width, height), none of it stretched."""
+    return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
+
+
+def _drawn(picture: Image.Image, size: tuple[int, int], extent: float) -> np.ndarray:
+    """What is drawn on a plain background, as ink from 0 to 1, in an image of a size."""
+    side = max(size)
+    small = picture.copy()
+    small.thumbnail((WORKING_SIDE * side,) * 2, Image.Resampling.BOX)
+    # The border's own noise and single specks must decide nothing.
+    smooth = np.asarray(small.filter(ImageFilter.GaussianBlur(0.5)), np.float32) / 255
+    ground = _ground(smooth)
+    edge = border(smooth - ground)
+    difference = smooth - ground
+    ink = -difference if -difference.min() > difference.max() else difference
+    noise = NOISE * float(np.median(np.abs(edge)))
+    strongest = float(ink.max())
+    target = np.zeros(size, np.float32)
+    if strongest < max(FAINTEST, 1.5 * noise):
+        return target
+    ink = ((ink - noise) / (strongest - noise)).clip(0, 1)
+    rows, columns = (np.flatnonzero((ink > INK).any(axis=axis)) for axis in (1, 0))
+    left, top, right, bottom = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    cut = Image.fromarray(ink[top:bottom, left:right])
+    scale = extent * side / max(cut.size)
+    inside = (
+        min(max(1, round(cut.width * scale)), size[1]),
+        min(max(1, round(cut.height * scale)), size[0]),
+    )
+    filtered = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
+    shrunk = np.asarray(cut.resize(inside, filtered)).clip(0, 1)
+    shrunk = shrunk / max(float(shrunk.max()), FAINTEST)
+    place = [_placed(shrunk.sum(axis=1 - axis), size[axis], shrunk.shape[axis]) for axis in (0, 1)]
+    target[place[0] : place[0] + inside[1], place[1] : place[1] + inside[0]] = shrunk
+    return target
+
+
+def _ground(values: np.ndarray) -> np.ndarray:
+    """The paper, (H, W): the plane through the border's values, as light falls from one side.
+
+    Fitted twice, the second time without what lies far from the first: ink that meets the border.
+    """
+    rows, columns = np.indices(values.shape, np.float32)
+    planes = np.stack([np.ones_like(values), rows, columns], axis=-1)
+    points, edge = border(np.moveaxis(planes, -1, 0)).T, border(values)
+    kept = np.ones(len(edge), bool)
+    for _ in range(2):
+        factors = np.linalg.lstsq(points[kept], edge[kept], rcond=None)[0]
+        away = np.abs(edge - points @ factors)
+        kept = away <= np.median(away) * NOISE + FAINTEST
+    ground: np.ndarray = planes @ factors
+    return ground
+
+
+def _placed(profile: np.ndarray, room: int, length: int) -> int:
+    """Where what is drawn begins, so that its centre of mass is in the middle, or as near to it."""
+    centre = float((profile * (np.arange(length) + 0.5)).sum() / profile.sum())
+    return int(np.clip(round(room / 2 - centre), 0, room - length))

@@ -1,0 +1,129 @@
+"""What is computed from logits and labels, in NumPy: scores, their intervals, and the mistakes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+ECE_BINS = 15
+FALSE_ALARMS = 0.05  # false-positive rate of the out-of-distribution flag
+LEAST_IMAGES = 100  # fewer validation images give no calibration and no such flag
+Z = 1.959964  # standard deviations within which 95 % of a normal distribution lie
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """The probability of each class, float64 (N, classes)."""
+    logits = logits.astype(np.float64)
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def energy(logits: np.ndarray) -> np.ndarray:
+    """The energy of each image, float64 (N,), as `striate.evaluation.prediction.energy` has it."""
+    return np.asarray(-np.logaddexp.reduce(logits, axis=1, dtype=np.float64))
+
+
+def losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The cross-entropy of each image in nats, float64 (N,)."""
+    return np.asarray(-energy(logits) - logits[np.arange(len(labels)), labels])
+
+
+def confusion_matrix(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Counts, int64 (classes, classes): rows are the true classes, columns the predicted."""
+    classes = logits.shape[1]
+    cells = labels * classes + logits.argmax(axis=1)
+    return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
+
+
+def per_class_scores(confusion: np.ndarray) -> list[dict[str, float]]:
+    """`precision`, `recall`, `f1` (0 where undefined) and `support` of each class."""
+    hits = np.diag(confusion)
+    predicted, support = confusion.sum(0), confusion.sum(1)
+    columns = {
+        "precision": hits / np.maximum(predicted, 1),
+        "recall": hits / np.maximum(support, 1),
+        "f1": 2 * hits / np.maximum(predicted + support, 1),
+    }
+    return [
+        {name: float(column[k]) for name, column in columns.items()} | {"support": int(support[k])}
+        for k in range(len(confusion))
+    ]
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """How far confidence is from accuracy, from 0 to 1, over 15 bins of equal width.
+
+    C. Guo et al., "On Calibration of Modern Neural Networks", arXiv:1706.04599, equation 3.
+
+    Args:
+        probabilities: float64 (N, classes).
+        labels: (N,).
+    """
+    confidence, right, bins = _by_confidence(probabilities, labels)
+    gaps = np.bincount(bins, weights=right - confidence)
+    return float(np.abs(gaps).sum()) / len(labels)
+
+
+def calibration(probabilities: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
+    """A row for each of the 15 bins of confidence that holds images, from unsure to sure.
+
+    Each has the `count` of its images, their mean `confidence` (the largest softmax probability),
+    and their `accuracy`: what `expected_calibration_error` is computed from.
+    """
+    confidence, right, bins = _by_confidence(probabilities, labels)
+    rows = []
+    for number in np.unique(bins):
+        inside = bins == number
+        rows.append(
+            {
+                "count": int(inside.sum()),
+                "confidence": float(confidence[inside].mean()),
+                "accuracy": float(right[inside].mean()),
+            }
+        )
+    return rows
+
+
+def _by_confidence(
+    probabilities: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The largest probability of each image, whether it is right, and its bin of equal width."""
+    confidence = probabilities.max(axis=1)
+    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int), 1, ECE_BINS) - 1
+    return confidence, probabilities.argmax(axis=1) == labels, bins
+
+
+def surest_mistakes(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The images whose predicted class is wrong, surest first.
+
+    Args:
+        logits: (N, K).
+        labels: (N,).
+
+    Returns:
+        Their indices, and the probability of each one's predicted class.
+    """
+    guesses = logits.argmax(axis=1)
+    wrong = np.flatnonzero(guesses != labels)
+    # The largest logit's probability: its own exponential is exp(0).
+    rivals = logits[wrong].astype(np.float64)
+    rivals -= rivals.max(axis=1, keepdims=True, initial=-np.inf)
+    probability = 1 / np.exp(rivals).sum(axis=1)
+    order = np.argsort(-probability, kind="stable")
+    return wrong[order], probability[order]
+
+
+def wilson(hits: int, total: int) -> tuple[float, float]:
+    """The 95 % confidence interval of a proportion, from 0 to 1.
+
+    E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22
+    (1927). It stays within 0 and 1, also where all images or none are hits.
+    """
+    if total == 0:
+        return 0.0, 1.0
+    share, weight = hits / total, Z**2 / total
+    centre = share + weight / 2
+    reach = Z * math.sqrt(share * (1 - share) / total + weight / (4 * total))
+    low, high = (centre - reach) / (1 + weight), (centre + reach) / (1 + weight)
+    return max(low, 0.0), min(high, 1.0)

@@ -1,0 +1,1 @@
+"""The networks, their sizes, their checkpoints, and what is asked of a trained one."""

@@ -1,0 +1,213 @@
+"""Where the arithmetic happens and the images lie, and in which precision."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from striate.errors import UserError
+
+# Of <malloc.h>: parameters of mallopt, and the largest block that is kept.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KEPT = 2**30
+
+# Controller → where a control group's folder is, and its files: limit, usage, cached files in use
+# and not in use. The first is cgroup v2, whose lines in /proc/self/cgroup name no controller.
+CGROUPS = {
+    "": ("sys/fs/cgroup", "memory.max", "memory.current", ("active_file", "inactive_file")),
+    "memory": (
+        "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
+        ("total_active_file", "total_inactive_file"),
+    ),
+}  # fmt: skip
+
+
+class Precision(NamedTuple):
+    """What a network computes in, and how its images lie in memory."""
+
+    dtype: torch.dtype
+    memory_format: torch.memory_format
+
+
+# The arithmetic of a plain PyTorch loop, to the last bit.
+REFERENCE = Precision(torch.float32, torch.contiguous_format)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; `auto` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        UserError: this machine has no such device.
+    """
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(device for device, present in available.items() if present)
+    if not available[name]:
+        raise UserError(
+            f"training.device is {name}, which this machine does not have; "
+            f"it must be one of auto, {', '.join(d for d in available if available[d])}"
+        )
+    return torch.device(name)
+
+
+def pick_precision(name: str, device: torch.device) -> Precision:
+    """The precision of that name on a device.
+
+    `float32` is the reference. `bfloat16` multiplies in bfloat16, with weights, sums and updates
+    in float32. `auto` takes bfloat16 where the device computes in it, and else float32 with the
+    channels of a pixel side by side, which is faster and rounds differently.
+    """
+    if name == "float32":
+        return REFERENCE
+    wanted = name == "bfloat16" or _has_bfloat16(device)
+    return Precision(torch.bfloat16 if wanted else torch.float32, torch.channels_last)
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # A processor that is held to AVX2, as in `striate.models.portable`, would emulate it.
+    held = torch.backends.cpu.get_cpu_capability() == "AVX2"
+    if device.type == "cpu" and not held and hasattr(torch.cpu, "get_capabilities"):
+        found = torch.cpu.get_capabilities()
+        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    return False
+
+
+def pick_residency(name: str, size: int, device: torch.device, processes: int = 1) -> str:
+    """Where images lie while a network is trained.
+
+    `auto` takes the first of device memory, host memory and disk in which they fill at most half of
+    what is free: the other half is for the network, its batches and the optimiser. It is wary,
+    because `disk` loses little where the system can keep the file in the memory that is left. A
+    device other than CUDA shares the host's memory, so that `host` and `device` are one there.
+
+    Args:
+        name: `data.residency`.
+        size: of all images, in bytes.
+        device: that trains.
+        processes: on this machine, each of which has images of its own.
+
+    Returns:
+        `device`, `host` or `disk`.
+
+    Raises:
+        UserError: they do not fit where they are wanted.
+    """
+    shared = device.type != "cuda"
+    host = free_memory() // processes
+    free = {"device": host if shared else torch.cuda.mem_get_info(device)[0], "host": host}
+    if name == "auto":
+        return next((place for place, left in free.items() if size <= left / 2), "disk")
+    if size > free.get(name, size):
+        raise UserError(
+            f"data.residency is {name}, and {size >> 20:,} MiB of images are more than the"
+            f" {free[name] >> 20:,} MiB that are free there; disk or auto would do"
+        )
+    return "device" if name == "host" and shared else name
+
+
+def free_memory(root: Path = Path("/")) -> int:
+    """Bytes of the host's memory that are free for this process.
+
+    What Linux calls available, and not more than is left below the limit of a container (of its
+    control group or one around it, v1 or v2); what cached files take counts as free. Elsewhere, all
+    of the memory.
+
+    Args:
+        root: below which the system's files lie.
+    """
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+    except FileNotFoundError:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    found = dict(line.split(":") for line in lines)
+    available = int(found["MemAvailable"].split()[0]) << 10  # it is given in KiB
+    return max(0, min([available, *_left_by_limits(root)]))
+
+
+def _left_by_limits(root: Path) -> Iterator[int]:
+    """What each control group that this process is in leaves of its limit."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except FileNotFoundError:
+        return
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        for controller in set(controllers.split(",")) & CGROUPS.keys():
+            mount, limit, usage, cached = CGROUPS[controller]
+            # A container sees its own group as the root, and perhaps a path that is not there.
+            inside = Path(path.lstrip("/"))
+            for group in (inside, *inside.parents):
+                folder = root / mount / group
+                try:
+                    most = (folder / limit).read_text().strip()
+                    used = int((folder / usage).read_text())
+                    stat = dict(
+                        line.split() for line in (folder / "memory.stat").read_text().splitlines()
+                    )
+                except FileNotFoundError:
+                    continue
+                if most != "max":
+                    yield int(most) - used + sum(int(stat[name]) for name in cached)
+
+
+def processor_name() -> str:
+    """The model of the processor, as far as the system says."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def describe(device: torch.device) -> dict[str, str]:
+    """What the last bits of a result depend on, beside what went into it."""
+    return {
+        "torch.version": torch.__version__,
+        "torch.device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else device.type,
+        "torch.processor": torch.backends.cpu.get_cpu_capability(),
+        "torch.threads": str(torch.get_num_threads()),
+    }
+
+
+def set_deterministic(chosen: bool) -> None:
+    """Make equal inputs give equal bytes on this machine, or let libraries take what is fastest.
+
+    On a CPU nothing changes. On CUDA, cuDNN and cuBLAS keep to algorithms whose sums have a fixed
+    order; otherwise they try several and take the fastest.
+    """
+    if chosen:
+        # Read by cuBLAS when it starts; it refuses deterministic work without it.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        # Every new tensor would be filled, to show a read of what was never written.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    # The same as use_deterministic_algorithms, which imports the compiler: three seconds.
+    torch.set_deterministic_debug_mode("error" if chosen else "default")
+    torch.backends.cudnn.benchmark = not chosen
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep large blocks that were freed, instead of giving them back.
+
+    Every step of a training frees and asks for the same blocks. Where glibc returns them to the
+    system in between, each one comes back as pages that must be zeroed and mapped anew, which
+    takes up to 40 % of a step with large batches on a CPU.
+    """
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None)
+        if hasattr(library, "mallopt"):
+            library.mallopt(M_MMAP_THRESHOLD, KEPT)
+            library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -1,0 +1,116 @@
+"""`model.json`: what rebuilds a network, and a checksum of this and of the weights beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from striate.data import framing
+from striate.data.arrays import check_images
+from striate.data.results import one_line, read_json
+from striate.errors import UserError
+from striate.models.sizing import check_network
+
+WEIGHTS = "cnn_trained.ckpt"
+DESCRIPTION = "model.json"
+# A checkpoint from before there were two networks names neither `arch` nor `whiten`.
+FIRST = {"arch": "convnet", "whiten": 0}
+# What older descriptions lack: how a picture is to be framed, and how far a probability is to be
+# believed.
+ADDED: dict[str, Any] = {"frame": framing.WHOLE, "confidence": None}
+KEYS = {"architecture", "data", "shape", "classes", "normalization", *ADDED}
+
+
+class CheckpointError(UserError):
+    """A checkpoint is missing, damaged, or not of the network that is described beside it."""
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Read the description of a checkpoint; compare both files with its `sha256`, if it has one.
+
+    The weights are hashed and not loaded.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or was changed after training.
+    """
+    weights, path = folder / WEIGHTS, folder / DESCRIPTION
+    description = read_json(path)
+    sealed = description.pop("sha256", None)
+    # Before anything is built or read: what was changed may ask for any size.
+    if sealed is not None:
+        try:
+            with weights.open("rb") as stream:
+                found = sha256(description, stream)
+        except OSError as error:
+            raise CheckpointError(
+                f"{weights} cannot be read as weights: {error.strerror}"
+            ) from None
+        if found != sealed:
+            raise CheckpointError(
+                f"{weights} or {path} was changed after training: their SHA-256 is not the one"
+                " that is written there; `dvc repro` makes both anew"
+            )
+    description = ADDED | description
+    try:
+        _check(description)
+    except (ValueError, UserError) as error:
+        raise CheckpointError(f"{path} cannot be used: {one_line(error)}") from None
+    return description
+
+
+def sha256(description: dict[str, Any], weights: BinaryIO) -> str:
+    """The SHA-256 of a description, in one way of writing it, and of the weights behind it."""
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    return hashlib.file_digest(weights, lambda: digest).hexdigest()  # type: ignore[arg-type]
+
+
+def check_fits(description: dict[str, Any], manifest: dict[str, Any]) -> None:
+    """Refuse to score a network on images of another shape or of other classes.
+
+    Raises:
+        CheckpointError: says which data set the network is for.
+    """
+    for key, other in (("shape", "images of another shape"), ("classes", "other classes")):
+        if description[key] != manifest[key]:
+            raise CheckpointError(
+                f"the network was trained on {description['data']}, and data/ holds"
+                f" {manifest['name']}, with {other}; train one on {manifest['name']}, or bring back"
+                " the experiment of this one with `dvc exp apply`"
+            )
+
+
+def _check(description: dict[str, Any]) -> None:
+    """Refuse what `describe` never gives; an older description has no checksum against that.
+
+    Raises:
+        ValueError, UserError: says what a key must be.
+    """
+    from striate.config import params
+
+    if set(description) != KEYS:
+        raise ValueError(f"its keys must be {', '.join(sorted(KEYS))} and sha256")
+    normalization, architecture = description["normalization"], description["architecture"]
+    if not (isinstance(normalization, dict) and set(normalization) == {"peak", "mean", "std"}):
+        raise ValueError("normalization must have the keys peak, mean, std")
+    if not isinstance(architecture, dict):
+        raise ValueError("architecture must be the section model of params.yaml")
+    check_images(description | normalization | {"name": description["data"]})
+    framing.check(description["frame"])
+    _check_confidence(description["confidence"])
+    model = params.check_model(FIRST | architecture, "architecture")
+    check_network(model.model_dump(), description["shape"], len(description["classes"]))
+
+
+def _check_confidence(confidence: Any) -> None:
+    if confidence is None:
+        return
+    if not (
+        isinstance(confidence, dict)
+        and set(confidence) == {"temperature", "energy"}
+        and all(type(value) is float and math.isfinite(value) for value in confidence.values())
+        and confidence["temperature"] > 0
+    ):
+        raise ValueError("confidence must be null, or a temperature above 0 and an energy")

@@ -1,0 +1,130 @@
+"""The registered model: the champion among all experiments, ready to be served.
+
+It takes pixels as published, not normalised ones, so that whoever asks it needs to know nothing of
+the training. It is kept in torch.export's pt2 format, which runs no code when it is loaded.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tempfile
+from pathlib import Path
+
+import torch
+
+from striate.errors import UserError
+from striate.models import checkpoint
+from striate.tracking import mlflow_store, records, sync
+
+NAME, ALIAS = "striate", "champion"
+ACCURACY = "test_accuracy"
+SPLIT = "striate.split"  # tag: the hash of what says which images are held out for validation
+
+
+def promote(root: Path, record: records.Record, force: bool) -> tuple[bool, str]:
+    """Register the model of an experiment under the alias `champion`.
+
+    Args:
+        root: the repository.
+        record: of the experiment.
+        force: also when it scores below the present champion, by the accuracy on the validation
+            set where both were trained on the same images and held out the same ones, else on the
+            test set.
+
+    Returns:
+        Whether it was registered, and a sentence that says so.
+
+    Raises:
+        UserError: it has no run, or its checkpoint is not here.
+    """
+    # A run that gets a model is not finished meanwhile, and `sync` would make another one.
+    with mlflow_store.runs_lock():
+        return _promote(root, record, force)
+
+
+def _promote(root: Path, record: records.Record, force: bool) -> tuple[bool, str]:
+    experiment = record.names[0].name
+    store = mlflow_store.open_store()
+    run = sync.run_of(store, record)
+    if run is None:
+        raise UserError(f"{experiment} has no run in MLflow; `striate sync` makes it")
+    present = champion(store)
+    ours = float(record.test["accuracy"])
+    data = record.params["data.name"]
+    scores = _scores(record)
+    if present is not None and not force:
+        if present.tags["data"] != data:
+            of = present.tags["data"]
+            return False, f"refused: the champion is for {of}, not {data}; --force replaces it"
+        key, name = ACCURACY, "test"
+        if records.VALIDATION in scores and present.tags.get(SPLIT) == scores[SPLIT]:
+            key, name = records.VALIDATION, "validation"
+        mine, theirs = float(scores[key]), float(present.tags[key])
+        if mine < theirs:
+            return False, (
+                f"refused: its {name} accuracy of {mine:.4%} is below the champion's {theirs:.4%}"
+            )
+    with tempfile.TemporaryDirectory() as scratch:
+        place = records.fetch(root, record, (records.MODELS,), Path(scratch))
+        trained = checkpoint.load(place / records.MODELS, torch.device("cpu"))
+        version = _register(store, run.info.run_id, trained)
+    for key, value in (scores | {"data": data}).items():
+        store.client.set_model_version_tag(NAME, version, key, value)
+    store.client.set_registered_model_alias(NAME, ALIAS, version)
+    return True, f"models:/{NAME}@{ALIAS} is now version {version}: {experiment}, {ours:.2%}"
+
+
+def _scores(record: records.Record) -> dict[str, str]:
+    """What a model is compared by, as tags of its version."""
+    scores = {ACCURACY: repr(float(record.test["accuracy"]))}
+    if records.VALIDATION in record.train:
+        held_out = {key: record.params[key] for key in records.SPLIT_BY}
+        scores[records.VALIDATION] = repr(float(record.train[records.VALIDATION]))
+        scores[SPLIT] = records.hash_values(
+            held_out | {records.DATA: record.identity[records.DATA]}
+        )
+    return scores
+
+
+def champion(store: mlflow_store.Store):  # type: ignore[no-untyped-def]
+    """The present champion's model version, or None."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return store.client.get_model_version_by_alias(NAME, ALIAS)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def _register(store: mlflow_store.Store, run_id: str, trained: checkpoint.Checkpoint) -> str:
+    """Log the model into its run and register it; returns the version."""
+    import mlflow
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import Schema, TensorSpec
+
+    shape = trained.description["shape"]
+    kind = np.dtype(np.float32)
+    signature = ModelSignature(
+        Schema([TensorSpec(kind, (-1, *shape))]),
+        Schema([TensorSpec(kind, (-1, len(trained.classes)))]),
+    )
+    mlflow.set_tracking_uri(mlflow_store.tracking_uri())
+    mlflow.set_registry_uri(mlflow_store.tracking_uri())
+    with mlflow.start_run(run_id=run_id):
+        info = mlflow.pytorch.log_model(
+            checkpoint.Pixels(trained).eval(),
+            name="model",
+            signature=signature,
+            # Two rows, because one would fix the batch size.
+            input_example=np.zeros((2, *shape), np.float32),
+            registered_model_name=NAME,
+            # Named here, because finding them out takes MLflow longer than all else.
+            pip_requirements=[
+                f"{name}=={importlib.metadata.version(name)}"
+                for name in ("mlflow", "torch", "torchvision", "numpy")
+            ],
+        )
+    return str(info.registered_model_version)

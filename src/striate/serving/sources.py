@@ -1,0 +1,102 @@
+"""Where a trained network comes from: a folder, a DVC experiment, or a model that MLflow has."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from striate.errors import UserError
+from striate.models import checkpoint
+from striate.tracking import mlflow_store, records
+
+REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+ARTIFACT = "checkpoint"  # what the folder is called in a run
+
+
+def find(source: str, scratch: Path) -> Path:
+    """The folder of a checkpoint.
+
+    Args:
+        source: a folder, `models:/NAME@ALIAS` or `models:/NAME/VERSION` in MLflow's registry, or an
+            experiment, branch, tag or commit of the repository in the working folder.
+        scratch: an empty folder, for what does not lie here.
+
+    Raises:
+        UserError: there is no such network.
+    """
+    if source.startswith("models:"):
+        return _registered(source, scratch)
+    if Path(source).is_dir():
+        return Path(source)
+    if source == records.MODELS:
+        raise UserError(f"{source}/ is not there; `dvc repro` makes it")
+    root = mlflow_store.root()
+    if not (root / ".dvc").is_dir():
+        raise UserError(
+            f"{source} is no folder, and experiments are found in a DVC repository only"
+        )
+    needed = (records.MODELS,)
+    record = records.named(root, source, needed)
+    return records.fetch(root, record, needed, scratch) / records.MODELS
+
+
+def _registered(source: str, scratch: Path) -> Path:
+    match = REGISTERED.fullmatch(source)
+    if match is None:
+        raise UserError(f"{source} is no registered model, such as models:/striate@champion")
+    with mlflow_store.reachable():
+        store = mlflow_store.open_store()
+        client, name = store.client, match["name"]
+        from mlflow.exceptions import MlflowException
+
+        try:
+            if match["alias"]:
+                version = client.get_model_version_by_alias(name, match["alias"])
+            else:
+                version = client.get_model_version(name, match["version"])
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise UserError(
+                    f"MLflow has no {source}; `striate promote EXPERIMENT` makes the champion"
+                ) from None
+            raise
+        client.download_artifacts(version.run_id, ARTIFACT, str(scratch))
+    return scratch / ARTIFACT
+
+
+def keep(source: str, target: Path) -> None:
+    """Copy the checkpoint of a source, whole, to a folder; one that is there is replaced.
+
+    Raises:
+        UserError: there is no such network, or the folder holds something else.
+    """
+    names = {checkpoint.WEIGHTS, checkpoint.DESCRIPTION}
+    if target.exists() and not (
+        target.is_dir() and {path.name for path in target.iterdir()} <= names
+    ):
+        raise UserError(
+            f"{target} is something else than a folder with a network; name another place: --to"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=target.parent) as scratch:
+        found = find(source, Path(scratch, "found"))
+        import torch
+
+        checkpoint.load(found, torch.device("cpu"))  # nothing damaged is kept
+        copy = Path(scratch, "copy")
+        copy.mkdir()
+        for name in sorted(names):
+            shutil.copyfile(found / name, copy / name)
+        if target.exists():
+            shutil.rmtree(target)
+        copy.rename(target)
+
+
+def place_of(source: str) -> Path:
+    """Where `keep` puts a source unless it is told otherwise."""
+    name = re.sub(r"[^\w.@-]+", "-", source.removeprefix("models:/")).strip("-.")
+    if not name or Path("weights", name) == checkpoint.RANDOM:
+        raise UserError(f"a folder in weights/ cannot be called {name!r}; name the place: --to")
+    return Path("weights", name)

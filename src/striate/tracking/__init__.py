@@ -1,0 +1,1 @@
+"""Experiments as DVC keeps them, and MLflow's runs of them."""

@@ -1,0 +1,335 @@
+"""Make MLflow's runs agree with DVC's experiments, and check that they do."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from striate import progress
+from striate.data import files
+from striate.tracking import background, mlflow_store, records
+from striate.tracking.records import Point, Record
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from striate.tracking.mlflow_store import Store
+
+TAGS = (records.PARAMS, records.DATA, records.CHECKPOINT, records.EVALUATION)
+
+
+class Row(NamedTuple):
+    """What was done about one experiment, or about a run without one."""
+
+    experiment: str
+    run: str
+    done: str
+
+
+HEADER = Row("experiment", "run", "done")
+
+
+class Memory(NamedTuple):
+    """What the last `sync` left behind: a fingerprint, and each experiment's training time."""
+
+    fingerprint: str
+    times: dict[str, tuple[float | None, str]]  # by the record's key
+
+
+def _memory(root: Path) -> Path:
+    return root / ".dvc" / "tmp" / "striate-synced.json"
+
+
+def _remembered(root: Path, found: Sequence[Record]) -> Memory | None:
+    """What the last `sync` left behind, where nothing has changed since."""
+    try:
+        memory = Memory(**json.loads(_memory(root).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+    return memory if memory.fingerprint == fingerprint(found) else None
+
+
+def agreed(root: Path, found: Sequence[Record]) -> bool:
+    """Whether nothing has changed since the last `sync`; needs no MLflow, and so no time."""
+    return _remembered(root, found) is not None
+
+
+def sync(root: Path, store: Store, found: Sequence[Record]) -> list[Row]:
+    """Give every experiment its one run, and every run the names that DVC has for it.
+
+    An experiment whose run is missing gets one out of DVC's files; scores, pictures and checkpoint
+    are added where they are absent; a run whose process is gone is closed. Doing it twice changes
+    nothing. Other processes get their turn after each experiment.
+
+    Args:
+        root: the repository.
+        store: the open tracking store.
+        found: all experiments.
+
+    Returns:
+        A row for each experiment, and for each run that was closed.
+    """
+    before = fingerprint(found)
+    with mlflow_store.runs_lock():
+        runs = store.runs()
+        rows = _close(store, runs)
+    known = _by_identity(_finished(runs))
+    times = {}
+    for record in progress.track(found, "MLflow"):
+        matching = known.get(_key(record), [])
+        if len(matching) == 1 and not any(_lacking(store, record, matching[0])):
+            run, done = matching[0], ""
+        else:
+            with mlflow_store.runs_lock():
+                run, done = _agree(root, store, record)
+        rows.append(Row(", ".join(name.name for name in record.names), run.info.run_name, done))
+        times[record.key] = _time(run)
+    now = fingerprint(found)
+    # What somebody else did meanwhile was not looked at.
+    if now is not None and (now == before or any(row.done for row in rows)):
+        with suppress(OSError):
+            files.write(_memory(root), json.dumps(Memory(now, times)._asdict()).encode())
+    return rows
+
+
+def _finished(runs: Sequence[Run]) -> list[Run]:
+    return [run for run in runs if run.info.status == "FINISHED"]
+
+
+def _by_identity(runs: Sequence[Run]) -> dict[tuple[str | None, ...], list[Run]]:
+    """The runs of each experiment, and of what is none."""
+    found: dict[tuple[str | None, ...], list[Run]] = {}
+    for run in runs:
+        found.setdefault(tuple(run.data.tags.get(tag) for tag in TAGS), []).append(run)
+    return found
+
+
+def trained(record: Record) -> dict[str, str]:
+    """The identity of a record's training, whatever its scores."""
+    return {key: value for key, value in record.identity.items() if key != records.EVALUATION}
+
+
+def _key(record: Record) -> tuple[str, ...]:
+    return tuple(record.identity[tag] for tag in TAGS)
+
+
+def _close(store: Store, runs: Sequence[Run]) -> list[Row]:
+    """Terminate the runs whose process is gone."""
+    rows = []
+    for run in runs:
+        process = run.data.tags.get(background.PROCESS)
+        if run.info.status == "RUNNING" and process and background.is_gone(process):
+            store.client.set_terminated(run.info.run_id, "KILLED")
+            rows.append(Row("–", run.info.run_name, "closed: its process is gone"))
+    return rows
+
+
+def _agree(root: Path, store: Store, record: Record) -> tuple[Run, str]:
+    """Give an experiment its one run, by what the store holds now; returns what was done, too."""
+    finished = _finished(store.runs(trained(record)))
+    matching = _by_identity(finished).get(_key(record), [])
+    unscored = [run for run in finished if records.EVALUATION not in run.data.tags]
+    done = []
+    if matching:
+        run = matching[0]
+        for twin in matching[1:]:
+            store.client.delete_run(twin.info.run_id)
+            done.append("removed a second run")
+        done += _complete(root, store, record, run)
+    elif unscored:
+        run = unscored[0]
+        done += _complete(root, store, record, run)
+        # Only now is it the experiment's. What broke off before is done again.
+        points = [point for point in _points(root, record) if point[0] not in run.data.metrics]
+        store.log(run.info.run_id, points)
+        store.tag(run.info.run_id, record.identity)
+        done.insert(0, "added scores")
+        done += _settle(store, record)
+    else:
+        run = _create(root, store, record)
+        done += ["replayed", *_complete(root, store, record, run)]
+        # Only now is it the experiment's, and not touched any more.
+        store.client.set_terminated(run.info.run_id)
+        done += _settle(store, record)
+    return run, ", ".join(done)
+
+
+def fingerprint(found: Sequence[Record]) -> str | None:
+    """Changes whenever `sync` may have something to do; None where that cannot be told.
+
+    Args:
+        found: all experiments.
+    """
+    if not mlflow_store.is_own():
+        return None
+    database = mlflow_store.database()
+    if not database.exists():
+        return None
+    state = database.stat()
+    named = [(record.identity, record.names, record.pages) for record in found]
+    kept = sorted(str(path) for path in database.parent.glob("mlartifacts/*/*/artifacts/*"))
+    store = [state.st_size, state.st_mtime_ns, kept]
+    return records.hash_values({"store": store, "dvc": repr(named)})
+
+
+def verify(root: Path, store: Store, found: Sequence[Record]) -> list[str]:
+    """Compare every experiment with its run, exactly.
+
+    Returns:
+        A line for each disagreement: a missing or second run, a param, a metric, a point of a
+        curve.
+    """
+    runs = _finished(store.runs())
+    known, histories = _by_identity(runs), store.histories(runs)
+    faults = []
+    for record in progress.track(found, "MLflow"):
+        name = record.names[0].name
+        matching = known.get(_key(record), [])
+        if len(matching) != 1:
+            faults.append(f"{name}: {len(matching) or 'no'} runs in MLflow, not 1; `striate sync`")
+        for run in matching[:1]:
+            logged = histories[run.info.run_id]
+            faults += [f"{name}: {fault}" for fault in _differences(root, record, run, logged)]
+    return faults
+
+
+def _differences(
+    root: Path, record: Record, run: Run, logged: dict[str, list[tuple[int, float]]]
+) -> list[str]:
+    faults = []
+    expected: dict[str, Any] = {key: str(value) for key, value in record.params.items()}
+    for key in sorted(expected.keys() | run.data.params.keys()):
+        ours, theirs = expected.get(key), run.data.params.get(key)
+        if ours != theirs:
+            faults.append(f"param {key} is {ours} in DVC and {theirs} in MLflow")
+    points = _points(root, record)
+    by_name: dict[str, dict[int, float]] = {}
+    for name, value, step in points:
+        by_name.setdefault(name, {})[step] = value
+    for name in record.train.keys() - set(records.COUNTS):
+        by_name.setdefault(name, {})[records.kept_epoch(record.train)] = record.train[name]
+    for name, curve in by_name.items():
+        history = logged.get(name, [])
+        theirs = dict(history)
+        if len(theirs) != len(history):
+            faults.append(f"metric {name} has several values at one step in MLflow")
+        for step in sorted(curve.keys() | theirs.keys()):
+            here, there = curve.get(step), theirs.get(step)
+            if here != there:
+                faults.append(
+                    f"metric {name} at step {step} is {here} in DVC and {there} in MLflow"
+                )
+    return faults
+
+
+def run_of(store: Store, record: Record) -> Run | None:
+    """The finished run of a record, if there is one."""
+    runs = _finished(store.runs(record.identity))
+    return runs[0] if runs else None
+
+
+def training_times(root: Path, found: Sequence[Record]) -> list[tuple[float | None, str]]:
+    """How many seconds each experiment was trained for, and what on, in words.
+
+    None where no run says for how long, and nothing where none says what on.
+    """
+    memory = _remembered(root, found)
+    if memory and all(record.key in memory.times for record in found):
+        return [tuple(memory.times[record.key]) for record in found]  # type: ignore[misc]
+    known = _by_identity(_finished(mlflow_store.open_store().runs()))
+    runs = [known.get(_key(record), []) for record in found]
+    return [_time(matching[0]) if matching else (None, "") for matching in runs]
+
+
+def _time(run: Run) -> tuple[float | None, str]:
+    return run.data.metrics.get("training_seconds"), _machine(run)
+
+
+def _machine(run: Run) -> str:
+    """What a training ran on, as far as its speed depends on it."""
+    named = {key: run.data.tags[key] for key in sorted(run.data.tags) if key.startswith("torch.")}
+    return ", ".join(f"{key.removeprefix('torch.')} {value}" for key, value in named.items())
+
+
+def _create(root: Path, store: Store, record: Record) -> Run:
+    """Replay a record into a new run, which is not terminated yet."""
+    name = record.names[0].name
+    if name == records.WORKSPACE or not record.names[0].baseline:
+        name = mlflow_store.run_name(record.params)
+    run_id = mlflow_store.replay(store, name, record.params, record.identity, _points(root, record))
+    return store.client.get_run(run_id)
+
+
+def _settle(store: Store, record: Record) -> list[str]:
+    """Remove all finished runs of a record but the first.
+
+    Two people who sync at once may both have made one. Whoever is done last sees both, and if both
+    do, they keep the same one.
+    """
+    runs = _finished(store.runs(record.identity))
+    runs.sort(key=lambda run: (run.info.start_time, run.info.run_id))
+    for twin in runs[1:]:
+        store.client.delete_run(twin.info.run_id)
+    return ["somebody else made one too"] if runs[1:] else []
+
+
+def _points(root: Path, record: Record) -> list[Point]:
+    """All metrics of a record, with its curves."""
+    points = [
+        point
+        for table in records.TABLES
+        for point in records.curves(table, records.read(root, record, table))
+    ]
+    points += records.best(points)
+    return points + records.final(record.train) + records.scored(record.test)
+
+
+class Lacking(NamedTuple):
+    """What a run has not got; all empty for one that is complete."""
+
+    artifacts: dict[str, str]  # path → its folder in the run
+    tags: dict[str, str]
+    params: dict[str, Any]
+
+
+def _lacking(store: Store, record: Record, run: Run) -> Lacking:
+    present = store.files(run)
+    wanted = {records.MODELS: "checkpoint"} | {path: records.PAGES[path] for path in record.pages}
+    named = [name for name in record.names if name.commit]
+    tags = {
+        "dvc.experiment": " ".join(sorted(name.name for name in named if name.baseline)),
+        "dvc.baseline": " ".join(sorted({name.baseline for name in named if name.baseline})),
+        "dvc.commit": " ".join(sorted({name.commit for name in named})),
+    }
+    if mlflow_store.shared():
+        # Others have other names for it.
+        tags = {
+            key: " ".join(sorted({*value.split(), *run.data.tags.get(key, "").split()}))
+            for key, value in tags.items()
+        }
+    return Lacking(
+        {path: name for path, name in wanted.items() if name not in present},
+        {key: value for key, value in tags.items() if value and run.data.tags.get(key) != value},
+        {key: value for key, value in record.params.items() if key not in run.data.params},
+    )
+
+
+def _complete(root: Path, store: Store, record: Record, run: Run) -> list[str]:
+    """Add artifacts, params and tags that a run lacks; returns what was added."""
+    lacking = _lacking(store, record, run)
+    done = []
+    for path, name in lacking.artifacts.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            place = records.fetch(root, record, (path,), Path(scratch))
+            store.upload(run.info.run_id, place / path, name)
+        done.append(f"added {name}")
+    if lacking.tags:
+        store.tag(run.info.run_id, lacking.tags)
+        done.append("named")
+    if lacking.params:
+        store.log_params(run.info.run_id, lacking.params)
+    return done

@@ -1,0 +1,153 @@
+"""Images that stay in host memory or in their file until a batch of them is needed."""
+
+from __future__ import annotations
+
+import mmap
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from striate.data.arrays import map_split
+from striate.training.images import Split
+
+READERS = 2  # threads
+AHEAD = 4  # batches that are read while the network computes
+CHUNK_BYTES = 1 << 24  # read at a time where all images are read
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """Those images of an array that are meant, read batch by batch onto a device.
+
+    It stands where a tensor (M, C, H, W) would be cut, chosen from, or split into batches.
+
+    Attributes:
+        pixels: uint8 (N, C, H, W), in host memory or the map of a file.
+        places: of the images that are meant, int64 (M,).
+        device: onto which they are read.
+    """
+
+    pixels: np.ndarray
+    places: np.ndarray
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, which: slice | Tensor) -> Stored:
+        chosen = which if isinstance(which, slice) else which.cpu().numpy()
+        return replace(self, places=self.places[chosen])
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """All images in their order, so many at a time, like a tensor's own `split`."""
+        return self.batches(torch.arange(len(self)).split(size))
+
+    def batches(self, wanted: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Batches on the device, which threads read ahead of their use.
+
+        What a thread cannot read is raised here. The threads end with this generator.
+
+        Args:
+            wanted: for each batch, which of these images it has, int64 (B,).
+
+        Yields:
+            uint8 (B, C, H, W).
+        """
+        coming: deque[Future[Tensor]] = deque()
+        pool = ThreadPoolExecutor(READERS)
+        try:
+            for which in wanted:
+                coming.append(pool.submit(self[which]._gathered))
+                if len(coming) > AHEAD:
+                    yield self._sent(coming.popleft().result())
+            while coming:
+                yield self._sent(coming.popleft().result())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def read(self, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
+        """All of them at once, on the device, with no second copy on the way."""
+        shape = (len(self), *self.pixels.shape[1:])
+        # Where both formats are one, as with a single channel, strides are left as they come.
+        if torch.empty(shape, device="meta").is_contiguous(memory_format=memory_format):
+            memory_format = torch.contiguous_format
+        whole = torch.empty(
+            shape, dtype=torch.uint8, device=self.device, memory_format=memory_format
+        )
+        size = max(1, CHUNK_BYTES // self.pixels[0].nbytes)
+        for part, batch in zip(whole.split(size), self.split(size), strict=True):
+            part.copy_(batch)
+        return whole
+
+    def in_memory(self) -> Stored:
+        """The same images, copied into host memory."""
+        pixels = replace(self, device=torch.device("cpu")).read().numpy()
+        return replace(self, pixels=pixels, places=np.arange(len(pixels)))
+
+    def _gathered(self) -> Tensor:
+        """All of them, in host memory, from which a GPU can fetch them by itself."""
+        taken = torch.empty(
+            (len(self), *self.pixels.shape[1:]),
+            dtype=torch.uint8,
+            pin_memory=self.device.type == "cuda",
+        )
+        if isinstance(self.pixels.base, mmap.mmap):
+            self._announce(self.pixels.base)
+        # In the mode `raise`, NumPy would copy everything once more.
+        np.take(self.pixels, self.places, axis=0, out=taken.numpy(), mode="clip")
+        return taken
+
+    def _announce(self, file: mmap.mmap) -> None:
+        """Ask the system for all these images at once, instead of waiting for one after another."""
+        size = self.pixels[0].nbytes
+        start = len(file) - self.pixels.nbytes  # the map ends where the array does
+        for first in (start + self.places * size).tolist():
+            within = first % mmap.PAGESIZE
+            file.madvise(mmap.MADV_WILLNEED, first - within, within + size)
+
+    def _sent(self, taken: Tensor) -> Tensor:
+        return taken.to(self.device, non_blocking=taken.is_pinned())
+
+
+def load(folder: Path, part: str, device: torch.device) -> Split[Stored]:
+    """Map the images of a part, verified; read its labels onto a device.
+
+    Args:
+        folder: with `manifest.json` and, in a folder for each part, the arrays.
+        part: `train` or `test`.
+        device: of the labels, and onto which images are read.
+
+    Raises:
+        UserError: a file is missing or is not the one that the manifest describes.
+    """
+    pixels, labels = map_split(folder, part)
+    if isinstance(pixels.base, mmap.mmap):
+        # Images are taken in random order; reading on beyond each would drive others out of memory.
+        pixels.base.madvise(mmap.MADV_RANDOM)
+    labels_there = torch.from_numpy(labels).to(device)
+    return Split(Stored(pixels, np.arange(len(pixels)), device), labels_there)
+
+
+def reside(
+    split: Split[Stored],
+    residency: str,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Split[Tensor] | Split[Stored]:
+    """Put images where they are to lie while a network is trained.
+
+    Args:
+        split: as it was stored.
+        residency: `device`, `host` or `disk`.
+        memory_format: in which they lie on the device.
+    """
+    if residency == "device":
+        return Split(split.images.read(memory_format), split.labels)
+    if residency == "host":
+        return Split(split.images.in_memory(), split.labels)
+    return split

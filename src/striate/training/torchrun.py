@@ -1,0 +1,159 @@
+"""Start the processes of one training by torchrun, and what they find in their environment."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from striate.data import files
+from striate.errors import UserError, said
+
+RESTARTS = 3  # of all processes, when one of them has ended early
+WORDS = "STRIATE_LAST_WORDS"  # names the folder in which they say why they end
+FAULT, STOPPED = "fault", "stopped"  # files there, by kind and rank
+OF_A_MEMBER = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+OF_MORE_MACHINES = {"PET_NNODES", "PET_RDZV_ENDPOINT"}
+
+
+def is_member() -> bool:
+    """Whether torchrun, or what does its work, has started this process."""
+    return os.environ.keys() >= OF_A_MEMBER
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes and logs: the only one, or that of rank 0."""
+    return not is_member() or os.environ["RANK"] == "0"
+
+
+def beside() -> int:
+    """How many processes of this training are on this machine, with this one."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if is_member() else 1
+
+
+def is_needed(processes: int | str) -> bool:
+    """Whether this process is to start others, which do its work.
+
+    Args:
+        processes: `training.processes`.
+    """
+    if is_member():
+        return False
+    return count(processes) > 1 or bool(os.environ.keys() & OF_MORE_MACHINES)
+
+
+def count(processes: int | str) -> int:
+    """How many processes of a training there are to be on this machine.
+
+    Args:
+        processes: `training.processes`; `auto` means one for each GPU, and one where there is none.
+    """
+    if processes != "auto":
+        return int(processes)
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+def cores() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def launch(processes: int, script: Path) -> None:
+    """Run a script in so many processes on this machine, and wait for their end.
+
+    torchrun starts them, and starts all of them anew when one has ended early. Its own variables
+    (`PET_NNODES`, `PET_RDZV_ENDPOINT`, `PET_MAX_RESTARTS` and so on) let other machines take part.
+
+    Raises:
+        UserError: what one of them has found wrong, that they ended early too often, or that
+            other machines were not to be found.
+        KeyboardInterrupt: says from where the same command goes on.
+    """
+    asked = os.environ.setdefault("PET_NPROC_PER_NODE", str(processes))
+    here = int(asked) if asked.isdigit() else processes
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // max(1, here))))
+    os.environ.setdefault("PET_MAX_RESTARTS", str(RESTARTS))
+    # Else the processes of a second attempt are given the addresses of the first.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    # Of what torchrun and its store report, the processes say better what a person wants to know.
+    logging.disable(logging.CRITICAL)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    alone = not os.environ.keys() & OF_MORE_MACHINES
+    if not alone:
+        os.environ.setdefault("PET_RDZV_BACKEND", "c10d")
+
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
+    from torch.distributed.run import parse_args, run
+
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ[WORDS] = scratch
+        failed = None
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # its usage, of 25 lines
+                options = parse_args([*(["--standalone"] if alone else []), str(script)])
+            run(options)
+        except (ValueError, SystemExit) as error:
+            named = ", ".join(sorted(name for name in os.environ if name.startswith("PET_")))
+            reason = "" if isinstance(error, SystemExit) else f": {error}"
+            raise UserError(
+                f"torchrun cannot use what {named} say; each must be what its option takes{reason}"
+            ) from None
+        except SignalException:
+            raise KeyboardInterrupt(_read(scratch, STOPPED)) from None
+        except RendezvousError as error:
+            where = os.environ.get("PET_RDZV_ENDPOINT", "this machine")
+            raise UserError(
+                f"the processes of {os.environ.get('PET_NNODES', '1')} machines did not find each"
+                f" other at {where}: {' '.join(str(error).split())}"
+            ) from None
+        except ChildFailedError as error:
+            rank, failed = error.get_first_failure()
+        fault = _read(scratch, FAULT)
+    if fault:
+        raise UserError(fault)
+    if failed is not None:
+        attempts = int(os.environ["PET_MAX_RESTARTS"]) + 1
+        raise UserError(
+            f"the training's processes ended early in each of {attempts} attempts, at last that of"
+            f" rank {rank} with status {failed.exitcode}; the same command goes on where they"
+            " stopped"
+        )
+
+
+def _read(folder: str, kind: str) -> str:
+    """The last words of that kind, of the first process that had any."""
+    return next((path.read_text() for path in sorted(Path(folder).glob(f"{kind}-*"))), "")
+
+
+def is_hopeless() -> bool:
+    """Whether an earlier attempt of these processes has found what this one would find, too."""
+    return WORDS in os.environ and bool(_read(os.environ[WORDS], FAULT))
+
+
+def leave(failure: BaseException) -> None:
+    """End this process so that what started it reports why, once for all of them.
+
+    Returns where nothing but torchrun has started it, or where only another attempt can tell.
+
+    Args:
+        failure: that ends the process.
+    """
+    if not (is_member() and WORDS in os.environ):
+        return
+    place = os.environ[WORDS]
+    if isinstance(failure, KeyboardInterrupt):
+        if is_first():
+            files.write(Path(place, f"{STOPPED}-0"), str(failure).encode())
+        sys.exit(130)
+    if text := said(failure):
+        files.write(Path(place, f"{FAULT}-{os.environ['RANK']}"), text.encode())
+        # To torchrun a success, so that it does not try again.
+        sys.exit(0)
