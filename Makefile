@@ -112,8 +112,8 @@ fresh: setup ## check that dvc.lock and metrics/ are of this code and these para
 	fi
 
 nightly: setup ## kill 100 trainings, and processes of 20 more; train on MNIST; fail below 99%
-	STRIATE_KILLS=100 pytest tests/test_resume.py --no-cov -k random_instants
-	STRIATE_KILLS=20 pytest tests/test_parallel.py --no-cov -k random_instants
+	STRIATE_KILLS=100 pytest tests/unit/training/test_resume.py --no-cov -k random_instants
+	STRIATE_KILLS=20 pytest tests/unit/training/test_parallel.py --no-cov -k random_instants
 	dvc exp run $$(striate recipe mnist-99)
 	@python -c 'import json, sys; right = json.load(open("metrics/test.json"))["accuracy"]; \
 	  sys.exit(0 if right >= 0.99 else f"error: {right:.2%} is below 99%")'
@@ -137,7 +137,7 @@ docs: setup ## write docs/params.md from params.yaml
 	@python docs/make_params.py
 
 screenshots: setup ## keep the pictures in docs/images that the browser tests see
-	STRIATE_SCREENSHOTS=docs/images pytest tests/test_browser.py
+	STRIATE_SCREENSHOTS=docs/images pytest tests/integration/test_browser.py
 
 lock: setup ## resolve the dependencies anew
 	uv pip compile --quiet pyproject.toml --extra team --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -o requirements.lock

@@ -19,11 +19,10 @@ import yaml
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
-from striate.data import arrays
+from striate.data import arrays, tensors
 from striate.datasets import catalogue
-from striate.evaluation import prediction
-from striate.models import checkpoint, devices, networks
-from striate.training import distributed, images, loop
+from striate.models import checkpoint, devices, networks, normalization, prediction
+from striate.training import distributed, loop
 
 
 def params(*layers, **changes):
@@ -61,13 +60,13 @@ def train(values, images_used=None, group=distributed.ALONE):
     devices.set_deterministic(settings["training"].deterministic)
     folder = stored(values["data"]["name"])
     manifest = arrays.load_manifest(folder)
-    normalize = images.normalization(manifest, settings["data"].normalize)
+    normalize = normalization.pick_normalization(manifest, settings["data"].normalize)
     torch.manual_seed(values["seed"])
     model = checkpoint.build(checkpoint.describe(values["model"], manifest, normalize)).to(device)
-    split = images.load_split(folder, "train", device)
+    split = tensors.load_split(folder, "train", device)
     if images_used:
         repeats = -(-images_used // len(split.labels))
-        split = images.Split(*(part.repeat(repeats, *[1] * (part.dim() - 1))[:images_used]
+        split = tensors.Split(*(part.repeat(repeats, *[1] * (part.dim() - 1))[:images_used]
                                for part in split))  # fmt: skip
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -79,7 +78,7 @@ def train(values, images_used=None, group=distributed.ALONE):
     ):  # fmt: skip
         marks.append(time.perf_counter())
     peak = memory()
-    test = images.load_split(folder, "test", device)
+    test = tensors.load_split(folder, "test", device)
     logits = prediction.predict(
         model, test.images, normalize, batch_size=values["evaluate"]["batch_size"],
         tta=values["evaluate"]["tta"],

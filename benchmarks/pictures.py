@@ -20,11 +20,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from striate.datasets import catalogue, image_reading
-from striate.evaluation import prediction
-from striate.models import checkpoint
-from striate.serving import inference
-from striate.training import images
+from striate.data import tensors
+from striate.datasets import catalogue
+from striate.models import calibration, checkpoint, prediction
+from striate.serving import inference, preprocess
 
 SIDE = 280  # pixels of a canvas
 FONTS = ("DejaVuSans", "DejaVuSerif", "DejaVuSansMono")
@@ -164,7 +163,7 @@ def by_kind(trained, prepare, show):
 def stored(name, part="test"):
     with tempfile.TemporaryDirectory() as folder:
         catalogue.prepare(name, Path(folder), os.environ.get("STRIATE_MIRROR"))
-        return images.load_split(Path(folder), part, torch.device("cpu"))
+        return tensors.load_split(Path(folder), part, torch.device("cpu"))
 
 
 def auroc(inside, outside):
@@ -204,7 +203,7 @@ def flagged(trained, prepare):
         verdicts = inference.judge(found, trained.description["confidence"])
         share = np.mean([verdict.unlike for verdict in verdicts])
         unsure = [1 - group.double().softmax(1).amax(1).numpy() for group in (own, found)]
-        energy = [prediction.energy(group).numpy() for group in (own, found)]
+        energy = [calibration.energy(group).numpy() for group in (own, found)]
         scores = ["–", "–"] if found is own else [f"{auroc(*e):.3f}" for e in (energy, unsure)]
         rows.append([name, f"{len(found):,}", f"{share:.1%}", *scores])
     common.table(
@@ -226,7 +225,7 @@ def main():
     print(common.header(), end="\n\n")
 
     def prepare(picture):
-        return image_reading.prepare(picture, shape, peak, description["frame"])
+        return preprocess.prepare(picture, shape, peak, description["frame"])
 
     by_kind(trained, prepare, arguments.show)
     print()

@@ -41,22 +41,22 @@ def one(folder, residency):
 
     from striate import errors
     from striate.data import arrays
-    from striate.models import checkpoint, devices
-    from striate.training import images, lazy_images, loop
+    from striate.models import checkpoint, devices, normalization
+    from striate.training import lazy_images, loop, memory
 
     values = params(training__epochs=1000)
     settings = SimpleNamespace(**values["training"])
     devices.keep_freed_memory()
     device = devices.pick_device("auto")
     manifest = arrays.load_manifest(folder)
-    normalize = images.normalization(manifest, "unit")
+    normalize = normalization.pick_normalization(manifest, "unit")
     torch.manual_seed(0)
     model = checkpoint.build(checkpoint.describe(values["model"], manifest, normalize)).to(device)
     split = lazy_images.load(folder, "train", device)
     size = split.images.pixels.nbytes
-    auto = devices.pick_residency("auto", size, device)
+    auto = memory.pick_residency("auto", size, device)
     try:
-        where = devices.pick_residency(residency, size, device)
+        where = memory.pick_residency(residency, size, device)
     except errors.UserError as error:
         return {"auto": auto, "refused": str(error)}
     memory_format = devices.pick_precision(settings.precision, device).memory_format

@@ -26,9 +26,9 @@ import torch
 from common import header, params, spread, stored, table, train
 from torch import nn
 
-from striate.data import arrays
-from striate.models import checkpoint, devices
-from striate.training import distributed, images
+from striate.data import arrays, tensors
+from striate.models import checkpoint, devices, normalization
+from striate.training import distributed
 
 SETTINGS = {
     "mnist": ((), {"data__name": "mnist"}, 60_000),
@@ -50,10 +50,10 @@ def bare(name, group, device):
     values, count = settings_of(name), SETTINGS[name][2]
     folder = stored(values["data"]["name"])
     manifest = arrays.load_manifest(folder)
-    normalize = images.normalization(manifest, values["data"]["normalize"])
+    normalize = normalization.pick_normalization(manifest, values["data"]["normalize"])
     torch.manual_seed(values["seed"])
     model = checkpoint.build(checkpoint.describe(values["model"], manifest, normalize)).to(device)
-    split = images.load_split(folder, "train", torch.device("cpu"))
+    split = tensors.load_split(folder, "train", torch.device("cpu"))
     data = torch.utils.data.TensorDataset(
         normalize(split.images[:count]), split.labels[:count]
     )  # fmt: skip

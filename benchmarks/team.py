@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "deploy")]
 
-import services as deploy  # noqa: E402
+import services as deploy
 
 STEPS = 100  # of an epoch
 EPOCH_SECONDS = 1.5

@@ -15,10 +15,9 @@ from types import SimpleNamespace
 import common
 import torch
 
-from striate.data import arrays
-from striate.evaluation import prediction
-from striate.models import checkpoint, devices, networks
-from striate.training import images, loop
+from striate.data import arrays, tensors
+from striate.models import checkpoint, devices, normalization, prediction
+from striate.training import loop, transfer
 
 STEPS, EPOCHS, SEEDS = 300, 5, 3
 SIZES = (10, 100, None)  # images of each class; all
@@ -27,7 +26,7 @@ SIZES = (10, 100, None)  # images of each class; all
 def of_classes(split, first, last):
     """The images of a range of classes, which are numbered anew."""
     chosen = (split.labels >= first) & (split.labels < last)
-    return images.Split(split.images[chosen], split.labels[chosen] - first)
+    return tensors.Split(split.images[chosen], split.labels[chosen] - first)
 
 
 def some(split, size, seed):
@@ -37,7 +36,7 @@ def some(split, size, seed):
     draw = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(seed))
     labels = split.labels[draw]
     chosen = torch.cat([draw[labels == label][:size] for label in labels.unique()])
-    return images.Split(split.images[chosen], split.labels[chosen])
+    return tensors.Split(split.images[chosen], split.labels[chosen])
 
 
 def trained(values, manifest, classes, split, seed, first=None, freeze="none"):
@@ -46,13 +45,13 @@ def trained(values, manifest, classes, split, seed, first=None, freeze="none"):
     batch = settings["training"].batch_size
     steps = -(-len(split.labels) // batch)
     settings["training"].epochs = max(EPOCHS, -(-STEPS // steps))
-    normalize = images.normalization(manifest, settings["data"].normalize)
+    normalize = normalization.pick_normalization(manifest, settings["data"].normalize)
     described = manifest | {"classes": [str(number) for number in range(classes)]}
     torch.manual_seed(seed)
     model = checkpoint.build(checkpoint.describe(values["model"], described, normalize))
     if first is not None:
-        networks.transfer_(model, first)
-    networks.freeze_(model, freeze)
+        transfer.transfer_(model, first)
+    transfer.freeze_(model, freeze)
     for _ in loop.fit(
         model, split, None, settings=settings["training"], augmentation=settings["augment"],
         normalize=normalize, seed=seed,
@@ -94,7 +93,7 @@ def main():
     heads = ["new weights", "weights taken", "taken, features frozen", "gain in points"]
 
     def both(name):
-        return [images.load_split(common.stored(name), part, cpu) for part in ("train", "test")]
+        return [tensors.load_split(common.stored(name), part, cpu) for part in ("train", "test")]
 
     print(common.header())
     mnist, _ = both("mnist")

@@ -28,10 +28,10 @@ import optuna
 import torch
 
 from striate.config import params
-from striate.data import arrays
+from striate.data import arrays, tensors
 from striate.errors import UserError
-from striate.models import checkpoint, devices, networks
-from striate.training import images, loop
+from striate.models import checkpoint, devices, networks, normalization
+from striate.training import loop
 from striate.tuning import search_space, studies
 
 SPACE = Path(__file__).with_suffix(".yaml")
@@ -61,11 +61,11 @@ def trained(drawn, settings, split, manifest):
 
 def fitted(settings, split, manifest):
     """Train; yields the row of each epoch."""
-    normalize = images.normalization(manifest, settings.data.normalize)
+    normalize = normalization.pick_normalization(manifest, settings.data.normalize)
     torch.manual_seed(settings.seed)
     description = checkpoint.describe(settings.model.model_dump(), manifest, normalize)
     model = checkpoint.build(description)
-    learnt, val = images.hold_out(split, settings.data.val_size, settings.seed)
+    learnt, val = tensors.hold_out(split, settings.data.val_size, settings.seed)
     networks.whiten_(model, normalize(learnt.images[: networks.WHITENING_IMAGES]))
     yield from loop.fit(
         model, learnt, val, settings=settings.training, augmentation=settings.augment,
@@ -85,7 +85,7 @@ def search(sampler, seed, trials, end):
     space = search_space.read(SPACE, base)
     folder = common.stored(space["data.name"])
     manifest = arrays.load_manifest(folder)
-    split = images.load_split(folder, "train", torch.device("cpu"))
+    split = tensors.load_split(folder, "train", torch.device("cpu"))
     study = optuna.create_study(
         study_name=f"{sampler}-{seed}", storage=f"sqlite:///{database(sampler, seed)}",
         direction="maximize", load_if_exists=True,

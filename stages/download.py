@@ -3,9 +3,8 @@
 import os
 from pathlib import Path
 
-from striate.config import params
+from striate.config import params, validation
 from striate.datasets import catalogue, image_folder, image_reading
-from striate.models import sizing
 from striate.pipeline.stage import stage
 
 MOST_NAMED = 5  # pairs that are listed
@@ -20,14 +19,14 @@ def main() -> None:
             Path(settings.data.path), settings.data.size, settings.data.test_size
         )
         shape, count = found.train.images.shape[1:], len(found.train.labels)
-        sizing.check(settings, shape, len(found.classes), count)
+        validation.check(settings, shape, len(found.classes), count)
         if found.left_out:
             print(f"note: {image_reading.left_out_said(found.left_out)}")
         print_pairs("test images are training images, too, to the last pixel", found.twins)
         print_pairs("images are in two classes, to the last pixel", found.contradictions)
     else:
         entry = catalogue.CATALOGUE[name]
-        sizing.check(settings, entry.shape, len(entry.classes), entry.counts[0])
+        validation.check(settings, entry.shape, len(entry.classes), entry.counts[0])
         mirror = os.environ.get(catalogue.MIRROR_VARIABLE)
         if mirror and "://" not in mirror:
             # A relative folder means the same in the temporary copies in which DVC experiments.

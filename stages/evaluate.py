@@ -12,30 +12,31 @@ from striate.tracking.logger import record_later
 def evaluate(settings: params.Params) -> None:
     """Read models/ and the test images; write predictions/ and metrics/."""
     with waiting("loading PyTorch"):
-        from striate.data import arrays, results
-        from striate.evaluation import prediction, scores
-        from striate.models import checkpoint, devices, model_json, networks
-        from striate.training import images
+        from striate.data import arrays, results, tensors
+        from striate.evaluation import inspection, predictions, scores, scoring
+        from striate.models import checkpoint, devices, model_json, prediction
 
     devices.keep_freed_memory()
     device = devices.pick_device(settings.training.device)
     devices.set_deterministic(True)
     trained = checkpoint.load(Path("models"), device)
     model_json.check_fits(trained.description, arrays.load_manifest(Path("data")))
-    test = images.load_split(Path("data"), "test", device)
+    test = tensors.load_split(Path("data"), "test", device)
     logits = prediction.predict(
         trained.model, test.images, trained.normalization,
         batch_size=settings.evaluate.batch_size, tta=settings.evaluate.tta, description="test",
     )  # fmt: skip
     labels = test.labels.cpu()
-    scored = prediction.scores(logits, labels)
+    scored = scoring.scores(logits, labels)
     rows = scores.per_class_scores(scores.confusion_matrix(logits.numpy(), labels.numpy()))
     named = [{"class": name} | row for name, row in zip(trained.classes, rows, strict=True)]
     results.write_table(Path("metrics/per_class.csv"), named)
-    results.write_predictions(logits.numpy(), labels.numpy(), trained.classes, Path("predictions"))
-    maps = networks.feature_maps(trained.model, trained.normalization(test.images[:1]))
-    results.write_network(
-        {name: weight.cpu().numpy() for name, weight in networks.filters(trained.model).items()},
+    predictions.write_predictions(
+        logits.numpy(), labels.numpy(), trained.classes, Path("predictions")
+    )
+    maps = inspection.feature_maps(trained.model, trained.normalization(test.images[:1]))
+    predictions.write_network(
+        {name: weight.cpu().numpy() for name, weight in inspection.filters(trained.model).items()},
         {name: value[0].cpu().numpy() for name, value in maps.items()},
         Path("predictions"),
     )

@@ -6,8 +6,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from striate.config import params
-from striate.models import portable, sizing
+from striate.config import params, validation
+from striate.models import portable
 from striate.pipeline.stage import stage
 from striate.progress import waiting
 from striate.tracking.logger import Logbook, logbook
@@ -41,19 +41,19 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
     """Read the sections, train, and write models/ and metrics/."""
     import torch
 
-    from striate.data import arrays, results
-    from striate.evaluation import prediction
-    from striate.models import checkpoint, devices, networks
-    from striate.training import images, lazy_images, loop, resume
+    from striate.data import arrays, tensors
+    from striate.models import calibration, checkpoint, devices, networks, prediction
+    from striate.models.normalization import pick_normalization
+    from striate.training import history, lazy_images, loop, memory, norms, resume, transfer
 
     devices.keep_freed_memory()
     devices.set_deterministic(settings.training.deterministic is not False)
     manifest = arrays.load_manifest(Path("data"))
-    sizing.check(
+    validation.check(
         settings, manifest["shape"], len(manifest["classes"]), manifest["train"]["count"],
         group.size,
     )  # fmt: skip
-    normalization = images.normalization(manifest, settings.data.normalize)
+    normalization = pick_normalization(manifest, settings.data.normalize)
     description = checkpoint.describe(settings.model.model_dump(), manifest, normalization)
     torch.manual_seed(settings.seed)
     model = checkpoint.build(description).to(device)
@@ -61,9 +61,9 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
     size = everything.images.pixels.nbytes
     # All processes look at what is free before any of them takes it.
     where = group.gathered(
-        devices.pick_residency(settings.data.residency, size, device, torchrun.beside())
+        memory.pick_residency(settings.data.residency, size, device, torchrun.beside())
     )[group.rank]
-    first, second = images.hold_out(everything, settings.data.val_size, settings.seed)
+    first, second = tensors.hold_out(everything, settings.data.val_size, settings.seed)
     networks.whiten_(model, normalization(first.images[: networks.WHITENING_IMAGES].read()))
     precision = devices.pick_precision(settings.training.precision, device)
     learnt = lazy_images.reside(first, where, precision.memory_format)
@@ -72,9 +72,9 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
     source = Path(settings.training.init_from)
     weights = checkpoint.first_weights(source)
     if weights is not None:
-        taken, others = (", ".join(parts) or "none" for parts in networks.transfer_(model, weights))
+        taken, others = (", ".join(parts) or "none" for parts in transfer.transfer_(model, weights))
         said.append(f"weights of {source}: {taken}; new ones: {others}")
-    networks.freeze_(model, settings.training.freeze)
+    transfer.freeze_(model, settings.training.freeze)
     parameters = networks.count_parameters(model)
     place = {"device": "in memory", "host": "in host memory", "disk": "on disk"}[where]
     is_portable = device.type == "cpu" and portable.is_used()
@@ -83,7 +83,7 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
         + (", portable arithmetic" if is_portable else "")
     )
     if group.size > 1:
-        whole = networks.synchronize_(model, device)
+        whole = norms.synchronize_(model, device)
         said[-1] += f", {group.size} processes" + (
             "" if whole else "; batch norm by each of them over its own part of a batch"
         )
@@ -128,9 +128,9 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
             logits = prediction.predict(
                 model, val.images, normalization, batch_size=loop.VALIDATION_BATCH
             )
-            description["confidence"] = prediction.confidence(logits, val.labels.cpu())
+            description["confidence"] = calibration.confidence(logits, val.labels.cpu())
         checkpoint.save(model, description, Path("models"))
-        results.write_training(rows, kept, parameters, Path("metrics"))
+        history.write_training(rows, kept, parameters, Path("metrics"))
         log.trained(flat, keeper.seconds())
 
 

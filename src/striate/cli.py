@@ -257,8 +257,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
 
     with waiting("loading PyTorch"):
         from striate.datasets.image_reading import PictureError, printable
-        from striate.evaluation import scores
-        from striate.models import checkpoint, devices
+        from striate.models import checkpoint, devices, model_json
         from striate.serving import inference, sources
 
     files = inference.files_of(arguments.paths)
@@ -269,7 +268,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
         trained = checkpoint.load(place, device)
     if trained.description["confidence"] is None:
         print(
-            f"note: this network was trained with fewer than {scores.LEAST_IMAGES} validation"
+            f"note: this network was trained with fewer than {model_json.LEAST_IMAGES} validation"
             " images: its probabilities are not calibrated, and nobody knows which pictures are"
             " unlike its training images",
             file=sys.stderr,
@@ -319,11 +318,11 @@ def run_export(arguments: argparse.Namespace) -> None:
     with waiting("loading PyTorch"):
         import torch
 
-        from striate.data import arrays
+        from striate.data import arrays, tensors
         from striate.models import checkpoint, devices, model_json
         from striate.serving import export, sources
         from striate.tables import columns
-        from striate.training import images, lazy_images
+        from striate.training import lazy_images
 
     devices.keep_freed_memory()
     with tempfile.TemporaryDirectory() as scratch:
@@ -331,7 +330,7 @@ def run_export(arguments: argparse.Namespace) -> None:
         trained = checkpoint.load(place, torch.device("cpu"))
         size = (place / checkpoint.WEIGHTS).stat().st_size
     model_json.check_fits(trained.description, arrays.load_manifest(Path("data")))
-    test = images.load_split(Path("data"), "test", torch.device("cpu"))
+    test = tensors.load_split(Path("data"), "test", torch.device("cpu"))
     calibration = None
     if arguments.int8:
         learnt = lazy_images.load(Path("data"), "train", torch.device("cpu"))
@@ -480,12 +479,12 @@ def run_experiments(arguments: argparse.Namespace) -> None:
 def run_summary(arguments: argparse.Namespace) -> None:
     """Print what was trained, how well it does, and where to look next."""
     from striate.config import params
-    from striate.data import results
+    from striate.evaluation import metrics
     from striate.tracking import mlflow_store, records
 
     settings = params.load()
     model, training = settings.model, settings.training
-    train, test = (results.read_metrics(Path(f"metrics/{name}.json")) for name in ("train", "test"))
+    train, test = (metrics.read_metrics(Path(f"metrics/{name}.json")) for name in ("train", "test"))
     here = records.named(mlflow_store.root(), records.WORKSPACE)
     _note_changed_params(here)
     rows = {

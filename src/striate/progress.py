@@ -1,25 +1,14 @@
 """How far a command is: for a person who waits, or for the program that started it."""
 
-import json
-import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 
-VARIABLE = "STRIATE_PROGRESS"
 QUIET_SECONDS = 1.0  # that a wait may last before anything is said of it
-
-
-def tell(values: dict[str, Any]) -> None:
-    """Add a line of JSON to the file that `STRIATE_PROGRESS` names; without it, do nothing."""
-    if os.environ.get(VARIABLE):
-        with Path(os.environ[VARIABLE]).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(values) + "\n")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from striate.analysis import overview
 from striate.data import results
 from striate.data.arrays import displayed, load_manifest, map_split
+from striate.evaluation import predictions
 from striate.evaluation.scores import surest_mistakes
 from striate.reporting import figures, report
 from striate.tables import columns
@@ -82,7 +83,7 @@ def read(root: Path, name: str, scratch: Path) -> tuple[Side, Scored]:
         name,
         record,
         results.read_history(place / "metrics/history.csv"),
-        results.read_logits(place / "predictions", shape),
+        predictions.read_logits(place / "predictions", shape),
     )
     images = displayed(pixels, manifest["peak"])
     return side, Scored(images, labels, manifest["classes"])

@@ -1,6 +1,15 @@
 """Which images go where: a stratified split, drawn by seed."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+from striate.errors import UserError
+
+if TYPE_CHECKING:
+    from striate.config.params import Training
 
 
 def count_of_second(total: int, size: float) -> int:
@@ -43,3 +52,33 @@ def stratified_split(labels: np.ndarray, size: float, seed: int) -> tuple[np.nda
     ]
     second = np.sort(np.concatenate(chosen)).astype(int)
     return np.setdiff1d(np.arange(total), second), second
+
+
+def check_val_size(size: float, count: int) -> int:
+    """Refuse to hold out every image; returns how many are held out.
+
+    Raises:
+        UserError: names the key and both numbers.
+    """
+    try:
+        return count_of_second(count, size)
+    except ValueError as error:
+        raise UserError(f"data.val_size is {size:g}: {error} for training") from None
+
+
+def check_validation(settings: Training, held: int) -> None:
+    """Refuse to choose by validation images where there are none.
+
+    Args:
+        settings: the section `training` of params.yaml.
+        held: how many images are held out.
+
+    Raises:
+        UserError: names the key.
+    """
+    for key, value, off in (("keep", settings.keep, "last"), ("patience", settings.patience, 0)):
+        if value != off and not held:
+            raise UserError(
+                f"training.{key} is {value}, which goes by validation images, and data.val_size"
+                f" leaves none; it must be {off}, or data.val_size larger"
+            )

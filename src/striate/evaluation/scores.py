@@ -7,8 +7,6 @@ import math
 import numpy as np
 
 ECE_BINS = 15
-FALSE_ALARMS = 0.05  # false-positive rate of the out-of-distribution flag
-LEAST_IMAGES = 100  # fewer validation images give no calibration and no such flag
 Z = 1.959964  # standard deviations within which 95 % of a normal distribution lie
 
 
@@ -20,7 +18,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def energy(logits: np.ndarray) -> np.ndarray:
-    """The energy of each image, float64 (N,), as `striate.evaluation.prediction.energy` has it."""
+    """The energy of each image, float64 (N,), as `striate.models.calibration.energy` has it."""
     return np.asarray(-np.logaddexp.reduce(logits, axis=1, dtype=np.float64))
 
 

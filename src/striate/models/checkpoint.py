@@ -21,7 +21,7 @@ from striate.data.results import one_line
 from striate.models import model_json, networks
 from striate.models.model_json import DESCRIPTION, WEIGHTS, CheckpointError
 from striate.models.networks import Network
-from striate.training.images import Normalization
+from striate.models.normalization import Normalization
 
 RANDOM = Path("weights/random")  # what `training.init_from` is where no weights are taken over
 

@@ -114,3 +114,9 @@ def _check_confidence(confidence: Any) -> None:
         and confidence["temperature"] > 0
     ):
         raise ValueError("confidence must be null, or a temperature above 0 and an energy")
+
+
+FALSE_ALARMS = 0.05  # false-positive rate of the out-of-distribution flag
+
+
+LEAST_IMAGES = 100  # fewer validation images give no calibration and no such flag

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from striate.models.model_json import FIRST
 from striate.models.sizing import check_layers
@@ -276,97 +275,6 @@ def whiten_(model: Network, inputs: Tensor) -> None:
     values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
     filters = (vectors / (values + WHITENING_EPSILON).sqrt()).T.flip(0).view(-1, *weight.shape[1:])
     weight.copy_(torch.cat([filters, -filters]))
-
-
-@torch.no_grad()
-def transfer_(model: Network, weights: dict[str, Tensor]) -> tuple[list[str], list[str]]:
-    """Take over the weights of every part of a network that they fit.
-
-    A part is a convolution, a norm or a linear layer, and is taken whole or not at all.
-
-    Args:
-        model: changed in place.
-        weights: a state dict of this or another network.
-
-    Returns:
-        The names of the parts that were taken, and of those that stay as they were.
-    """
-    taken: list[str] = []
-    others: list[str] = []
-    for name, part in model.named_modules():
-        own = part.state_dict(prefix=f"{name}.")
-        if not own or next(part.children(), None) is not None:
-            continue
-        fits = all(key in weights and weights[key].shape == own[key].shape for key in own)
-        if fits:
-            part.load_state_dict({key[len(name) + 1 :]: weights[key] for key in own})
-        (taken if fits else others).append(name)
-    return taken, others
-
-
-def freeze_(model: Network, until: str) -> None:
-    """Exclude the first layers of a network from training.
-
-    Args:
-        model: changed in place.
-        until: `none`, the last layer that is frozen, or `features`: all of them.
-    """
-    if until == "none":
-        return
-    for name, layer in model.layers().items():
-        layer.requires_grad_(False)
-        if name == until:
-            return
-
-
-def train_(model: Network) -> None:
-    """Put a network into training mode; norms that are frozen keep their statistics."""
-    model.train()
-    for part in model.modules():
-        if isinstance(part, _BatchNorm) and not any(p.requires_grad for p in part.parameters()):
-            part.eval()
-
-
-def synchronize_(model: Network, device: torch.device) -> bool:
-    """Let several processes normalise a batch as a whole, where PyTorch can: on CUDA.
-
-    Elsewhere each process normalises its own part.
-
-    Returns:
-        Whether all norms of the network now see the whole batch.
-    """
-    if device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    return not any(isinstance(part, nn.BatchNorm2d) for part in model.modules())
-
-
-def running_statistics(model: Network) -> list[Tensor]:
-    """The running means and variances that a step changes by a process's own part of a batch."""
-    found = []
-    for part in model.modules():
-        if isinstance(part, nn.BatchNorm2d) and part.training:
-            found += [part.running_mean, part.running_var]
-    return [value for value in found if value is not None]
-
-
-@torch.no_grad()
-def feature_maps(model: Network, images: Tensor) -> dict[str, Tensor]:
-    """What each layer makes of normalised images: layer name → (N, channels, height, width)."""
-    model.eval()
-    maps, features = {}, images
-    for name, layer in model.layers().items():
-        maps[name] = features = layer(features)
-    return maps
-
-
-def filters(model: Network) -> dict[str, Tensor]:
-    """The weights of every convolution, (out, in, k, k), by name: `layer1`, or `layer1_conv2`."""
-    found = {}
-    for name, layer in model.layers().items():
-        convs = [part for part in layer.modules() if isinstance(part, nn.Conv2d)]
-        for number, conv in enumerate(convs, start=1):
-            found[name if len(convs) == 1 else f"{name}_conv{number}"] = conv.weight.detach()
-    return found
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -8,61 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from striate.data.splits import count_of_second
 from striate.errors import UserError
 
 if TYPE_CHECKING:
-    from striate.config.params import Augment, Params, Training
+    pass
 
 MOST_WEIGHTS = 2**28  # 1 GiB of them, and thrice as much again to train them with Adam
-
-
-def check(
-    params: Params, shape: Sequence[int], classes: int, count: int, processes: int = 1
-) -> None:
-    """Refuse params that no training on these images can have.
-
-    Args:
-        params: all of params.yaml.
-        shape: channels, height and width of an image.
-        classes: how many there are.
-        count: training images, before any is held out.
-        processes: among which each batch is divided.
-
-    Raises:
-        UserError: names the key and the largest possible value.
-    """
-    model = params.model.model_dump()
-    check_augment(params.augment, shape)
-    check_network(model, shape, classes)
-    smallest = 2**params.model.layers + max(params.model.whiten - 1, 0)
-    if 0 < params.augment.shrink < smallest:
-        raise UserError(
-            f"augment.shrink is {params.augment.shrink}, too small for model.layers and"
-            f" model.whiten; the smallest possible value is {smallest}, or 0"
-        )
-    held = check_val_size(params.data.val_size, count)
-    check_validation(params.training, held)
-    learnt = count - held
-    side = params.augment.shrink or min(shape[1:])
-    check_last_batch(model, side, learnt, params.training.batch_size, processes)
-
-
-def check_augment(settings: Augment, shape: Sequence[int]) -> None:
-    """Refuse lengths that do not fit images of this shape: channels, height, width.
-
-    Raises:
-        UserError: names the key and the largest possible value.
-    """
-    _, height, width = shape
-    smaller = min(height, width)
-    for key, largest in (("translate", smaller - 1), ("cutout", smaller), ("shrink", smaller)):
-        value = getattr(settings, key)
-        if value > largest:
-            raise UserError(
-                f"augment.{key} is {value}, too large for images of {height}×{width} pixels; "
-                f"the largest possible value is {largest}"
-            )
 
 
 def check_layers(layers: int, size: Sequence[int], whiten: int) -> None:
@@ -123,36 +74,6 @@ def weights(model: dict[str, Any], shape: Sequence[int], classes: int) -> int:
         inputs = outputs
     pixels = 1 if model["arch"] == "speedrun" else (size[0] >> layers) * (size[1] >> layers)
     return total + int(inputs * pixels * classes)
-
-
-def check_val_size(size: float, count: int) -> int:
-    """Refuse to hold out every image; returns how many are held out.
-
-    Raises:
-        UserError: names the key and both numbers.
-    """
-    try:
-        return count_of_second(count, size)
-    except ValueError as error:
-        raise UserError(f"data.val_size is {size:g}: {error} for training") from None
-
-
-def check_validation(settings: Training, held: int) -> None:
-    """Refuse to choose by validation images where there are none.
-
-    Args:
-        settings: the section `training` of params.yaml.
-        held: how many images are held out.
-
-    Raises:
-        UserError: names the key.
-    """
-    for key, value, off in (("keep", settings.keep, "last"), ("patience", settings.patience, 0)):
-        if value != off and not held:
-            raise UserError(
-                f"training.{key} is {value}, which goes by validation images, and data.val_size"
-                f" leaves none; it must be {off}, or data.val_size larger"
-            )
 
 
 def check_last_batch(

@@ -16,11 +16,10 @@ from striate.data import files
 from striate.errors import reported
 from striate.tracking import logger
 from striate.tracking.git import git
+from striate.training.states import DONE, STATES
 from striate.training.torchrun import is_member, leave
 
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
-STATES = Path(".dvc/tmp/striate")  # of trainings that can go on, in the main repository
-DONE = ".done"  # beside the state of a training whose outputs are written: the hash of its models
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from striate.config.recipes import arguments
 from striate.data.splits import count_of_second
 from striate.datasets.catalogue import CATALOGUE
 from striate.evaluation import scores as metrics
+from striate.models import model_json
 from striate.reporting.report import class_rows, epochs, interval, percent
 
 DRAWS = 1000  # resamples of the confusion matrix
@@ -67,8 +68,8 @@ def card(
         f1_interval="{:.4f} to {:.4f}".format(*f1_interval(confusion)),
         rows=[row | {"name": escaped(row["name"])} for row in
               class_rows(metrics.per_class_scores(confusion), confusion, manifest["classes"])],
-        confidence=description["confidence"], false_alarms=metrics.FALSE_ALARMS,
-        least=metrics.LEAST_IMAGES,
+        confidence=description["confidence"], false_alarms=model_json.FALSE_ALARMS,
+        least=model_json.LEAST_IMAGES,
         trusted=trusted(description["confidence"], logits, labels), hashes=hashes,
         arguments=" ".join(map(quote, arguments(flatten(settings.model_dump())))), percent=percent,
     )  # fmt: skip

@@ -22,8 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from striate.data import files
-from striate.evaluation import prediction
-from striate.models import checkpoint
+from striate.models import checkpoint, prediction
 from striate.models.checkpoint import Checkpoint, Pixels
 
 ENDINGS = {"onnx": "onnx", "pt2": "pt2", "safetensors": "safetensors"}

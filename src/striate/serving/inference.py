@@ -18,8 +18,10 @@ from torch import Tensor
 from striate.datasets import image_reading
 from striate.datasets.image_reading import PictureError
 from striate.errors import UserError
-from striate.evaluation.prediction import energy, predict
+from striate.models.calibration import energy
 from striate.models.checkpoint import Checkpoint
+from striate.models.prediction import predict
+from striate.serving import preprocess
 
 BATCH = 256
 AHEAD = 2  # batches that are being read while one is looked at
@@ -124,9 +126,7 @@ def _read(
 
     def prepared(file: Path) -> np.ndarray | PictureError:
         try:
-            return image_reading.prepare(
-                image_reading.read(file), shape, peak, description["frame"]
-            )
+            return preprocess.prepare(image_reading.read(file), shape, peak, description["frame"])
         except PictureError as error:
             return error
 

@@ -1,7 +1,8 @@
 """A page on this machine where a person draws or drops a picture and sees what the champion says.
 
 The champion runs in MLflow's own scoring server. This one shows the page, brings each picture to
-what the network takes, asks the scoring server, and says how far the answer is to be believed. Both listen on the loopback address only.
+what the network takes, asks the scoring server, and says how far the answer is to be believed. Both
+listen on the loopback address only.
 """
 
 from __future__ import annotations
@@ -29,10 +30,9 @@ import torch
 from striate.datasets import image_reading
 from striate.datasets.image_reading import PictureError
 from striate.errors import UserError
-from striate.evaluation import scores
-from striate.models import checkpoint
+from striate.models import checkpoint, model_json
 from striate.reporting import report
-from striate.serving import inference, registry, sources
+from striate.serving import inference, preprocess, registry, sources
 from striate.tracking import mlflow_store
 
 HOST = "127.0.0.1"
@@ -92,7 +92,7 @@ def answer(champion: Champion, content: bytes, scoring: str) -> dict[str, Any]:
     description = champion.description
     peak = description["normalization"]["peak"]
     picture = image_reading.read(io.BytesIO(content), "the picture")
-    pixels = image_reading.prepare(picture, description["shape"], peak, description["frame"])
+    pixels = preprocess.prepare(picture, description["shape"], peak, description["frame"])
     asked = urllib.request.Request(  # noqa: S310  it is ours
         f"{scoring}/invocations",
         json.dumps({"inputs": [pixels.tolist()]}).encode(),
@@ -124,7 +124,7 @@ def page(champion: Champion) -> str:
         shape=description["shape"],
         accuracy=report.percent(champion.accuracy),
         calibrated=description["confidence"] is not None,
-        false_alarms=report.percent(scores.FALSE_ALARMS, 0),
+        false_alarms=report.percent(model_json.FALSE_ALARMS, 0),
     )
 
 

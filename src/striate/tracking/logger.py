@@ -16,10 +16,10 @@ from typing import IO, Any
 
 import psutil
 
-from striate import progress
 from striate.errors import UserError
 from striate.tracking import background, records
 from striate.tracking.records import Point
+from striate.training import events
 from striate.training.torchrun import is_first
 
 SWITCH = "STRIATE_TRACKING"
@@ -38,7 +38,7 @@ class Logbook:
 
     def epoch(self, row: dict[str, Any]) -> None:
         """What `striate.training.loop.fit` yielded."""
-        progress.tell(row)
+        events.tell(row)
         curves = {key: value for key, value in row.items() if key not in ("epoch", "step_losses")}
         points: list[Point] = [(name, value, row["epoch"]) for name, value in curves.items()]
         self._send("log", points + [("step_loss", loss, step) for step, loss in row["step_losses"]])

@@ -26,8 +26,9 @@ import yaml
 
 from striate.config.params import Loader, flatten
 from striate.data.files import md5, write
-from striate.data.results import check_metrics, one_line, parse_json
+from striate.data.results import one_line, parse_json
 from striate.errors import UserError
+from striate.evaluation.metrics import check_metrics
 from striate.tracking.git import blobs, commit_of, git, trees
 
 # What identifies an experiment, and the tags by which its run is found.

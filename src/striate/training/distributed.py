@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -18,7 +18,9 @@ from torch import Tensor
 from striate.errors import UserError
 from striate.models import devices
 from striate.training import torchrun
-from striate.training.images import Share
+
+if TYPE_CHECKING:
+    pass
 
 PATIENCE = timedelta(minutes=5)  # with a process that does not answer
 
@@ -120,3 +122,10 @@ def joined(name: str) -> Iterator[tuple[Group, torch.device]]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+class Share(NamedTuple):
+    """Which images of a batch are taken here, where several processes divide it."""
+
+    batch: int  # images in the whole of it
+    part: slice  # those of this process

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from striate.data.arrays import map_split
-from striate.training.images import Split
+from striate.data.tensors import Split
 
 READERS = 2  # threads
 AHEAD = 4  # batches that are read while the network computes

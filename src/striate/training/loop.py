@@ -13,14 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from striate.data.splits import check_validation
+from striate.data.tensors import Split
 from striate.errors import UserError
-from striate.evaluation.prediction import accuracy, mean_loss, predict
 from striate.models.devices import REFERENCE, pick_precision
-from striate.models.networks import Network, running_statistics, train_
-from striate.models.sizing import check_validation
+from striate.models.networks import Network
+from striate.models.prediction import accuracy, mean_loss, predict
+from striate.training.augmentation import augment, draw_mirrored
 from striate.training.distributed import ALONE, Group
-from striate.training.images import Split, augment, draw_mirrored
 from striate.training.lazy_images import Stored
+from striate.training.norms import running_statistics, train_
 from striate.training.optimizers import build_optimizers
 
 if TYPE_CHECKING:

@@ -22,12 +22,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from filelock import FileLock, Timeout
 
-from striate import progress
 from striate.data import files
 from striate.errors import UserError
 from striate.models.devices import describe
-from striate.pipeline.stage import DONE, STATES
-from striate.training import torchrun
+from striate.training import events, torchrun
+from striate.training.states import DONE, STATES
 
 if TYPE_CHECKING:
     from striate.config.params import Params
@@ -208,7 +207,7 @@ def kept(
     name = fingerprint(params, manifest, first, device, script)
     # Temporary copies of a repository share their states, and each has outputs of its own.
     with alone(STATES / "train.lock"), alone(states / f"{name}.lock"):
-        progress.tell({"training": name})
+        events.tell({"training": name})
         keeper = Keeper(states / f"{name}.state", minutes)
         if keeper.saved:
             print(f"goes on after {keeper.saved}", flush=True)

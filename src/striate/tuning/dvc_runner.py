@@ -24,8 +24,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from striate import progress
-from striate.pipeline.stage import PR_SET_PDEATHSIG, STATES
+from striate.pipeline.stage import PR_SET_PDEATHSIG
+from striate.training import events
+from striate.training.states import STATES
 
 LOCK = STATES / "experiment.lock"
 WATCH_SECONDS = 0.1  # between two looks at what is new
@@ -139,7 +140,7 @@ def _environment(rows: Path) -> dict[str, str]:
         "PATH": path,
         "PYTHONUNBUFFERED": "1",
         "DVC_NO_ANALYTICS": "true",
-        progress.VARIABLE: str(rows),
+        events.VARIABLE: str(rows),
     }
 
 

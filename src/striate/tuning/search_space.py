@@ -8,10 +8,11 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from striate.config import validation
 from striate.config.params import Params, check, read_yaml
+from striate.data import splits
 from striate.datasets import catalogue
 from striate.errors import UserError
-from striate.models import sizing
 
 if TYPE_CHECKING:
     import optuna
@@ -110,8 +111,8 @@ def _check_drawn(base: Params, drawn: dict[str, Any], path: Path) -> None:
     try:
         if known is not None:
             shape, count = known.shape, known.counts[0]
-            sizing.check(settings, shape, len(known.classes), count)
-            held = float(sizing.check_val_size(settings.data.val_size, count))
+            validation.check(settings, shape, len(known.classes), count)
+            held = float(splits.check_val_size(settings.data.val_size, count))
         else:
             held = settings.data.val_size  # of a person's own pictures, whose number is not known
     except UserError as error:

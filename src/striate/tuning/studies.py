@@ -20,9 +20,9 @@ from filelock import FileLock
 from striate.config.params import Params, check
 from striate.data import results
 from striate.errors import UserError
-from striate.pipeline.stage import STATES
 from striate.tracking.background import is_gone
 from striate.tracking.mlflow_store import address, with_driver
+from striate.training.states import STATES
 from striate.tuning.search_space import flat, nested, values_of, varies
 
 if TYPE_CHECKING:

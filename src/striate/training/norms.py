@@ -1,0 +1,37 @@
+"""Batch norms that are frozen, or see the parts of a batch."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from striate.models.networks import Network
+
+
+def train_(model: Network) -> None:
+    """Put a network into training mode; norms that are frozen keep their statistics."""
+    model.train()
+    for part in model.modules():
+        if isinstance(part, _BatchNorm) and not any(p.requires_grad for p in part.parameters()):
+            part.eval()
+
+
+def synchronize_(model: Network, device: torch.device) -> bool:
+    """Let several processes normalise a batch as a whole, where PyTorch can: on CUDA.
+
+    Elsewhere each process normalises its own part.
+
+    Returns:
+        Whether all norms of the network now see the whole batch.
+    """
+    if device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return not any(isinstance(part, nn.BatchNorm2d) for part in model.modules())
+
+
+def running_statistics(model: Network) -> list[Tensor]:
+    """The running means and variances that a step changes by a process's own part of a batch."""
+    found = []
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d) and part.training:
+            found += [part.running_mean, part.running_var]
+    return [value for value in found if value is not None]

@@ -1,0 +1,71 @@
+"""What the pages in docs/ say is so."""
+
+import re
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from striate.data import tensors
+from striate.datasets import catalogue
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+
+def test_the_page_of_params_is_that_of_params_yaml():
+    page = runpy.run_path(str(ROOT / "docs/make_params.py"))["page"]
+    text = (ROOT / "params.yaml").read_text()
+    assert (ROOT / "docs/params.md").read_text() == page(text)
+    assert page(text.replace("seed: 0", "seed: 1")) != page(text)
+    keys = re.findall(r"^  (\w+):", text, re.M)
+    assert all(f".{key}` |" in page(text) for key in keys)
+
+
+def test_the_page_of_params_says_which_stages_read_them():
+    text = (ROOT / "docs/params.md").read_text()
+    said = {
+        section: re.search(rf"^## {section}\n(?:.*\n)*?(Read by .*)$", text, re.M)[1]
+        for section in ("seed", "data", "training", "evaluate")
+    }
+    assert said == {
+        "seed": "Read by train and visualize.",
+        "data": "Read by train and visualize; download reads only `data.name`, `data.path`,"
+        " `data.size` and `data.test_size`.",
+        "training": "Read by train and visualize; evaluate reads only `training.device`,"
+        " `training.deterministic` and `training.precision`.",
+        "evaluate": "Read by evaluate and visualize.",
+    }
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_what_a_page_links_to_exists(path):
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text()):
+        assert (path.parent / target).exists(), target
+    for name in re.findall(r"`((?:src|stages|metrics|tests)/[\w/.]+)`", path.read_text()):
+        assert (ROOT / name).exists(), name
+
+
+def test_the_data_set_of_the_example_can_be_stored_and_read(tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extending.md").read_text(), re.S)
+    monkeypatch.setattr(catalogue, "CATALOGUE", dict(catalogue.CATALOGUE))
+    exec(code, vars(catalogue) | {"CATALOGUE": catalogue.CATALOGUE})
+    catalogue.prepare("stripes", tmp_path, None)
+    train = tensors.load_split(tmp_path, "train", "cpu")
+    assert train.images.shape == (500, 1, 8, 8)
+    entry = catalogue.CATALOGUE["stripes"]
+    pixels = train.images.numpy() / entry.peak
+    assert np.mean(pixels) == pytest.approx(entry.mean[0], abs=5e-4)
+    assert np.std(pixels) == pytest.approx(entry.std[0], abs=5e-4)
+
+
+def test_messages_in_the_troubleshooting_are_those_of_the_code():
+    code = "".join(path.read_text() for path in (ROOT / "src/striate").rglob("*.py"))
+    for said in (
+        "could not be fetched", "the loss became", "does this training already",
+        "failed; this is not recorded there", "there is too little memory for this",
+        "was begun with", "trials in a row failed",
+    ):  # fmt: skip
+        assert said in (ROOT / "docs/troubleshooting.md").read_text()
+        assert said in code

@@ -1,0 +1,140 @@
+"""A repository of its own for a test, and the commands that a person types in it."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from filelock import FileLock
+
+from striate.tracking import background
+
+ROOT = Path(__file__).parents[2]
+
+
+def without_waits(said):
+    """Standard error without what `striate.progress.waiting` says, which depends on the machine."""
+    # A long reason of a message ends so, too.
+    return re.sub(r"^(?!(?:error|warning|note):)[a-z].* \.\.\.\n", "", said, flags=re.MULTILINE)
+
+
+class Clone:
+    """A repository in `folder`, and an environment in which no outer process shows."""
+
+    templates = None  # the folder of those that are copied; tests/conftest.py sets it
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.env = {
+            # Coverage is measured of this tree, not of the copies of it.
+            **{key: value for key, value in os.environ.items() if not key.startswith("COV")},
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": "src",
+            "DVC_NO_ANALYTICS": "true",
+            "GIT_AUTHOR_NAME": "test", "GIT_AUTHOR_EMAIL": "test@localhost",
+            "GIT_COMMITTER_NAME": "test", "GIT_COMMITTER_EMAIL": "test@localhost",
+            # DVC runs stages with it; unlike bash, it stays where a command does not replace it.
+            "SHELL": "/bin/sh",
+            # Experiments that run side by side would fight over the cores.
+            "OMP_NUM_THREADS": "1",
+        }  # fmt: skip
+        for variable in (
+            "DVC_ROOT",
+            "DVC_EXP_NAME",
+            "DVC_EXP_BASELINE_REV",
+            "MLFLOW_TRACKING_URI",
+            "MLFLOW_REGISTRY_URI",
+            # Of the `make` that runs the tests.
+            "MAKEFLAGS",
+            "MAKELEVEL",
+            "MFLAGS",
+        ):
+            self.env.pop(variable, None)
+
+    @classmethod
+    def unrun(cls, folder, variables=None, **changes):
+        """The files of this working tree without its results, in a repository without a commit.
+
+        `variables` are set for the run; `changes` are keys of params.yaml, such as
+        `training__epochs`.
+        """
+        listed = subprocess.run(
+            ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        ).stdout.splitlines()  # fmt: skip
+        for name in set(listed) - {"dvc.lock", "metrics/train.json", "metrics/test.json"}:
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target)
+        path = folder / "params.yaml"
+        params = yaml.safe_load(path.read_text())
+        for key, value in changes.items():
+            section, name = key.split("__")
+            params[section][name] = value
+        path.write_text(yaml.safe_dump(params))
+        clone = cls(folder)
+        clone.env |= variables or {}
+        clone.run("git", "init", "-q", "-b", "main")
+        return clone
+
+    @classmethod
+    def of_this_tree(cls, folder, variables=None, **changes):
+        """The same, run once and committed.
+
+        Without `variables`, it is a copy of what is run once for all tests with these changes.
+        """
+        if variables:
+            return cls._run_once(folder, variables, **changes)
+        name = "-".join(f"{key}={value}" for key, value in sorted(changes.items())) or "unchanged"
+        template, done = cls.templates / name, cls.templates / f"{name}.done"
+        cls.templates.mkdir(exist_ok=True)
+        with FileLock(cls.templates / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(template, ignore_errors=True)
+                cls._run_once(template, **changes).settle()
+                done.touch()
+        shutil.copytree(template, folder, symlinks=True)
+        return cls(folder)
+
+    @classmethod
+    def _run_once(cls, folder, variables=None, **changes):
+        clone = cls.unrun(folder, variables, **changes)
+        clone.run("git", "add", "-A")
+        clone.run("git", "commit", "-qm", "Start.")
+        clone.run("dvc", "repro")
+        clone.run("git", "add", "-A")
+        clone.run("git", "commit", "-qm", "Run.")
+        return clone
+
+    def settle(self):
+        """Wait until MLflow is no longer written to behind the prompt."""
+        background.settle(self.folder)
+
+    def run(self, *command, status=0):
+        """Run a command that must end with `status`, if it is given; returns what it printed."""
+        answer = subprocess.run(
+            command, cwd=self.folder, env=self.env, capture_output=True, text=True, check=False
+        )
+        assert status in (None, answer.returncode), answer.stdout + answer.stderr
+        return answer.stdout + without_waits(answer.stderr)
+
+    def striate(self, *arguments, status=0):
+        return self.run(sys.executable, "-m", "striate.cli", *arguments, status=status)
+
+    def json(self, path):
+        return json.loads((self.folder / path).read_text())
+
+    def lock_of_checkpoint(self):
+        lock = yaml.safe_load((self.folder / "dvc.lock").read_text())
+        return next(
+            out["md5"] for out in lock["stages"]["train"]["outs"] if out["path"] == "models"
+        )
+
+    def go_back(self):
+        """Put the working tree back to what is committed."""
+        self.run("git", "checkout", "-q", ".")
+        self.run("dvc", "checkout", "-q")

@@ -1,0 +1,244 @@
+"""The command `striate`, beyond the gate."""
+
+import fcntl
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import commands
+import pytest
+
+from striate import cli
+
+ROOT = Path(__file__).parents[3]
+
+NOTE_OTHER_CODE = cli._note_other_code  # before a fixture hides it
+
+
+def test_help_names_every_command(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["striate", "--help"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    shown = capsys.readouterr().out
+    assert all(re.search(rf"^\s+{name}\s", shown, re.M) for name in ("gate", "summary", "ui"))
+
+
+def test_summary_without_a_run_is_one_line_and_status_2(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["striate", "summary"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("error: params.yaml cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"accuracy": "x"}', "metrics/test.json: accuracy is 'x'; it must be a number"),
+        ('{"accuracy": true}', "metrics/test.json: accuracy is True; it must be a number"),
+        ('{"accuracy": 1}', "metrics/test.json: loss is missing; it must be a number"),
+        ("[1]", "metrics/test.json must hold a JSON object"),
+        ("{", "metrics/test.json is not valid JSON"),
+    ],
+)
+def test_summary_names_what_is_wrong_with_metrics(tmp_path, capsys, monkeypatch, content, said):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copytree(ROOT / "metrics", tmp_path / "metrics")
+    (tmp_path / "metrics/test.json").write_text(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["striate", "summary"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {said}")
+
+
+def make_dvc_root(folder):
+    (folder / ".dvc").mkdir(exist_ok=True)
+    (folder / ".dvc/config").touch()
+
+
+@pytest.mark.parametrize("place", ["nothing", "git", "dvc", "dvc and git"])
+@pytest.mark.parametrize("command", ["sync", "verify", "promote x", "gate", "summary", "recipe"])
+def test_a_command_in_the_wrong_place_is_one_line_and_makes_nothing(
+    tmp_path, capsys, monkeypatch, command, place
+):
+    if "git" in place:
+        subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    if "dvc" in place:
+        make_dvc_root(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["striate", *command.split()])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_ui_on_a_taken_port_or_outside_a_repository_is_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        monkeypatch.setattr(sys, "argv", ["striate", "ui", "--port", port])
+        for said in ("is not the root of a DVC repository", f"port {port} cannot be used"):
+            with pytest.raises(SystemExit) as caught:
+                cli.main()
+            assert caught.value.code == 2
+            assert said in capsys.readouterr().err
+            make_dvc_root(tmp_path)
+    assert list(tmp_path.iterdir()) == [tmp_path / ".dvc"]
+
+
+def test_ui_on_a_database_that_is_none_is_one_line(tmp_path, capsys, monkeypatch):
+    make_dvc_root(tmp_path)
+    (tmp_path / "mlflow.db").write_text("rubbish")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["striate", "ui", "--port", "0"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: MLflow at sqlite:")
+    assert (tmp_path / "mlflow.db").read_text() == "rubbish"
+
+
+def test_a_second_ui_on_a_port_whose_server_starts_is_one_line(tmp_path, capsys, monkeypatch):
+    make_dvc_root(tmp_path)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    lock = tmp_path / ".dvc/tmp" / f"striate-ui-{port}.lock"
+    lock.parent.mkdir()
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        monkeypatch.chdir(tmp_path)
+        out, err = commands.run(monkeypatch, capsys, "ui", "--port", port, status=2)
+    assert out == ""
+    assert err.startswith(f"error: another `striate ui` is starting on port {port}; ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["sync", "compare a b", "gate", "summary", "predict x --top 0"])
+def test_in_a_folder_inside_the_repository_the_line_names_the_root(
+    tmp_path, capsys, monkeypatch, command
+):
+    make_dvc_root(tmp_path)
+    (tmp_path / "deep/er").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "deep/er")
+    _, err = commands.run(monkeypatch, capsys, *command.split(), status=2)
+    assert err.startswith("error: ")
+    assert err.endswith(
+        f"; this is a folder inside {tmp_path}, where commands run: cd {tmp_path}\n"
+    )
+    assert err.count("\n") == 1
+
+
+def test_the_code_of_another_copy_of_the_project_is_named(tmp_path, capsys, monkeypatch):
+    (tmp_path / "src/striate").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_note_other_code", NOTE_OTHER_CODE)
+    _, err = commands.run(monkeypatch, capsys, "recipe", "none", status=2)
+    note, _ = err.splitlines()
+    assert note.startswith("note: ")
+    assert str(ROOT / "src/striate") in note
+    assert str(tmp_path / "src/striate") in note
+    monkeypatch.chdir(ROOT)
+    assert commands.run(monkeypatch, capsys, "recipe")[1] == ""
+
+
+@pytest.mark.slow
+def test_ui_serves_the_addresses_that_it_prints_on_loopback_only(tmp_path):
+    make_dvc_root(tmp_path)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "striate.cli", "ui", "--port", str(port)],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        addresses = [server.stdout.readline().split()[1] for _ in range(2)]
+        assert all(address.startswith(f"http://127.0.0.1:{port}/#/") for address in addresses)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(addresses[0], timeout=5) as answer:
+                    assert b"MLflow" in answer.read()
+                break
+            except (ConnectionError, urllib.error.URLError):
+                time.sleep(1)
+        else:
+            pytest.fail("the server did not answer within two minutes")
+    finally:
+        server.terminate()
+        server.communicate(timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        ("recipe >&-", 0, ""),
+        ("recipe <&- >&-", 0, ""),
+        ("recipe <&- >&- 2>&-", 0, ""),
+        ("recipe >/dev/full", 2, "error: No space left on device\n"),
+        ("recipe nothing 2>/dev/full", 2, ""),
+        ("recipe nothing 2>&-", 2, ""),
+    ],
+)
+def test_a_standard_stream_that_is_closed_or_full_is_no_traceback(arguments, status, said):
+    command = f"exec {shlex.quote(sys.executable)} -m striate.cli {arguments}"
+    found = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (status, said)
+    assert "error" not in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "said"),
+    [
+        ("raise UserError('it is wrong')", 2, "error: it is wrong\n"),
+        ("raise PermissionError(13, 'Permission denied', 'a')", 2, "error: a: Permission denied\n"),
+        ("raise KeyboardInterrupt('go on later')", 130, "interrupted: go on later\n"),
+        ("sys.exit(3)", 1, ""),
+        ("pass", 1, ""),
+    ],
+)
+def test_a_reader_that_has_enough_hides_no_failure(end, status, said):
+    script = f"import sys\nfrom striate.errors import *\nwith reported():\n    print(1)\n    {end}"
+    reader, writer = os.pipe()
+    os.close(reader)
+    found = subprocess.run(
+        [sys.executable, "-c", script],
+        stdout=writer, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": ""},
+    )  # fmt: skip
+    os.close(writer)
+    assert (found.returncode, found.stderr) == (status, said)
+
+
+def test_no_file_takes_the_number_of_a_closed_stream_and_any_character_is_written(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os\nfrom striate.errors import reported\nwith reported():\n"
+        "    print('caf\\u00e9', os.open('/dev/null', 0) > 2)"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = f"exec {shlex.join([sys.executable, str(script)])} <&-"
+    found = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment)
+    assert (found.stdout, found.stderr) == ("caf\\xe9 True\n", "")

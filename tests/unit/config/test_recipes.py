@@ -1,0 +1,130 @@
+"""Every recipe is valid, complete and printable; `striate recipe` prints it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from striate.config import params, recipes
+from striate.errors import UserError
+from striate.models import networks
+
+ROOT = Path(__file__).parents[3]
+NAMES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
+SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+# What says where and how often, and not what is learnt.
+LEFT_OUT = {"seed", "data.path", "data.test_size", "data.residency", "training.device",
+            "training.processes", "training.precision", "training.capture",
+            "training.log_every", "training.deterministic",
+            "training.checkpoint_minutes"}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def test_the_recipes_that_the_readme_speaks_of_are_there():
+    assert {"cifar10-94", "cifar10-fast", "mnist-99", "mnist-fast"} <= set(NAMES)
+    assert set(recipes.names()) == set(NAMES)
+    assert all(recipes.names().values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_sets_every_knob_that_shapes_the_network(name):
+    recipe = recipes.read(name)
+    knobs = set(params.flatten(params.load().model_dump()))
+    assert set(params.flatten(recipe)) == knobs - LEFT_OUT
+    model = networks.build(SHAPES[recipe["data"]["name"]], 10, recipe["model"])
+    assert networks.count_parameters(model) > 1000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_printed_arguments_give_the_recipe_back(name):
+    words = " ".join(recipes.arguments(recipes.read(name))).split()
+    assert words[::2] == ["-S"] * (len(words) // 2)
+    found = dict(word.split("=", 1) for word in words[1::2])
+    expected = params.flatten(recipes.read(name))
+    assert {key: yaml.safe_load(text) for key, text in found.items()} == expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dvc_understands_the_printed_arguments(name, tmp_path):
+    from dvc.utils.hydra import apply_overrides
+
+    copy = tmp_path / "params.yaml"
+    copy.write_text((ROOT / "params.yaml").read_text())
+    apply_overrides(copy, recipes.arguments(recipes.read(name))[1::2])
+    merged = params.flatten(yaml.safe_load(copy.read_text()))
+    assert merged.items() >= params.flatten(recipes.read(name)).items()
+
+
+def test_an_unknown_recipe_is_refused_with_those_that_exist():
+    with pytest.raises(UserError, match=r"no recipes/fast.yaml; the recipes are .*mnist-fast"):
+        recipes.read("fast")
+
+
+def test_outside_the_repository_the_folder_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for ask in (recipes.names, lambda: recipes.read("mnist-99")):
+        with pytest.raises(UserError, match="no recipes/ here; commands run at the root"):
+            ask()
+
+
+@pytest.mark.parametrize("name", ["nope", ""])
+def test_dvc_refuses_what_is_printed_for_an_unknown_recipe(name):
+    answer = subprocess.run(
+        [sys.executable, "-m", "striate.cli", "recipe", name],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert answer.returncode == 2
+    assert answer.stderr.startswith(f"error: there is no recipes/{name}.yaml; the recipes are ")
+    refused = subprocess.run(
+        [sys.executable, "-m", "dvc", "exp", "run", *answer.stdout.split()],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert refused.returncode != 0
+    assert "unrecognized arguments: --no-such-recipe" in refused.stderr
+
+
+def test_a_recipe_that_does_not_go_with_params_is_explained(tmp_path, monkeypatch):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    (tmp_path / "recipes/odd.yaml").write_text("# Odd.\nmodel:\n  kernel_size: 4\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"recipes/odd.yaml: model.kernel_size is 4; .* odd"):
+        recipes.read("odd")
+
+
+def test_the_command_prints_arguments_or_the_list():
+    def printed(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "striate.cli", "recipe", *arguments],
+            capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+
+    assert "-S data.name=mnist " in printed("mnist-99")
+    listed = printed()
+    assert all(name in listed for name in NAMES)
+    assert json.dumps(listed).count("\\n  ") == len(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model: [", "is not valid YAML"),
+        ("- model", "must hold keys and their values"),
+        ("model: 3", "model is 3; it must be a section"),
+        ("modle: {layers: 3}", "modle is not a known key"),
+    ],
+)
+def test_a_recipe_that_is_not_params_is_explained(tmp_path, monkeypatch, text, said):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    (tmp_path / "recipes/own.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=rf"^recipes/own.yaml.*{said}"):
+        recipes.read("own")

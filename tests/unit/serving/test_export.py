@@ -1,0 +1,165 @@
+"""Networks as one file for other programs."""
+
+import json
+import re
+
+import commands
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from conftest import ROOT
+from safetensors import safe_open
+from test_checkpoint import ARCHITECTURE, CPU, MANIFEST
+from test_stages import STAGES, run_stage, write_params
+
+from striate.data import tensors
+from striate.models import checkpoint, prediction
+from striate.models.normalization import Normalization
+from striate.serving import export
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with digits, and a network that was trained on them."""
+    folder = tmp_path_factory.mktemp("export")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("STRIATE_TRACKING", "off")
+        write_params(folder)
+        for name in STAGES:
+            run_stage(name)
+    return folder
+
+
+def run_export(monkeypatch, capsys, *arguments, status=0):
+    monkeypatch.setattr(export, "TIMED_SECONDS", 0.0)
+    return commands.run(monkeypatch, capsys, "export", *arguments, status=status)
+
+
+def reference(folder):
+    """Pixels of the test images, and the checkpoint's logits of them."""
+    network = checkpoint.load(folder / "models", CPU)
+    pixels = tensors.load_split(folder / "data", "test", CPU).images
+    return pixels, prediction.predict(
+        network.model, pixels, network.normalization, batch_size=100
+    ).numpy()
+
+
+def test_onnx_takes_any_number_of_pixels_and_names_them(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(trained)
+    out, err = run_export(monkeypatch, capsys, "--format", "onnx", "--to", tmp_path)
+    assert err == ""
+    assert f"{tmp_path}/model.onnx: of 360 test images, 0 are predicted otherwise" in out
+    said = "It takes pixels, float32 (batch, 1, 8, 8) from 0 to 16, and gives logits, float32 "
+    assert said + "(batch, 10)." in out
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    assert session.get_inputs()[0].shape == ["batch", 1, 8, 8]
+    assert session.get_outputs()[0].shape == ["batch", 10]
+    pixels, logits = reference(trained)
+    for count in (1, 2, 77):
+        (found,) = session.run(["logits"], {"pixels": pixels[:count].float().numpy()})
+        np.testing.assert_allclose(found, logits[:count], rtol=1e-4, atol=1e-4)
+    note = json.loads(session.get_modelmeta().custom_metadata_map["striate"])
+    assert note == checkpoint.load(trained / "models", CPU).description
+
+
+def test_the_example_of_the_docs_runs(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(trained)
+    run_export(monkeypatch, capsys, "--format", "onnx")
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/onnx.md").read_text(), re.S)
+    exec(code, {})
+    _, logits = reference(trained)
+    assert capsys.readouterr().out == f"{logits[:5].argmax(axis=1)}\n"
+
+
+def test_int8_computes_in_integers_and_says_how_many_differ(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(trained)
+    out, _ = run_export(monkeypatch, capsys, "--format", "onnx", "--int8", "--to", tmp_path)
+    session = onnxruntime.InferenceSession(tmp_path / "model-int8.onnx")
+    pixels, logits = reference(trained)
+    (found,) = session.run(["logits"], {"pixels": pixels.float().numpy()})
+    differing = int((found.argmax(1) != logits.argmax(1)).sum())
+    assert f"of 360 test images, {differing} " in out
+    assert not np.allclose(found, logits, atol=1e-5)
+    assert differing < 18
+    assert b"QLinearConv" in (tmp_path / "model-int8.onnx").read_bytes() or (
+        b"QuantizeLinear" in (tmp_path / "model-int8.onnx").read_bytes()
+    )
+
+
+def test_pt2_runs_without_this_package(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(trained)
+    run_export(monkeypatch, capsys, "--format", "pt2", "--to", tmp_path)
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    pixels, logits = reference(trained)
+    for count in (1, 50):
+        found = program(pixels[:count].float()).detach().numpy()
+        np.testing.assert_allclose(found, logits[:count], rtol=1e-4, atol=1e-4)
+
+
+def test_safetensors_is_a_repository_of_the_hub(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(trained)
+    run_export(monkeypatch, capsys, "--format", "safetensors", "--to", tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "model.safetensors", "config.json", "README.md",
+    }  # fmt: skip
+    loaded = checkpoint.load(trained / "models", CPU)
+    assert json.loads((tmp_path / "config.json").read_text()) == loaded.description
+    card = (trained / "reports/model_card.md").read_text()
+    assert (tmp_path / "README.md").read_text() == card
+    with safe_open(tmp_path / "model.safetensors", "pt") as stored:
+        assert json.loads(stored.metadata()["striate"]) == loaded.description
+        for name, value in loaded.model.state_dict().items():
+            assert torch.equal(stored.get_tensor(name), value)
+
+
+def test_the_card_does_not_go_with_another_network(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(trained)
+    (trained / "models").rename(tmp_path / "other")
+    try:
+        run_export(
+            monkeypatch, capsys, tmp_path / "other", "--format", "safetensors", "--to",
+            tmp_path / "to",
+        )  # fmt: skip
+    finally:
+        (tmp_path / "other").rename(trained / "models")
+    assert not (tmp_path / "to/README.md").exists()
+
+
+def test_what_cannot_be_exported_is_one_line(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(trained)
+    out, err = run_export(
+        monkeypatch, capsys, "--format", "pt2", "--int8", "--to", tmp_path, status=2
+    )
+    assert (out, err) == ("", "error: --int8 goes with --format onnx only, not with pt2\n")
+    monkeypatch.chdir(tmp_path)
+    out, err = run_export(monkeypatch, capsys, trained / "models", "--format", "onnx", status=2)
+    assert out == ""
+    assert err.startswith("error: data/manifest.json ")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_an_export_leaves_the_network_as_it_was(tmp_path, kind):
+    description = checkpoint.describe(
+        ARCHITECTURE,
+        MANIFEST,
+        Normalization(255, [0.123], [0.456]),  # of no other test
+    )
+    trained = checkpoint.of(checkpoint.build(description), description)
+    export.write(trained, kind, tmp_path / "file", None)
+    pixels = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
+    ours = export.logits_of(export.eager(checkpoint.Pixels(trained).eval()), pixels)
+    theirs = export.logits_of(export.read(kind, tmp_path / "file", description), pixels)
+    with torch.no_grad():
+        expected = trained.model((pixels / 255 - 0.123) / 0.456)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(theirs, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_file_that_predicts_otherwise_is_counted():
+    ours = torch.tensor([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0]])
+    theirs = torch.tensor([[2.0, 2.5], [0.0, 1.0], [3.0, 0.0]])
+    found = export.check(ours, theirs, torch.tensor([0, 1, 0]))
+    assert (found.differing, found.furthest, found.accuracy) == (1, 1.5, 2 / 3)

@@ -1,0 +1,180 @@
+"""The page on which the champion is asked, without its scoring server."""
+
+import http.client
+import io
+import json
+import socket
+import struct
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_checkpoint import ARCHITECTURE, MANIFEST
+
+from striate.errors import UserError
+from striate.models import checkpoint
+from striate.models.normalization import Normalization
+from striate.serving import web
+
+
+@pytest.fixture(scope="module")
+def champion():
+    description = checkpoint.describe(ARCHITECTURE, MANIFEST, Normalization(255, [0.5], [0.2]))
+    description |= {"classes": ["a", "b", "</script>"]}
+    confidence = {"temperature": 2.0, "energy": 0.0}
+    return web.Champion("7", 0.5, description | {"confidence": confidence})
+
+
+class Scoring(BaseHTTPRequestHandler):
+    """Stands for MLflow's scoring server: logits that are always the same."""
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append(np.array(asked["inputs"]))
+        reply = json.dumps(self.server.reply).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(reply)))
+        self.end_headers()
+        self.wfile.write(reply)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture(scope="module")
+def site(champion):
+    """A page, and the stand-in that it asks."""
+    scoring = ThreadingHTTPServer(("127.0.0.1", 0), Scoring)
+    scoring.asked, scoring.reply = [], {"predictions": [[0.0, 4.0, 2.0]]}
+    port = web.free_port()
+    page = web.server(champion, port, scoring.server_port)
+    threads = [threading.Thread(target=one.serve_forever) for one in (scoring, page)]
+    for thread in threads:
+        thread.start()
+    yield SimpleNamespace(port=port, scoring=scoring)
+    for one, thread in zip((scoring, page), threads, strict=True):
+        one.shutdown()
+        thread.join()
+        one.server_close()
+
+
+def ask(site, method, path, body=None, **headers):
+    """The status, the headers and the content of an answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=20)
+    try:
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        return answer.status, dict(answer.getheaders()), answer.read()
+    finally:
+        connection.close()
+
+
+def png(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def drawn():
+    """A black stroke on white paper, much larger than what the network takes."""
+    paper = np.full((280, 280), 255, np.uint8)
+    paper[60:220, 130:160] = 0
+    return png(paper)
+
+
+def test_a_picture_is_brought_to_what_the_network_takes_and_answered(site):
+    status, _, content = ask(site, "POST", "/predict", drawn())
+    assert status == 200
+    answer = json.loads(content)
+    (pixels,) = site.scoring.asked[-1]
+    assert pixels.shape == (1, 8, 8)
+    assert pixels[0, 0].max() == 0  # a dark background, as the network knows it
+    assert pixels[0, 3:5, 3:5].max() == 255
+    assert [row["name"] for row in answer["classes"]] == ["b", "</script>", "a"]
+    shares = np.exp([2.0, 1.0, 0.0]) / np.exp([2.0, 1.0, 0.0]).sum()  # at temperature 2
+    assert [row["probability"] for row in answer["classes"]] == pytest.approx(shares.tolist())
+    assert answer["unlike"] is False
+    assert answer["seen"].startswith("data:image/png;base64,")
+
+
+def test_the_page_may_load_nothing_from_elsewhere_and_shows_names_as_text(site):
+    status, headers, content = ask(site, "GET", "/")
+    assert status == 200
+    assert headers["Content-Security-Policy"].startswith("default-src 'none'")
+    text = content.decode()
+    assert text.count("</script>") == 1  # the one of the page, not the class that is called so
+    assert "version 7" in text
+    assert "https://" not in text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "headers", "status", "said"),
+    [
+        ("GET", "/etc/passwd", None, {}, 404, "there is nothing here"),
+        ("POST", "/", b"x", {}, 404, "there is nothing here"),
+        ("POST", "/predict", b"no picture", {}, 400, "the picture cannot be read"),
+        ("POST", "/predict", b"", {}, 400, "the picture cannot be read"),
+        ("POST", "/predict", None, {"Content-Length": "99999999999"}, 413, "20 MB at most"),
+        ("POST", "/predict", None, {"Content-Length": "-1"}, 411, "Content-Length must say how"),
+        ("GET", "/", None, {"Host": "evil.example"}, 403, "on its own address only"),
+        ("POST", "/predict", b"x", {"Origin": "http://evil.example"}, 403, "own address only"),
+        ("POST", "/predict", b"x", {"Origin": "null"}, 403, "on its own address only"),
+    ],
+)
+def test_what_is_refused(site, method, path, body, headers, status, said):
+    found, _, content = ask(site, method, path, body, **headers)
+    assert found == status
+    assert said in json.loads(content)["error"]
+
+
+def test_its_own_page_may_ask_by_either_name(site):
+    for name in ("127.0.0.1", "localhost"):
+        address = f"{name}:{site.port}"
+        status, _, _ = ask(
+            site, "POST", "/predict", drawn(), Host=address, Origin=f"http://{address}"
+        )
+        assert status == 200
+
+
+def test_a_scoring_server_that_has_gone_or_says_rubbish_is_told(site, champion):
+    site.scoring.reply, kept = {"error": 1}, site.scoring.reply
+    try:
+        status, _, content = ask(site, "POST", "/predict", drawn())
+    finally:
+        site.scoring.reply = kept
+    assert (status, json.loads(content)) == (502, {"error": "the scoring server does not answer"})
+
+
+def test_a_browser_that_does_not_wait_is_nothing_to_speak_of(site, capfd):
+    content = drawn()
+    head = (
+        f"POST /predict HTTP/1.0\r\nHost: 127.0.0.1:{site.port}\r\nContent-Length: {len(content)}"
+    )
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", site.port)) as caller:
+            # Closed with this, a connection is reset at once.
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            caller.sendall(f"{head}\r\n\r\n".encode() + content)
+    assert ask(site, "POST", "/predict", drawn())[0] == 200
+    assert capfd.readouterr().err == ""
+
+
+def test_a_port_that_is_taken_is_one_line(site, champion):
+    with pytest.raises(UserError, match=f"port {site.port} cannot be used: .*; name another"):
+        web.server(champion, site.port, 1)
+
+
+def test_a_network_that_is_not_calibrated_says_so(champion):
+    plain = champion._replace(description=champion.description | {"confidence": None})
+    assert "its percentages are not calibrated" in web.page(plain)
+    assert "its percentages are not calibrated" not in web.page(champion)
+
+
+def test_without_a_champion_it_says_how_to_make_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    with pytest.raises(UserError, match="there is no champion yet; `striate promote workspace`"):
+        web.find_champion()

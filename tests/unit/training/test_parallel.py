@@ -1,0 +1,439 @@
+"""Several processes train one network: what each takes, what they add up to, and how they end."""
+
+import copy
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+import yaml
+from clones import without_waits
+from test_training import ARCHITECTURE, NO_AUGMENTATION, SETTINGS, SPEEDRUN, bars
+
+from striate.config import params
+from striate.data import results
+from striate.errors import UserError
+from striate.models import networks, sizing
+from striate.models.normalization import Normalization
+from striate.training import distributed, loop, norms, torchrun, transfer
+
+ROOT = Path(__file__).parents[3]
+KILLS = os.environ.get("STRIATE_KILLS", "")
+PLAIN = ARCHITECTURE | {"norm": "none", "dropout": 0.0}
+EVERY = SimpleNamespace(
+    translate=1, flip=True, rotate=5, zoom=0.1, cutout=1, shrink=0, shrink_until=0.0
+)
+
+
+class Threads:
+    """A group whose processes are threads of this one."""
+
+    share = distributed.Group.share
+
+    def __init__(self, rank, size, slots, barrier):
+        self.rank, self.size, self.slots, self.barrier = rank, size, slots, barrier
+
+    def gathered(self, value):
+        self.slots[self.rank] = value
+        self.barrier.wait(60)
+        found = list(self.slots)
+        self.barrier.wait(60)
+        return found
+
+    def told(self, value):
+        return copy.deepcopy(self.gathered(value)[0])
+
+    def add_(self, tensors):
+        found = self.gathered([tensor.clone() for tensor in tensors])
+        for number, tensor in enumerate(tensors):
+            tensor.copy_(sum(parts[number] for parts in found))
+
+
+def fit(size, keepers=None, architecture=PLAIN, augmentation=NO_AUGMENTATION, **changes):
+    """Train by so many threads; returns for each of them its weights, its rows and its failure."""
+    slots, barrier = [None] * size, threading.Barrier(size)
+    found = [None] * size
+
+    def member(rank):
+        group = Threads(rank, size, slots, barrier) if size > 1 else distributed.ALONE
+        rows, failure = [], None
+        try:
+            for row in loop.fit(
+                replicas[rank], bars(50), bars(30, seed=1),
+                settings=SimpleNamespace(**SETTINGS | {"log_every": 1} | changes),
+                augmentation=augmentation, normalize=Normalization(255, None, None), seed=0,
+                keeper=keepers[rank] if keepers else None, group=group,
+            ):  # fmt: skip
+                rows.append(row)
+        except BaseException as error:
+            failure = error
+        found[rank] = replicas[rank].state_dict(), rows, failure
+
+    replicas = []
+    for _ in range(size):
+        torch.manual_seed(0)
+        replicas.append(networks.build((1, 6, 6), 3, architecture))
+    members = [threading.Thread(target=member, args=(rank,)) for rank in range(size)]
+    for thread in members:
+        thread.start()
+    for thread in members:
+        thread.join(120)
+    return found
+
+
+def step_losses(rows):
+    return [loss for row in rows for _, loss in row["step_losses"]]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 100, 1437])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
+def test_every_image_of_a_batch_is_taken_once(count, size):
+    shares = [distributed.Group(rank, size).share(count) for rank in range(size)]
+    taken = [place for share in shares for place in range(count)[share.part]]
+    assert taken == list(range(count))
+    assert all(share.batch == count for share in shares)
+    lengths = [len(range(count)[share.part]) for share in shares]
+    assert max(lengths) - min(lengths) <= 1
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer": "sgd", "label_smoothing": 0.1, "schedule": "cosine"},
+        {"augmentation": EVERY, "keep": "best"},
+        {"augmentation": EVERY, "batch_size": 7},  # one image is left to the last step
+    ],
+    ids=["adam", "sgd", "augmented", "left over"],
+)
+def test_each_step_has_the_loss_that_one_process_has(size, changes):
+    ((_, expected, _),) = fit(1, **changes)
+    for weights, rows, failure in fit(size, **changes):
+        assert failure is None
+        assert len(step_losses(rows)) == len(step_losses(expected))
+        for ours, theirs in zip(step_losses(rows), step_losses(expected), strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-5)
+        for row, single in zip(rows, expected, strict=True):
+            assert row["train_accuracy"] == single["train_accuracy"]
+            assert row["val_accuracy"] == single["val_accuracy"]
+            assert row["val_loss"] == pytest.approx(single["val_loss"], abs=1e-5)
+        assert all(value.isfinite().all() for value in weights.values())
+
+
+@pytest.mark.parametrize("architecture", [ARCHITECTURE, SPEEDRUN], ids=["convnet", "speedrun"])
+def test_all_end_with_the_same_network_and_the_same_rows(architecture):
+    architecture = architecture | {"dropout": 0.0}
+    # One image is left to the last step, and none to three of four processes.
+    (first, rows, failure), *others = fit(4, architecture=architecture, batch_size=7, epochs=2)
+    assert failure is None
+    assert any(name.endswith("running_var") for name in first)
+    assert all(value.isfinite().all() for value in first.values())
+    for weights, other_rows, _ in others:
+        assert other_rows == rows
+        assert all(torch.equal(first[name], weights[name]) for name in first)
+
+
+def test_a_norm_without_synchronisation_keeps_the_mean_of_what_the_processes_saw():
+    model = networks.build((1, 6, 6), 3, ARCHITECTURE)
+    assert not norms.synchronize_(model, torch.device("cpu"))
+    mean, var = norms.running_statistics(model)
+    assert mean.shape == var.shape == (4,)
+    transfer.freeze_(model, "features")
+    norms.train_(model)
+    assert norms.running_statistics(model) == []  # a frozen norm changes nothing
+    assert norms.synchronize_(networks.build((1, 6, 6), 3, PLAIN), torch.device("cpu"))
+
+
+class Keeper:
+    """Keeps the states of a process in memory, and wants one saved when its turn has come."""
+
+    def __init__(self, state=None, due_at=None, stop_at=None):
+        self.state, self.stopping = state, False
+        self.due_at, self.stop_at = due_at, stop_at
+        self.asked, self.saved = 0, []
+
+    def due(self):
+        self.asked += 1
+        self.stopping = self.stopping or self.asked == self.stop_at
+        return self.stopping or self.asked == self.due_at
+
+    def save(self, state, saved):
+        self.state = state | {"rows": list(state["rows"])}
+        self.saved.append(saved)
+        if self.stopping:
+            raise KeyboardInterrupt
+
+
+def test_a_state_that_one_process_wants_is_saved_by_all_at_the_same_step():
+    keepers = [Keeper(), Keeper(due_at=6)]
+    fit(2, keepers)
+    assert keepers[0].saved == keepers[1].saved
+    assert keepers[0].saved[1] == "step 2 of 4 of epoch 2"
+
+
+@pytest.mark.parametrize("architecture", [PLAIN, ARCHITECTURE], ids=["plain", "norm"])
+def test_all_stop_together_and_go_on_to_the_same_end(architecture):
+    changes = {"architecture": architecture | {"dropout": 0.0}, "augmentation": EVERY}
+    undisturbed = fit(2, **changes)
+    keepers = [Keeper(), Keeper(stop_at=7)]
+    stopped = fit(2, keepers, **changes)
+    assert [type(failure) for _, _, failure in stopped] == [KeyboardInterrupt] * 2
+    assert keepers[0].saved[-1] == keepers[1].saved[-1] == "step 3 of 4 of epoch 2"
+    # Only the first process has what was saved.
+    again = fit(2, [Keeper(keepers[0].state), Keeper()], **changes)
+    for (weights, rows, _), (others, other_rows, failure) in zip(undisturbed, again, strict=True):
+        assert failure is None
+        assert rows == other_rows
+        assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+def test_another_number_of_processes_goes_on_from_the_same_state():
+    keepers = [Keeper(), Keeper(stop_at=7)]
+    fit(2, keepers)
+    ((_, expected, _),) = fit(1)
+    ((_, rows, failure),) = fit(1, [Keeper(keepers[0].state)])
+    assert failure is None
+    assert step_losses(rows) == pytest.approx(step_losses(expected), abs=1e-5)
+
+
+def test_a_loss_that_is_no_number_ends_all_at_the_same_step():
+    changes = {"optimizer": "sgd", "learning_rate": 1e30}
+    said = {str(failure) for _, _, failure in fit(2, **changes)}
+    ((_, _, alone),) = fit(1, **changes)
+    assert said == {str(alone)}
+    assert isinstance(alone, UserError)
+
+
+def test_a_part_of_one_image_is_refused_where_a_norm_needs_two():
+    model = SPEEDRUN | {"layers": 2, "norm": "batch", "arch": "speedrun", "whiten": 0}
+    sizing.check_last_batch(model, 4, 100, 10, processes=4)
+    with pytest.raises(UserError, match=r"leaves 3 of 103 images to the last step, in 2 parts"):
+        sizing.check_last_batch(model, 4, 103, 10, processes=2)
+
+
+def settings(**changes):
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for key, value in changes.items():
+        section, name = key.split("__")
+        values[section][name] = value
+    return values
+
+
+@pytest.mark.parametrize("wrong", [0, 1025, 1.5, "all", True, None, [2]])
+def test_a_faulty_number_of_processes_is_refused_in_one_line(wrong):
+    with pytest.raises(params.ParamsError) as caught:
+        params.check(settings(training__processes=wrong))
+    assert str(caught.value) == (
+        f"params.yaml: training.processes is {wrong!r}; it must be auto, or a whole number from 1"
+        " to 1024"
+    )
+
+
+def test_which_processes_are_started(monkeypatch):
+    for name in torchrun.OF_A_MEMBER | torchrun.OF_MORE_MACHINES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert not torchrun.is_needed(1)
+    assert not torchrun.is_needed("auto")
+    assert torchrun.is_needed(2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert torchrun.is_needed("auto")
+    assert torchrun.count("auto") == 4
+    monkeypatch.setenv("PET_NNODES", "2")
+    assert torchrun.is_needed(1)
+    for name in torchrun.OF_A_MEMBER:
+        monkeypatch.setenv(name, "1")
+    assert torchrun.is_member()
+    assert not torchrun.is_needed(2)  # of a group that is there already
+    assert not torchrun.is_first()
+
+
+@pytest.mark.parametrize(("name", "value"), [("PET_NNODES", "two"), ("PET_MAX_RESTARTS", "x")])
+def test_a_faulty_variable_of_torchrun_is_named_in_one_line(name, value):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), name: value}
+    code = "from striate.training import torchrun; torchrun.launch(2, 'no-script.py')"
+    answer = subprocess.run(
+        [sys.executable, "-c", f"from striate.errors import reported\nwith reported(): {code}"],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert answer.stderr.startswith("error: torchrun cannot use what ")
+    assert name in answer.stderr
+    assert answer.stderr.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder in which the digits are stored."""
+    folder = tmp_path_factory.mktemp("digits")
+    (folder / "params.yaml").write_text(yaml.safe_dump(settings()))
+    stage(folder, "download")
+    return folder / "data"
+
+
+@pytest.fixture
+def folder(data, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    return tmp_path
+
+
+def stage(folder, name="train", **changes):
+    """Run a stage in a process of its own; returns its status and what it said."""
+    if changes:
+        (folder / "params.yaml").write_text(yaml.safe_dump(settings(**changes)))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "STRIATE_TRACKING": "off"}
+    answer = subprocess.run(
+        [sys.executable, str(ROOT / f"stages/{name}.py")], cwd=folder, env=environment,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return answer.returncode, answer.stdout, without_waits(answer.stderr)
+
+
+@pytest.mark.walk
+def test_one_two_and_four_processes_have_the_same_losses(folder):
+    changes = {
+        "model__norm": "none", "training__precision": "float32", "training__log_every": 1,
+        "training__epochs": 3, "augment__translate": 1, "augment__rotate": 10,
+    }  # fmt: skip
+    found = {}
+    for processes in (1, 2, 4):
+        status, out, err = stage(folder, training__processes=processes, **changes)
+        assert (status, err) == (0, "")
+        assert out.count("epoch 3/3") == 1
+        assert (f"{processes} processes" in out) == (processes > 1)
+        found[processes] = results.read_table(folder / "metrics/steps.csv")["step_loss"]
+        assert results.read_json(folder / "metrics/train.json")["epochs"] == 3
+    assert len(found[1]) == 3 * math.ceil(1293 / 100)
+    furthest = {n: max(map(abs, map(float.__sub__, found[1], found[n]))) for n in (2, 4)}
+    print(furthest)
+    assert max(furthest.values()) < 1e-5
+
+
+@pytest.mark.walk
+def test_what_is_wrong_is_said_once_and_not_tried_again(folder):
+    two = {"training__processes": 2}
+    status, out, err = stage(folder, model__layers=4, **two)
+    assert (status, out) == (2, "")
+    assert err == (
+        "error: model.layers is 4, too many for images of 8×8 pixels, which each layer halves; the"
+        " largest possible value is 3\n"
+    )
+    diverging = {"training__optimizer": "sgd", "training__learning_rate": 90.0}
+    status, out, err = stage(
+        folder, model__norm="none", model__activation="leaky_relu", **diverging, **two
+    )
+    assert status == 2
+    assert err.startswith("error: the loss became nan at step ")
+    assert len(err.splitlines()) == 1
+
+
+def script(name, *arguments):
+    """What a script of this folder prints as JSON in its last lines."""
+    environment = {**os.environ, "STRIATE_TRACKING": "off"}
+    answer = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / name), *map(str, arguments)], env=environment,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    return [json.loads(line) for line in answer.stdout.splitlines() if line[:1] == "{"]
+
+
+EPOCHS = 30  # of the trainings that are disturbed
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory):
+    """The weights that a training by two processes ends with."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    shutil.copytree(data, folder / "data")
+    status, _, _ = stage(folder, training__processes=2, training__epochs=EPOCHS)
+    assert status == 0
+    return (folder / "models/cnn_trained.ckpt").read_bytes()
+
+
+@pytest.mark.walk
+@pytest.mark.parametrize("ranks", [(0,), (1, 0)])
+def test_killed_processes_are_started_anew_and_end_with_the_same_bytes(folder, ranks, undisturbed):
+    changed = settings(training__processes=2, training__epochs=EPOCHS)
+    (folder / "params.yaml").write_text(yaml.safe_dump(changed))
+    launcher = Group(folder)
+    for number, rank in enumerate(ranks):
+        # The first of them early in the training, the second one after it has gone on.
+        launcher.kill(rank, after=f"epoch {3 + 9 * number}/")
+    assert launcher.wait() == 0, launcher.said()
+    assert launcher.said().count("goes on after epoch") == len(ranks)
+    assert "Traceback" not in launcher.said()
+    assert (folder / "models/cnn_trained.ckpt").read_bytes() == undisturbed
+    assert not list((folder / ".dvc/tmp/striate").iterdir())
+
+
+@pytest.mark.skipif(not KILLS, reason="`make nightly` runs it")
+def test_processes_that_are_killed_at_random_instants_cost_nothing(folder):
+    changed = settings(training__processes=2, training__epochs=EPOCHS)
+    (folder / "params.yaml").write_text(yaml.safe_dump(changed))
+    answer = subprocess.run(
+        [sys.executable, str(ROOT / "tests/helpers/kills_of_groups.py"), str(folder), KILLS],
+        env={**os.environ, "STRIATE_TRACKING": "off"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    print(answer.stdout)
+    for found in map(json.loads, answer.stdout.splitlines()):
+        assert found["survived"] == found["equal"] == found["attempts"] > 0
+
+
+class Group:
+    """A training by several processes that goes on, and what it has said."""
+
+    def __init__(self, folder):
+        self.log = folder / "train.log"
+        environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "STRIATE_TRACKING": "off"}
+        with self.log.open("w") as sink:
+            self.launcher = subprocess.Popen(
+                [sys.executable, str(ROOT / "stages/train.py")], cwd=folder, env=environment,
+                stdout=sink, stderr=sink,
+            )  # fmt: skip
+
+    def said(self):
+        return self.log.read_text()
+
+    def kill(self, rank, after):
+        """Kill the process of a rank once the training has said this."""
+        end = time.monotonic() + 120
+        while after not in self.said():
+            assert self.launcher.poll() is None, self.said()
+            assert time.monotonic() < end, self.said()
+            time.sleep(0.01)
+        members = psutil.Process(self.launcher.pid).children()
+        next(one for one in members if one.environ()["RANK"] == str(rank)).kill()
+
+    def wait(self):
+        return self.launcher.wait(120)
+
+
+@pytest.mark.walk
+@pytest.mark.skipif(
+    not (sys.platform == "linux" and os.geteuid() == 0 and shutil.which("ip")),
+    reason="hosts are simulated by root on Linux, with iproute2",
+)
+def test_two_hosts_train_together_also_after_one_was_cut_off(folder, undisturbed):
+    (folder / "params.yaml").write_text(yaml.safe_dump(settings(training__epochs=EPOCHS)))
+    environment = {**os.environ, "STRIATE_TRACKING": "off"}
+    answer = subprocess.run(
+        [sys.executable, str(ROOT / "tests/helpers/hosts.py"), str(folder), "3", "4"],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    found = json.loads(answer.stdout.splitlines()[-1])
+    assert found["status"] == [0, 0]
+    assert found["epochs_meanwhile"] == 0
+    # As by two processes on one host.
+    assert (folder / "models/cnn_trained.ckpt").read_bytes() == undisturbed

@@ -1,0 +1,391 @@
+"""fit(): what it yields, what it learns, and that it repeats itself."""
+
+import csv
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from striate.data import results
+from striate.data.tensors import Split
+from striate.errors import UserError
+from striate.models import checkpoint, networks
+from striate.models.normalization import Normalization
+from striate.training import history, loop
+
+SETTINGS = {
+    "epochs": 3,
+    "batch_size": 16,
+    "optimizer": "adam",
+    "learning_rate": 0.01,
+    "bias_rate": 1.0,
+    "head_rate": 1.0,
+    "momentum": 0.9,
+    "weight_decay": 0.0,
+    "schedule": "constant",
+    "warmup": 0.0,
+    "label_smoothing": 0.0,
+    "precision": "float32",
+    "capture": "auto",
+    "log_every": 2,
+    "keep": "last",
+    "patience": 0,
+}
+NO_AUGMENTATION = SimpleNamespace(
+    translate=0, flip=False, rotate=0, zoom=0, cutout=0, shrink=0, shrink_until=0.0
+)
+ARCHITECTURE = {
+    "arch": "convnet",
+    "layers": 1,
+    "width": 4,
+    "kernel_size": 3,
+    "convs_per_layer": 1,
+    "norm": "batch",
+    "activation": "relu",
+    "dropout": 0.1,
+    "whiten": 0,
+}
+
+
+def bars(count, seed=0):
+    """Noise with a bright row (class 0), column (class 1) or square (class 2)."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3
+    images = torch.randint(0, 60, (count, 1, 6, 6), generator=generator, dtype=torch.uint8)
+    images[labels == 0, :, 2] = 250
+    images[labels == 1, :, :, 3] = 250
+    images[labels == 2, :, 1:4, 1:4] = 250
+    return Split(images, labels)
+
+
+def run(train=None, val=None, seed=0, augmentation=NO_AUGMENTATION, model=None, **changes):
+    torch.manual_seed(seed)
+    model = model or networks.build((1, 6, 6), 3, ARCHITECTURE)
+    rows = loop.fit(
+        model,
+        train or bars(50),
+        val,
+        settings=SimpleNamespace(**SETTINGS | changes),
+        augmentation=augmentation,
+        normalize=Normalization(255, None, None),
+        seed=seed,
+    )
+    return model, list(rows)
+
+
+@pytest.mark.parametrize("precision", ["float32", "auto", "bfloat16"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "muon"])
+def test_it_learns_what_can_be_learnt(optimizer, precision):
+    _, rows = run(
+        val=bars(30, seed=1), epochs=8, optimizer=optimizer, learning_rate=0.02,
+        precision=precision,
+    )  # fmt: skip
+    assert rows[-1]["val_accuracy"] == 1.0
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"] / 2
+
+
+def test_one_dict_an_epoch():
+    _, rows = run(val=bars(30, seed=1))
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert all(
+        list(row) == ["epoch", "learning_rate", "train_loss", "train_accuracy", "val_loss",
+                      "val_accuracy", "step_losses"]
+        for row in rows
+    )  # fmt: skip
+    # 50 images in batches of 16 are 4 steps an epoch; every second is recorded.
+    assert [step for row in rows for step, _ in row["step_losses"]] == [2, 4, 6, 8, 10, 12]
+
+
+def test_without_validation_there_are_no_validation_columns():
+    _, rows = run()
+    assert not any(key.startswith("val_") for row in rows for key in row)
+
+
+def test_the_loss_is_the_mean_over_images_and_not_over_batches():
+    frozen = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    train = bars(50)
+    with torch.no_grad():
+        logits = frozen(train.images.float() / 255)
+    expected = float(nn.functional.cross_entropy(logits, train.labels))
+    _, rows = run(train, model=frozen, batch_size=48, learning_rate=1e-12, epochs=1)
+    assert rows[0]["train_loss"] == pytest.approx(expected, rel=1e-6)
+    assert rows[0]["train_accuracy"] == int((logits.argmax(1) == train.labels).sum()) / 50
+
+
+SPEEDRUN = ARCHITECTURE | {"arch": "speedrun", "convs_per_layer": 2}
+
+
+@pytest.mark.parametrize("precision", ["float32", "auto", "bfloat16"])
+def test_the_same_seed_gives_the_same_history_and_the_same_bytes(precision, tmp_path):
+    augmentation = SimpleNamespace(
+        translate=1, flip=True, rotate=5, zoom=0.1, cutout=1, shrink=4, shrink_until=0.5
+    )
+    contents = []
+    for attempt in ("first", "second"):
+        torch.manual_seed(0)
+        model, rows = run(
+            val=bars(30, seed=1), augmentation=augmentation, precision=precision,
+            model=networks.build((1, 6, 6), 3, SPEEDRUN),
+        )  # fmt: skip
+        checkpoint.save(model, {"attempt": 1}, tmp_path / attempt)
+        history.write_training(rows, len(rows), 1, tmp_path / attempt)
+        contents.append({path.name: path.read_bytes() for path in (tmp_path / attempt).iterdir()})
+    assert contents[0] == contents[1]
+    assert sorted(contents[0]) == [
+        "cnn_trained.ckpt", "history.csv", "model.json", "steps.csv", "train.json",
+    ]  # fmt: skip
+    _, other = run(
+        val=bars(30, seed=1), augmentation=augmentation, precision=precision, seed=1,
+        model=networks.build((1, 6, 6), 3, SPEEDRUN),
+    )  # fmt: skip
+    assert other != rows
+
+
+def test_training_follows_the_notebooks_loop_to_the_last_bit():
+    """Adam 0.001 with default betas, cross-entropy, the same batches: the same weights."""
+    ours, rows = run(epochs=2, learning_rate=0.001)
+    torch.manual_seed(0)
+    theirs = networks.build((1, 6, 6), 3, ARCHITECTURE).train()
+    optimizer = torch.optim.Adam(theirs.parameters(), lr=0.001)
+    generator = torch.Generator().manual_seed(0)
+    train = bars(50)
+    for _ in range(2):
+        for chosen in torch.randperm(50, generator=generator).split(16):
+            loss = nn.CrossEntropyLoss()(
+                theirs(train.images[chosen].float() / 255), train.labels[chosen]
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    for name, value in ours.state_dict().items():
+        assert torch.equal(value, theirs.state_dict()[name]), name
+    assert rows[-1]["step_losses"][-1] == (8, loss.item())
+
+
+def test_a_loss_that_is_no_number_stops_the_run_with_advice():
+    with pytest.raises(UserError, match=r"loss became \S+ at step \d+, with learning rate 1e\+30"):
+        run(learning_rate=1e30, optimizer="sgd", epochs=4)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "expected"),
+    [
+        ("constant", 0.0, [1, 1, 1, 1]),
+        ("linear", 0.0, [1, 0.75, 0.5, 0.25]),
+        ("cosine", 0.0, [1, 0.5 + math.sqrt(0.125), 0.5, 0.5 - math.sqrt(0.125)]),
+        ("linear", 0.5, [1 / 3, 2 / 3, 1, 0.5]),
+        ("constant", 0.25, [0.5, 1, 1, 1]),
+    ],
+)
+def test_schedules(schedule, warmup, expected):
+    settings = SimpleNamespace(schedule=schedule, warmup=warmup)
+    factors = [loop.rate_factor(step, 4, settings) for step in range(4)]
+    assert factors == pytest.approx(expected)
+
+
+def test_the_learning_rate_of_the_last_step_is_recorded():
+    _, rows = run(schedule="linear", epochs=2, learning_rate=0.8)
+    assert [row["learning_rate"] for row in rows] == pytest.approx([0.8 * 5 / 8, 0.8 * 1 / 8])
+
+
+def test_label_smoothing_and_weight_decay_reach_the_optimisation():
+    plain, _ = run(epochs=1)
+    for key in ("label_smoothing", "weight_decay"):
+        changed, _ = run(epochs=1, **{key: 0.2})
+        assert not torch.equal(plain.fc.weight, changed.fc.weight), key
+
+
+def test_summary_line_with_and_without_validation():
+    row = {"epoch": 2, "train_loss": 0.5, "train_accuracy": 0.75}
+    assert loop.summary_line(row, 5) == "epoch 2/5 | training loss 0.5000, accuracy 75.00%"
+    row |= {"val_loss": 0.25, "val_accuracy": 1.0}
+    assert loop.summary_line(row, 5).endswith("validation loss 0.2500, accuracy 100.00%")
+
+
+def test_history_survives_the_files_to_the_last_digit(tmp_path):
+    _, rows = run(val=bars(30, seed=1))
+    history.write_training(rows, 3, 123, tmp_path)
+    table = results.read_table(tmp_path / "history.csv")
+    for name, column in table.items():
+        assert column == [row[name] for row in rows]
+    steps = results.read_table(tmp_path / "steps.csv")
+    pairs = list(zip(steps["step"], steps["step_loss"], strict=True))
+    assert pairs == [pair for row in rows for pair in row["step_losses"]]
+    summary = results.read_json(tmp_path / "train.json")
+    assert summary == {
+        key: rows[-1][key]
+        for key in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+    } | {"epochs": 3, "kept_epoch": 3, "parameters": 123}  # fmt: skip
+    with (tmp_path / "history.csv").open() as stream:
+        assert next(csv.reader(stream))[0] == "epoch"
+
+
+ACCURACIES = (0.5, 0.7, 0.7, 0.6, 0.6, 0.9)
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Validation accuracies as in ACCURACIES, whatever is learnt."""
+    told = iter(ACCURACIES)
+    monkeypatch.setattr(loop, "accuracy", lambda logits, labels: next(told))
+
+
+def test_the_last_epoch_is_kept_unless_the_best_is_asked_for(scripted):
+    states = []
+    torch.manual_seed(0)
+    model = networks.build((1, 6, 6), 3, ARCHITECTURE)
+    rows = []
+    for row in loop.fit(
+        model, bars(50), bars(30, seed=1),
+        settings=SimpleNamespace(**SETTINGS | {"keep": "best", "epochs": 5}),
+        augmentation=NO_AUGMENTATION, normalize=Normalization(255, None, None), seed=0,
+    ):  # fmt: skip
+        rows.append(row)
+        states.append({name: value.clone() for name, value in model.state_dict().items()})
+    assert loop.kept_epoch(rows, "best") == 2  # the first of two equal ones
+    assert loop.kept_epoch(rows, "last") == 5
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, states[1][name])
+    assert not torch.equal(states[1]["fc.weight"], states[4]["fc.weight"])
+
+
+def test_scores_on_file_are_those_of_the_kept_epoch(scripted, tmp_path):
+    _, rows = run(val=bars(30, seed=1), epochs=4, keep="best")
+    history.write_training(rows, loop.kept_epoch(rows, "best"), 9, tmp_path)
+    summary = results.read_json(tmp_path / "train.json")
+    assert (summary["kept_epoch"], summary["epochs"]) == (2, 4)
+    assert summary["val_accuracy"] == 0.7
+    assert summary["train_loss"] == rows[1]["train_loss"]
+
+
+@pytest.mark.parametrize(("patience", "epochs"), [(0, 6), (1, 3), (2, 4), (3, 5), (4, 6)])
+def test_training_stops_after_so_many_epochs_without_a_better_one(scripted, patience, epochs):
+    _, rows = run(val=bars(30, seed=1), epochs=6, patience=patience)
+    assert [row["epoch"] for row in rows] == list(range(1, epochs + 1))
+
+
+@pytest.mark.parametrize("changes", [{"keep": "best"}, {"patience": 1}])
+def test_the_best_epoch_needs_validation_images(changes):
+    with pytest.raises(UserError, match="goes by validation images"):
+        run(**changes)
+
+
+def test_a_training_that_diverges_stops_at_that_step(monkeypatch):
+    steps = []
+    real = loop.augment
+
+    def poisoned(*arguments, **options):
+        steps.append(1)
+        inputs = real(*arguments, **options)
+        return inputs * math.nan if len(steps) == 6 else inputs
+
+    monkeypatch.setattr(loop, "augment", poisoned)
+    with pytest.raises(UserError, match=r"became nan at step 6, with learning rate 0\.01;"):
+        run()  # four steps an epoch
+    assert len(steps) == 6
+
+
+def test_a_rate_of_its_own_reaches_the_optimisation():
+    plain, _ = run(epochs=1)
+    for key in ("bias_rate", "head_rate"):
+        frozen, _ = run(epochs=1, **{key: 0.0})
+        torch.manual_seed(0)
+        before = networks.build((1, 6, 6), 3, ARCHITECTURE)
+        kept = frozen.fc.bias if key == "bias_rate" else frozen.fc.weight
+        first = before.fc.bias if key == "bias_rate" else before.fc.weight
+        assert torch.equal(kept, first)
+        assert not torch.equal(frozen.layer1[0].weight, plain.layer1[0].weight)
+
+
+def test_images_are_flipped_in_every_second_epoch(monkeypatch):
+    seen = []
+
+    def keep(images, places, flipped, *rest, **options):
+        seen.append(torch.empty_like(flipped).scatter_(0, places, flipped))  # by image
+        return images[places].float()
+
+    monkeypatch.setattr(loop, "augment", keep)
+    flipping = SimpleNamespace(**vars(NO_AUGMENTATION) | {"flip": True})
+    run(augmentation=flipping, batch_size=50, epochs=4)
+    assert torch.equal(seen[0], ~seen[1])
+    assert torch.equal(seen[0], seen[2])
+    assert torch.equal(seen[1], seen[3])
+
+
+def test_images_are_shrunk_until_the_step_that_is_named(monkeypatch):
+    sides = []
+    augment = loop.augment
+
+    def keep(*arguments, **options):
+        inputs = augment(*arguments, **options)
+        sides.append(inputs.shape[-1])
+        return inputs
+
+    monkeypatch.setattr(loop, "augment", keep)
+    shrinking = SimpleNamespace(**vars(NO_AUGMENTATION) | {"shrink": 4, "shrink_until": 0.4})
+    model = networks.build((1, 6, 6), 3, SPEEDRUN)
+    run(augmentation=shrinking, batch_size=16, epochs=5, model=model)
+    assert sides == [4] * 8 + [6] * 12
+
+
+def test_a_step_is_recorded_after_the_warm_up_and_replayed(monkeypatch):
+    """The order of calls, with a stand-in for CUDA; the test below needs the real one."""
+    events = []
+
+    class Graph:
+        def register_generator_state(self, generator):
+            events.append("generator")
+
+        def replay(self):
+            events.append("replay")
+
+    class Stream:
+        def __init__(self, device=None):
+            pass
+
+        def wait_stream(self, other):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    class Recording(Stream):
+        def __enter__(self):
+            events.append("record")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
+    monkeypatch.setattr(torch.cuda, "graph", Recording)
+    recorded = []
+
+    def step(chosen):
+        events.append(len(chosen))
+        recorded.append(chosen)
+
+    run_step = loop.captured(step, 2, torch.Generator())
+    batches = [torch.tensor([number, number]) for number in range(6)]
+    for batch in [*batches[:4], torch.tensor([9]), *batches[4:]]:
+        run_step(batch)
+    assert events == ["generator", 2, 2, 2, "record", 2, "replay", 1, "replay", "replay"]
+    # What is replayed reads one place, into which each batch is copied.
+    assert torch.equal(recorded[3], batches[5])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "muon"])
+def test_recorded_steps_train_like_steps_that_are_not(optimizer):
+    train = Split(*(part.cuda() for part in bars(50)))
+    results = []
+    for capture in ("auto", "never"):
+        torch.manual_seed(0)
+        model = networks.build((1, 6, 6), 3, SPEEDRUN).cuda()
+        _, rows = run(train, model=model, capture=capture, optimizer=optimizer, schedule="linear")
+        results.append([row["train_loss"] for row in rows])
+    assert results[0] == pytest.approx(results[1], rel=1e-3)
