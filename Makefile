@@ -91,10 +91,11 @@ test-slow: setup ## run the long walks: kills, a team, a browser, the README, MN
 test-fast: setup ## run the tests that take seconds
 	pytest -m "not slow and not walk"
 
-lint: setup ## check style, format, types, the workflow and what is deployed
+lint: setup ## check style, format, types, imports, the workflow and what is deployed
 	ruff check
 	ruff format --check
 	mypy
+	lint-imports --no-logo --no-cache
 	check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	check-jsonschema --quiet --builtin-schema vendor.compose-spec deploy/compose.yaml
 	bash -n deploy/slurm.sbatch
