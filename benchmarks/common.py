@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from striate.data import arrays, tensors
 from striate.datasets import catalogue
-from striate.models import checkpoint, devices, networks, normalization, prediction
+from striate.models import checkpoint, devices, normalization, prediction, registry
 from striate.training import distributed, loop
 
 
@@ -71,7 +71,7 @@ def train(values, images_used=None, group=distributed.ALONE):
     if device.type == "cuda":
         torch.cuda.synchronize()
     marks = [time.perf_counter()]
-    networks.whiten_(model, normalize(split.images[: networks.WHITENING_IMAGES]))
+    model.fit_to_data(normalize(split.images[: registry.FIT_IMAGES]))
     for _ in loop.fit(
         model, split, None, settings=settings["training"], augmentation=settings["augment"],
         normalize=normalize, seed=values["seed"], group=group,

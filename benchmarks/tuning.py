@@ -30,7 +30,7 @@ import torch
 from striate.config import params
 from striate.data import arrays, tensors
 from striate.errors import UserError
-from striate.models import checkpoint, devices, networks, normalization
+from striate.models import checkpoint, devices, normalization, registry
 from striate.training import loop
 from striate.tuning import search_space, studies
 
@@ -63,10 +63,10 @@ def fitted(settings, split, manifest):
     """Train; yields the row of each epoch."""
     normalize = normalization.pick_normalization(manifest, settings.data.normalize)
     torch.manual_seed(settings.seed)
-    description = checkpoint.describe(settings.model.model_dump(), manifest, normalize)
+    description = checkpoint.describe(settings.model.architecture(), manifest, normalize)
     model = checkpoint.build(description)
     learnt, val = tensors.hold_out(split, settings.data.val_size, settings.seed)
-    networks.whiten_(model, normalize(learnt.images[: networks.WHITENING_IMAGES]))
+    model.fit_to_data(normalize(learnt.images[: registry.FIT_IMAGES]))
     yield from loop.fit(
         model, learnt, val, settings=settings.training, augmentation=settings.augment,
         normalize=normalize, seed=settings.seed,

@@ -42,7 +42,7 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
     import torch
 
     from striate.data import arrays, tensors
-    from striate.models import calibration, checkpoint, devices, networks, prediction
+    from striate.models import calibration, checkpoint, devices, prediction, registry
     from striate.models.normalization import pick_normalization
     from striate.training import history, lazy_images, loop, memory, norms, resume, transfer
 
@@ -54,7 +54,7 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
         group.size,
     )  # fmt: skip
     normalization = pick_normalization(manifest, settings.data.normalize)
-    description = checkpoint.describe(settings.model.model_dump(), manifest, normalization)
+    description = checkpoint.describe(settings.model.architecture(), manifest, normalization)
     torch.manual_seed(settings.seed)
     model = checkpoint.build(description).to(device)
     everything = lazy_images.load(Path("data"), "train", device)
@@ -64,7 +64,7 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
         memory.pick_residency(settings.data.residency, size, device, torchrun.beside())
     )[group.rank]
     first, second = tensors.hold_out(everything, settings.data.val_size, settings.seed)
-    networks.whiten_(model, normalization(first.images[: networks.WHITENING_IMAGES].read()))
+    model.fit_to_data(normalization(first.images[: registry.FIT_IMAGES].read()))
     precision = devices.pick_precision(settings.training.precision, device)
     learnt = lazy_images.reside(first, where, precision.memory_format)
     val = None if second is None else lazy_images.reside(second, where)
@@ -75,7 +75,7 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
         taken, others = (", ".join(parts) or "none" for parts in transfer.transfer_(model, weights))
         said.append(f"weights of {source}: {taken}; new ones: {others}")
     transfer.freeze_(model, settings.training.freeze)
-    parameters = networks.count_parameters(model)
+    parameters = registry.count_parameters(model)
     place = {"device": "in memory", "host": "in host memory", "disk": "on disk"}[where]
     is_portable = device.type == "cpu" and portable.is_used()
     said.append(

@@ -23,7 +23,7 @@ from striate.data import arrays, tensors
 from striate.datasets import image_folder
 from striate.datasets.catalogue import CATALOGUE
 from striate.errors import UserError
-from striate.models import checkpoint, networks, normalization, prediction
+from striate.models import checkpoint, normalization, prediction
 from striate.training import loop, transfer
 
 LINES = (ROOT / "params.yaml").read_text().splitlines(keepends=True)
@@ -192,7 +192,7 @@ def valid_params(draw):
     """Any values of the schema, made to go together as it wants it."""
     values = {"seed": draw(st.integers(0, 2**32 - 1))}
     for section in ("data", "augment", "model", "training", "evaluate"):
-        schema = params.Params.model_fields[section].annotation.model_json_schema()["properties"]
+        schema = params.sections()[section].model_json_schema()["properties"]
         values[section] = {
             key: draw(range_of(key, allowed))
             for key, allowed in schema.items()
@@ -225,7 +225,7 @@ def test_the_random_params_reach_every_key():
         f"{section}.{name}"
         for section in COMMITTED
         if section != "seed"
-        for name in params.Params.model_fields[section].annotation.model_fields
+        for name in params.sections()[section].model_fields
     }
 
 
@@ -245,7 +245,7 @@ def test_valid_params_take_a_step_or_say_that_the_loss_diverged(finished, values
     everything = tensors.load_split(Path("data"), "train", torch.device("cpu"))
     some = tensors.Split(*(part[:count] for part in everything))
     learnt, val = tensors.hold_out(some, loaded.data.val_size, loaded.seed)
-    networks.whiten_(model, normalize(learnt.images))
+    model.fit_to_data(normalize(learnt.images))
     transfer.freeze_(model, loaded.training.freeze)
     try:
         row = next(loop.fit(

@@ -286,7 +286,7 @@ def test_another_checkout_ends_with_its_own_bytes(origin, tmp_path, same_code):
         clone.env["STRIATE_TRACKING"] = "off"
     if not same_code:
         for clone in (other, alone):
-            path = clone.folder / "src/striate/models/networks.py"
+            path = clone.folder / "src/striate/models/convnet.py"
             path.write_text(path.read_text().replace("import torch\n", "import torch\n\n", 1))
     running = Running(first, sys.executable, "-u", "stages/train.py")
     running.wait_until(lambda: "epoch 3/5" in running.log.read_text())

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from striate.config.params import Loader, flatten, read_yaml
+from striate.config.params import flatten
+from striate.config.yaml_loader import Loader, read_yaml
 from striate.data.results import finite, one_line, parse_json, read_json
 from striate.errors import UserError
 from striate.tracking import records

@@ -4,14 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from striate.config.params import check, flatten, load, read_yaml
+from striate.config.params import check, flatten, load
+from striate.config.yaml_loader import read_yaml
 from striate.errors import UserError
 
 FOLDER = Path("recipes")
 
 
 def names() -> dict[str, str]:
-    """Every recipe, and the comment at the head of its file in one line.
+    """All recipes, each with the comment at the head of its file as one line.
 
     Raises:
         UserError: there is no folder of recipes.
@@ -27,7 +28,9 @@ def names() -> dict[str, str]:
 
 
 def read(name: str) -> dict[str, Any]:
-    """The params of a recipe, in sections.
+    """Read the params of a recipe, in sections.
+
+    It needs no keys that its network does not read.
 
     Raises:
         UserError: there is no such recipe, or params.yaml with the recipe's values is faulty.

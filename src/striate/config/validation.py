@@ -1,16 +1,16 @@
-"""What params may be together for images of a given size and number."""
+"""Check params against the size and the number of the images, before any is fetched."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from striate.data.splits import check_val_size, check_validation
 from striate.errors import UserError
+from striate.models.sizing import check_last_batch
 
 if TYPE_CHECKING:
     from striate.config.params import Augment, Params
-from striate.data.splits import check_val_size, check_validation
-from striate.models.sizing import check_last_batch, check_network
 
 
 def check(
@@ -28,20 +28,18 @@ def check(
     Raises:
         UserError: names the key and the largest possible value.
     """
-    model = params.model.model_dump()
+    network, shrink = params.model, params.augment.shrink
     check_augment(params.augment, shape)
-    check_network(model, shape, classes)
-    smallest = 2**params.model.layers + max(params.model.whiten - 1, 0)
-    if 0 < params.augment.shrink < smallest:
+    network.check_fits(shape, classes)
+    if 0 < shrink < (smallest := network.smallest_side()):
         raise UserError(
-            f"augment.shrink is {params.augment.shrink}, too small for model.layers and"
-            f" model.whiten; the smallest possible value is {smallest}, or 0"
+            f"augment.shrink is {shrink}, too small for {network.size_keys};"
+            f" the smallest possible value is {smallest}, or 0"
         )
-    held = check_val_size(params.data.val_size, count)
-    check_validation(params.training, held)
-    learnt = count - held
-    side = params.augment.shrink or min(shape[1:])
-    check_last_batch(model, side, learnt, params.training.batch_size, processes)
+    held_out = check_val_size(params.data.val_size, count)
+    check_validation(params.training, held_out)
+    if network.normalizes_one_value(shrink or min(shape[1:])):
+        check_last_batch(count - held_out, params.training.batch_size, processes)
 
 
 def check_augment(settings: Augment, shape: Sequence[int]) -> None:

@@ -1,14 +1,14 @@
-"""What a network looks like inside: its filters and feature maps."""
+"""The filters and feature maps of a network."""
 
 import torch
 from torch import Tensor, nn
 
-from striate.models.networks import Network
+from striate.models.registry import Network
 
 
 @torch.no_grad()
 def feature_maps(model: Network, images: Tensor) -> dict[str, Tensor]:
-    """What each layer makes of normalised images: layer name → (N, channels, height, width)."""
+    """The output of each layer for normalised images: layer name → (N, channels, height, width)."""
     model.eval()
     maps, features = {}, images
     for name, layer in model.layers().items():
@@ -17,7 +17,7 @@ def feature_maps(model: Network, images: Tensor) -> dict[str, Tensor]:
 
 
 def filters(model: Network) -> dict[str, Tensor]:
-    """The weights of every convolution, (out, in, k, k), by name: `layer1`, or `layer1_conv2`."""
+    """The weights of all convolutions, (out, in, k, k), by name: `layer1`, or `layer1_conv2`."""
     found = {}
     for name, layer in model.layers().items():
         convs = [part for part in layer.modules() if isinstance(part, nn.Conv2d)]

@@ -1,1 +1,1 @@
-"""The networks, their sizes, their checkpoints, and what is asked of a trained one."""
+"""Networks and their configs, checkpoints, and predictions of a trained network."""

@@ -1,26 +1,25 @@
-"""How far a network's probabilities can be trusted."""
+"""Calibration: the temperature of the probabilities, and the energy score of an image."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from striate.models.model_json import FALSE_ALARMS, LEAST_IMAGES
 
-if TYPE_CHECKING:
-    pass
-
 
 def confidence(logits: Tensor, labels: Tensor) -> dict[str, float] | None:
-    """How far a network's probabilities are to be believed, from images it has not learnt from.
+    """Fit the temperature and the out-of-distribution threshold on held-out images.
+
+    Args:
+        logits: float (N, classes).
+        labels: int64 (N,).
 
     Returns:
-        None where these are fewer than `LEAST_IMAGES`. `temperature`: what logits are to be divided
-        by. `energy`: what `FALSE_ALARMS` of these images lie above; a picture above it is unlike
-        them.
+        `temperature`: the divisor of the logits. `energy`: the threshold above which an image is
+        flagged, at a false-positive rate of `FALSE_ALARMS`. None for fewer than `LEAST_IMAGES`.
     """
     if len(labels) < LEAST_IMAGES:
         return None
@@ -29,23 +28,23 @@ def confidence(logits: Tensor, labels: Tensor) -> dict[str, float] | None:
 
 
 def temperature(logits: Tensor, labels: Tensor) -> float:
-    """The divisor of the logits at which their mean cross-entropy is least, from 0.01 to 100.
+    """Find the divisor of the logits, from 0.01 to 100, that minimises the mean cross-entropy.
 
     C. Guo et al., "On Calibration of Modern Neural Networks", arXiv:1706.04599, section 4.2. The
-    loss is convex in the inverse, so that its slope is bisected.
+    loss is convex in the inverse, so bisecting its slope finds the minimum.
     """
     logits = logits.double()
-    right = logits.gather(1, labels[:, None]).mean()
+    mean_true_logit = logits.gather(1, labels[:, None]).mean()
     low, high = 0.01, 100.0
     for _ in range(50):
         factor = math.sqrt(low * high)
-        slope = ((factor * logits).softmax(1) * logits).sum(1).mean() - right
+        slope = ((factor * logits).softmax(1) * logits).sum(1).mean() - mean_true_logit
         low, high = (low, factor) if slope > 0 else (factor, high)
     return 1 / math.sqrt(low * high)
 
 
 def energy(logits: Tensor) -> Tensor:
-    """The energy of each image, (N,): the higher, the less it is like those that were learnt.
+    """The energy score of each image, (N,): the higher, the less it resembles the training set.
 
     W. Liu et al., "Energy-based Out-of-distribution Detection", arXiv:2010.03759, at temperature 1.
     """

@@ -1,8 +1,7 @@
-"""A trained network on disk: the plain weights, and beside them what rebuilds the network.
+"""A trained network on disk: plain weights, and beside them what rebuilds the network.
 
-`cnn_trained.ckpt` holds the state dict and nothing else, so that anyone can load it into a network
-of the same structure; `model.json` holds the rest, and a checksum of both.
-Neither needs params.yaml to be read.
+`cnn_trained.ckpt` holds the state dict alone, so that it loads into any network of the same
+structure. `model.json` holds the rest, and a checksum of both. Reading them needs no params.yaml.
 """
 
 import io
@@ -18,16 +17,16 @@ from torch import Tensor, nn
 
 from striate.data import files
 from striate.data.results import one_line
-from striate.models import model_json, networks
+from striate.models import model_json, registry
 from striate.models.model_json import DESCRIPTION, WEIGHTS, CheckpointError
-from striate.models.networks import Network
 from striate.models.normalization import Normalization
+from striate.models.registry import Network
 
-RANDOM = Path("weights/random")  # what `training.init_from` is where no weights are taken over
+RANDOM = Path("weights/random")  # as `training.init_from`: begin with random weights
 
 
 class Checkpoint(NamedTuple):
-    """A network with its weights, and what its inputs and outputs mean."""
+    """A trained network, and what its inputs and outputs mean."""
 
     model: Network
     normalization: Normalization
@@ -52,12 +51,12 @@ class Pixels(nn.Module):
 def describe(
     architecture: dict[str, Any], manifest: dict[str, Any], normalization: Normalization
 ) -> dict[str, Any]:
-    """What rebuilds a network: plain values for `model.json`.
+    """Describe a network for `model.json`, in plain values that rebuild it.
 
     Args:
-        architecture: the section `model` of params.yaml.
-        manifest: of the data set that the network was trained on.
-        normalization: that the network's inputs went through.
+        architecture: what `NetworkConfig.architecture` gives.
+        manifest: of the training data.
+        normalization: of the network's inputs.
     """
     return {
         "architecture": architecture,
@@ -71,8 +70,8 @@ def describe(
 
 
 def build(description: dict[str, Any]) -> Network:
-    """The network that a description asks for, with random weights."""
-    return networks.build(
+    """Build the network of a description, with random weights."""
+    return registry.build(
         tuple(description["shape"]), len(description["classes"]), description["architecture"]
     )
 
@@ -80,14 +79,14 @@ def build(description: dict[str, Any]) -> Network:
 def save(model: Network, description: dict[str, Any], folder: Path) -> None:
     """Write weights and description, each complete or not at all.
 
-    Equal weights give equal bytes. The description's `sha256` is over both files.
+    Equal weights give equal bytes. The description gets `sha256`, a checksum of both files.
     """
-    # A fresh copy: strides that training chose would be written too.
+    # A fresh copy, because strides would be written too.
     weights = {
         name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, value in model.state_dict().items()
     }
-    # torch.save would put the name of a path into the file, so it gets a nameless buffer.
+    # Not to the path: torch.save would write its name into the file.
     buffer = io.BytesIO()
     torch.save(weights, buffer)
     files.write(folder / WEIGHTS, buffer.getvalue())
@@ -96,7 +95,7 @@ def save(model: Network, description: dict[str, Any], folder: Path) -> None:
 
 
 def load(folder: Path, device: torch.device) -> Checkpoint:
-    """Read what `save` wrote, or an older version of it wrote without `sha256`.
+    """Read what `save` wrote, also an older version without `sha256`.
 
     Raises:
         CheckpointError: a file is missing or damaged, or the weights do not fit the description.
@@ -115,42 +114,42 @@ def load(folder: Path, device: torch.device) -> Checkpoint:
 
 
 def of(model: Network, description: dict[str, Any]) -> Checkpoint:
-    """A network with its weights and what `describe` says of it, as `load` gives them."""
+    """Join a trained network and its description, as `load` does."""
     normalization = Normalization(**description["normalization"])
     return Checkpoint(model, normalization, description["classes"], description)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file that torch.save wrote, on the CPU.
+    """Read a state dict that torch.save wrote, to the CPU.
 
     Raises:
         CheckpointError: it cannot be read, or holds something else.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a foreign file; what matters is raised below
+            warnings.simplefilter("ignore")  # torch warns of foreign files; faults are raised below
             _check_archive(path)
             # Other pickles would run code.
             weights = torch.load(path, map_location="cpu", weights_only=True)
             if not _is_state(weights):
                 raise ValueError("it is not a dict of tensors")
-    except Exception as error:  # a damaged file makes the reader raise almost anything
+    except Exception as error:  # the reader raises almost anything for a damaged file
         raise CheckpointError(f"{path} cannot be read as weights: {one_line(error)}") from None
     found: dict[str, Tensor] = weights
     return found
 
 
 def first_weights(path: Path) -> dict[str, Tensor] | None:
-    """The weights that a training begins with.
+    """Read the weights that a training begins with.
 
     Args:
-        path: `training.init_from`: a folder that `save` wrote, or a file of weights alone.
+        path: `training.init_from`: a folder that `save` wrote, or a file of weights.
 
     Returns:
-        A state dict on the CPU; None where the weights are to stay random.
+        A state dict on the CPU; None to begin with random weights.
 
     Raises:
-        CheckpointError: there is no such network.
+        CheckpointError: the file is missing or damaged.
     """
     if path == RANDOM:
         return None
@@ -171,11 +170,11 @@ def _is_state(weights: Any) -> bool:
 
 
 def _check_archive(path: Path) -> None:
-    """Compare the checksums that the archive holds, which torch.load does not."""
+    """Verify the archive's own checksums, which torch.load ignores."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
-        # torch.save packs nothing; what is packed could fill the memory.
+        # torch.save compresses nothing; a compressed member could fill the memory.
         if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
             raise ValueError("its members are larger than itself")
         damaged = archive.testzip()

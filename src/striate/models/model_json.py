@@ -1,4 +1,4 @@
-"""`model.json`: what rebuilds a network, and a checksum of this and of the weights beside it."""
+"""`model.json`: what rebuilds a network, and one checksum of it and the weights beside it."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from striate.data import framing
 from striate.data.arrays import check_images
 from striate.data.results import one_line, read_json
 from striate.errors import UserError
-from striate.models.sizing import check_network
 
 WEIGHTS = "cnn_trained.ckpt"
 DESCRIPTION = "model.json"
-# A checkpoint from before there were two networks names neither `arch` nor `whiten`.
+FALSE_ALARMS = 0.05  # false-positive rate of the out-of-distribution flag
+LEAST_IMAGES = 100  # fewer validation images give no calibration and no such flag
+# Checkpoints from when there was one network name neither `arch` nor `whiten`.
 FIRST = {"arch": "convnet", "whiten": 0}
-# What older descriptions lack: how a picture is to be framed, and how far a probability is to be
-# believed.
+# Older descriptions lack how pictures are framed, and the calibration.
 ADDED: dict[str, Any] = {"frame": framing.WHOLE, "confidence": None}
 KEYS = {"architecture", "data", "shape", "classes", "normalization", *ADDED}
 
 
 class CheckpointError(UserError):
-    """A checkpoint is missing, damaged, or not of the network that is described beside it."""
+    """A checkpoint is missing or damaged, or its two files do not belong together."""
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Read the description of a checkpoint; compare both files with its `sha256`, if it has one.
+    """Read the description of a checkpoint and verify its `sha256`, if it has one.
 
-    The weights are hashed and not loaded.
+    Weights are hashed, not loaded.
 
     Raises:
         CheckpointError: a file is missing, damaged or was changed after training.
@@ -39,7 +39,7 @@ def read(folder: Path) -> dict[str, Any]:
     weights, path = folder / WEIGHTS, folder / DESCRIPTION
     description = read_json(path)
     sealed = description.pop("sha256", None)
-    # Before anything is built or read: what was changed may ask for any size.
+    # Before anything is built: a description that was changed may ask for any size.
     if sealed is not None:
         try:
             with weights.open("rb") as stream:
@@ -62,13 +62,13 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def sha256(description: dict[str, Any], weights: BinaryIO) -> str:
-    """The SHA-256 of a description, in one way of writing it, and of the weights behind it."""
+    """The SHA-256 of a description, serialised in one way, followed by the weights."""
     digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     return hashlib.file_digest(weights, lambda: digest).hexdigest()  # type: ignore[arg-type]
 
 
 def check_fits(description: dict[str, Any], manifest: dict[str, Any]) -> None:
-    """Refuse to score a network on images of another shape or of other classes.
+    """Refuse to score a network on images of another shape or other classes.
 
     Raises:
         CheckpointError: says which data set the network is for.
@@ -83,12 +83,12 @@ def check_fits(description: dict[str, Any], manifest: dict[str, Any]) -> None:
 
 
 def _check(description: dict[str, Any]) -> None:
-    """Refuse what `describe` never gives; an older description has no checksum against that.
+    """Refuse what `describe` never gives; without a checksum anyone may have changed it.
 
     Raises:
         ValueError, UserError: says what a key must be.
     """
-    from striate.config import params
+    from striate.models import configs
 
     if set(description) != KEYS:
         raise ValueError(f"its keys must be {', '.join(sorted(KEYS))} and sha256")
@@ -100,8 +100,8 @@ def _check(description: dict[str, Any]) -> None:
     check_images(description | normalization | {"name": description["data"]})
     framing.check(description["frame"])
     _check_confidence(description["confidence"])
-    model = params.check_model(FIRST | architecture, "architecture")
-    check_network(model.model_dump(), description["shape"], len(description["classes"]))
+    network = configs.check(FIRST | architecture, "architecture")
+    network.check_fits(description["shape"], len(description["classes"]))
 
 
 def _check_confidence(confidence: Any) -> None:
@@ -114,9 +114,3 @@ def _check_confidence(confidence: Any) -> None:
         and confidence["temperature"] > 0
     ):
         raise ValueError("confidence must be null, or a temperature above 0 and an energy")
-
-
-FALSE_ALARMS = 0.05  # false-positive rate of the out-of-distribution flag
-
-
-LEAST_IMAGES = 100  # fewer validation images give no calibration and no such flag

@@ -1,16 +1,13 @@
-"""Pixels to inputs of a network."""
+"""Normalisation: pixels → inputs of a network."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -23,15 +20,15 @@ class Normalization:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Pixels (N, C, H, W), uint8 or float → float32 of the same shape and memory format."""
-        # One division, as in torchvision's ToTensor, so that the results agree to the last bit; of
-        # a copy, because floats, which a served model is given, would be changed for the caller.
+        # One division, as in torchvision's ToTensor, so that results agree to the last bit. A copy,
+        # because a served model gets floats, which would change in place.
         inputs = images.to(torch.float32, copy=True).div_(self.peak)
         if self.mean is None or self.std is None:
             return inputs
-        # Where channels are innermost, whole rows are much faster than three numbers at a time.
+        # With channels innermost, whole rows are much faster than three numbers at a time.
         by_row = inputs.is_contiguous(memory_format=torch.channels_last)
         width = inputs.shape[3] if by_row else 0
-        # What is made while torch.export looks on belongs to that export, and must not be kept.
+        # A tensor made under torch.export belongs to that export and must not be cached.
         made = _by_channel.__wrapped__ if torch.compiler.is_compiling() else _by_channel
         mean, std = made(tuple(self.mean), tuple(self.std), width, images.device)
         view = inputs.permute(0, 2, 3, 1).flatten(2) if by_row else inputs
@@ -50,7 +47,12 @@ def _by_channel(
 
 
 def pick_normalization(manifest: dict[str, Any], mode: str) -> Normalization:
-    """The normalisation `unit` or `standard` of the data set that a manifest describes."""
+    """The normalisation of a data set.
+
+    Args:
+        manifest: of the data set.
+        mode: `unit` or `standard`, as `data.normalize` has it.
+    """
     if mode == "unit":
         return Normalization(manifest["peak"], None, None)
     return Normalization(manifest["peak"], manifest["mean"], manifest["std"])

@@ -1,4 +1,4 @@
-"""Logits of images, and what they are worth."""
+"""Run a network over images; loss and accuracy of its logits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def predict(
     """Run a network over images, in evaluation mode.
 
     Args:
-        model: on the device of `images`; it is left in evaluation mode.
+        model: on the device of `images`; stays in evaluation mode.
         images: uint8 (N, C, H, W).
         normalize: uint8 images → inputs of the network.
         batch_size: images in a step.
@@ -55,11 +55,11 @@ def predict(
 
 
 def views(inputs: Tensor, tta: str) -> Iterator[tuple[Tensor, float]]:
-    """Variants of a batch whose logits are averaged, with their weights, which add up to 1.
+    """Yield augmented views of a batch and their weights, which add up to 1.
 
-    Half of the weight belongs to the image as it is and half to two shifts of it, by one pixel up
-    and left and by one pixel down and right with a reflected border (K. Jordan, arXiv:2404.00498);
-    each of these shares its weight with its mirror image.
+    With shifts, the image itself has half of the weight, and a shift by one pixel up and left and
+    one by one pixel down and right, with reflected borders, a quarter each (K. Jordan,
+    arXiv:2404.00498). With flips, each view shares its weight with its mirror image.
 
     Args:
         inputs: normalised, (N, C, H, W).
@@ -85,5 +85,5 @@ def mean_loss(logits: Tensor, labels: Tensor) -> float:
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """The share of images whose largest logit is that of their class."""
+    """The fraction of images whose largest logit is that of their class."""
     return int((logits.argmax(1) == labels).sum()) / len(labels)

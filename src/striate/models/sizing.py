@@ -1,33 +1,39 @@
-"""What params may be together, and for images of a given size and number.
+"""Sizes of images inside a network and numbers of its parameters, in plain arithmetic.
 
-Plain arithmetic, so that a stage can refuse before it fetches anything, without loading torch.
+It needs neither torch nor pydantic, so that networks and their configs share it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
 
 from striate.errors import UserError
 
-if TYPE_CHECKING:
-    pass
-
-MOST_WEIGHTS = 2**28  # 1 GiB of them, and thrice as much again to train them with Adam
+MAX_PARAMETERS = 2**28  # 1 GiB, and three times as much again to train them with Adam
 
 
-def check_layers(layers: int, size: Sequence[int], whiten: int) -> None:
-    """Refuse more layers than images of a size can be halved.
+def channels(width: int | list[int], layers: int) -> list[int]:
+    """The channels of each layer: `width` doubled from layer to layer, or as listed."""
+    return width if isinstance(width, list) else [width << number for number in range(layers)]
+
+
+def side_after_whitening(side: int, whiten: int) -> int:
+    """The side of an image behind whitening filters of side `whiten`; 0 means that it has none."""
+    return side - max(whiten - 1, 0)
+
+
+def check_layers(layers: int, size: Sequence[int], whiten: int = 0) -> None:
+    """Refuse more layers than an image can be halved.
 
     Args:
-        layers: how many are asked for.
-        size: height and width of an image.
-        whiten: side of the filters in front, which take `whiten` - 1 pixels off.
+        layers: how many layers halve the image, rounding down.
+        size: height and width of the image.
+        whiten: side of the whitening filters in front, which take `whiten` - 1 pixels off.
 
     Raises:
         UserError: names the key and the largest possible value.
     """
-    smaller = _whitened(min(size), whiten)
+    smaller = side_after_whitening(min(size), whiten)
     most = max(smaller, 0).bit_length() - 1
     pixels = f"images of {size[0]}×{size[1]} pixels"
     if most < 1 and min(size) > 1:
@@ -42,74 +48,43 @@ def check_layers(layers: int, size: Sequence[int], whiten: int) -> None:
         )
 
 
-def check_network(model: dict[str, Any], shape: Sequence[int], classes: int) -> None:
-    """Refuse a network that does not fit the images, or that is too large for any machine.
+def conv_channels(
+    inputs: int, widths: list[int], convs_per_layer: int
+) -> Iterator[tuple[int, int]]:
+    """Input and output channels of each convolution, for layers of several convolutions."""
+    for outputs in widths:
+        for _ in range(convs_per_layer):
+            yield inputs, outputs
+            inputs = outputs
+
+
+def conv_parameters(inputs: int, outputs: int, kernel_size: int, *, bias: bool, norm: bool) -> int:
+    """Count the parameters of a square convolution and of the batch norm behind it, if any."""
+    return inputs * outputs * kernel_size**2 + outputs * (int(bias) + 2 * int(norm))
+
+
+def check_last_batch(count: int, batch_size: int, processes: int = 1) -> None:
+    """Refuse a step in which a process normalises a single image.
+
+    Call it where a single image leaves a batch norm one value a channel, which has no deviation.
 
     Args:
-        model: the section `model` of params.yaml.
-        shape: channels, height and width of an image.
-        classes: how many there are.
-
-    Raises:
-        UserError: names the keys.
-    """
-    check_layers(model["layers"], shape[1:], model["whiten"])
-    found = weights(model, shape, classes)
-    if found > MOST_WEIGHTS:
-        raise UserError(
-            f"model.width, layers, kernel_size and convs_per_layer make {found:,} weights;"
-            f" the largest possible number is {MOST_WEIGHTS:,}"
-        )
-
-
-def weights(model: dict[str, Any], shape: Sequence[int], classes: int) -> int:
-    """How many weights the convolutions and the linear layer of a network have, without biases."""
-    (inputs, *size), area, total = shape, model["kernel_size"] ** 2, 0
-    if whiten := model["whiten"]:
-        total = 2 * (inputs * whiten**2) ** 2
-        inputs, size = 2 * inputs * whiten**2, [_whitened(side, whiten) for side in size]
-    width, layers = model["width"], model["layers"]
-    for outputs in width if isinstance(width, list) else [width << n for n in range(layers)]:
-        total += (inputs + (model["convs_per_layer"] - 1) * outputs) * outputs * area
-        inputs = outputs
-    pixels = 1 if model["arch"] == "speedrun" else (size[0] >> layers) * (size[1] >> layers)
-    return total + int(inputs * pixels * classes)
-
-
-def check_last_batch(
-    model: dict[str, Any], side: int, count: int, batch_size: int, processes: int = 1
-) -> None:
-    """Refuse to normalise a batch of one value a channel, which has no deviation.
-
-    The speedrun network normalises after it has pooled, so its last layer may see single pixels.
-
-    Args:
-        model: the section `model` of params.yaml.
-        side: the smaller one of the smallest images.
-        count: images to learn from.
+        count: training images.
         batch_size: images in a step.
         processes: among which each batch is divided, into parts that differ by one at most.
 
     Raises:
         UserError: names the key and what else would do.
     """
-    pixels = _whitened(side, model["whiten"]) >> model["layers"]
-    if not (model["arch"] == "speedrun" and model["norm"] == "batch" and pixels == 1):
-        return
     last = count % batch_size or batch_size
     batches = (min(batch_size, count), last)
     if 1 not in {
         size for batch in batches for size in (batch // processes, -(-batch // processes))
     }:
         return
-    of_them = "" if processes == 1 else f", in {processes} parts, one of a single image"
+    parts = "" if processes == 1 else f", in {processes} parts, one of a single image"
     raise UserError(
         f"training.batch_size is {batch_size}, which leaves {last:,} of {count:,} images to the"
-        f" last step{of_them}: too few for model.norm=batch where the layers leave 1 pixel; choose"
+        f" last step{parts}: too few for model.norm=batch where the layers leave 1 pixel; choose"
         " another size, or fewer model.layers"
     )
-
-
-def _whitened(side: int, whiten: int) -> int:
-    """The side of an image behind the whitening filters."""
-    return side - max(whiten - 1, 0)

@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from striate.config.params import Loader, flatten
+from striate.config.params import flatten
+from striate.config.yaml_loader import Loader
 from striate.data.files import md5, write
 from striate.data.results import one_line, parse_json
 from striate.errors import UserError

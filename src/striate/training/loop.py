@@ -17,8 +17,8 @@ from striate.data.splits import check_validation
 from striate.data.tensors import Split
 from striate.errors import UserError
 from striate.models.devices import REFERENCE, pick_precision
-from striate.models.networks import Network
 from striate.models.prediction import accuracy, mean_loss, predict
+from striate.models.registry import Network
 from striate.training.augmentation import augment, draw_mirrored
 from striate.training.distributed import ALONE, Group
 from striate.training.lazy_images import Stored

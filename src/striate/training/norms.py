@@ -1,14 +1,14 @@
-"""Batch norms that are frozen, or see the parts of a batch."""
+"""Batch norms in transfer learning and in several processes."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from striate.models.networks import Network
+from striate.models.registry import Network
 
 
 def train_(model: Network) -> None:
-    """Put a network into training mode; norms that are frozen keep their statistics."""
+    """Put a network into training mode; frozen norms keep their running statistics."""
     model.train()
     for part in model.modules():
         if isinstance(part, _BatchNorm) and not any(p.requires_grad for p in part.parameters()):
@@ -16,12 +16,12 @@ def train_(model: Network) -> None:
 
 
 def synchronize_(model: Network, device: torch.device) -> bool:
-    """Let several processes normalise a batch as a whole, where PyTorch can: on CUDA.
+    """Make batch norms see the whole batch of several processes, which PyTorch can on CUDA only.
 
     Elsewhere each process normalises its own part.
 
     Returns:
-        Whether all norms of the network now see the whole batch.
+        Whether all norms see the whole batch.
     """
     if device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -29,7 +29,7 @@ def synchronize_(model: Network, device: torch.device) -> bool:
 
 
 def running_statistics(model: Network) -> list[Tensor]:
-    """The running means and variances that a step changes by a process's own part of a batch."""
+    """The running means and variances that a step updates from this process's part of a batch."""
     found = []
     for part in model.modules():
         if isinstance(part, nn.BatchNorm2d) and part.training:

@@ -16,6 +16,7 @@ from torch.optim.sgd import sgd
 
 if TYPE_CHECKING:
     from striate.config.params import Training
+    from striate.models.registry import Network
 
 # Of the quintic iteration that drives singular values towards 1; found for three steps by the
 # authors of the 2.0-second record (hiverge/cifar10-speedrun, 2025).
@@ -170,21 +171,16 @@ def orthogonal(matrix: Tensor, steps: int = 3) -> Tensor:
     return found.mT if tall else found
 
 
-def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """The parameters that learn, by kind.
-
-    `filters` are the weights of convolutions, `head` those of linear layers, and `biases` all
-    that is left: biases, and the scales of norms.
-    """
-    groups: dict[str, list[nn.Parameter]] = {"filters": [], "head": [], "biases": []}
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            groups[{4: "filters", 2: "head"}.get(parameter.dim(), "biases")].append(parameter)
-    return groups
+def parameter_groups(model: Network) -> dict[str, list[nn.Parameter]]:
+    """The parameters that learn, by the roles that the network gives them."""
+    return {
+        role: [parameter for parameter in members if parameter.requires_grad]
+        for role, members in model.parameter_roles().items()
+    }
 
 
 def build_optimizers(
-    model: nn.Module, settings: Training, *, fused: bool, dtype: torch.dtype
+    model: Network, settings: Training, *, fused: bool, dtype: torch.dtype
 ) -> list[Optimizer]:
     """An optimiser for each group of parameters that has a rate of its own.
 

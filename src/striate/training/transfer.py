@@ -1,26 +1,26 @@
-"""Begin with the weights of another network, and freeze layers."""
+"""Transfer learning: take over another network's weights, freeze layers."""
 
 import torch
 from torch import Tensor
 
-from striate.models.networks import Network
+from striate.models.registry import Network
 
 
 @torch.no_grad()
 def transfer_(model: Network, weights: dict[str, Tensor]) -> tuple[list[str], list[str]]:
-    """Take over the weights of every part of a network that they fit.
+    """Load the weights of every part of a network whose names and shapes match.
 
-    A part is a convolution, a norm or a linear layer, and is taken whole or not at all.
+    A part is a convolution, a norm or a linear layer, loaded whole or not at all.
 
     Args:
         model: changed in place.
-        weights: a state dict of this or another network.
+        weights: a state dict of any network.
 
     Returns:
-        The names of the parts that were taken, and of those that stay as they were.
+        The names of the parts that were loaded, and of those left as they were.
     """
-    taken: list[str] = []
-    others: list[str] = []
+    loaded: list[str] = []
+    unmatched: list[str] = []
     for name, part in model.named_modules():
         own = part.state_dict(prefix=f"{name}.")
         if not own or next(part.children(), None) is not None:
@@ -28,16 +28,16 @@ def transfer_(model: Network, weights: dict[str, Tensor]) -> tuple[list[str], li
         fits = all(key in weights and weights[key].shape == own[key].shape for key in own)
         if fits:
             part.load_state_dict({key[len(name) + 1 :]: weights[key] for key in own})
-        (taken if fits else others).append(name)
-    return taken, others
+        (loaded if fits else unmatched).append(name)
+    return loaded, unmatched
 
 
 def freeze_(model: Network, until: str) -> None:
-    """Exclude the first layers of a network from training.
+    """Freeze the first layers of a network.
 
     Args:
         model: changed in place.
-        until: `none`, the last layer that is frozen, or `features`: all of them.
+        until: `none`, the last layer to freeze, or `features` for all layers.
     """
     if until == "none":
         return

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from striate.config import validation
-from striate.config.params import Params, check, read_yaml
+from striate.config.params import Params, check
+from striate.config.yaml_loader import read_yaml
 from striate.data import splits
 from striate.datasets import catalogue
 from striate.errors import UserError

@@ -40,10 +40,9 @@ def test_every_key_of_the_committed_file_has_a_comment():
 def test_the_schema_repeats_no_default():
     assert all(
         field.is_required()
-        for section in (params.Params, params.Data, params.Augment, params.Model,
-                        params.Training, params.Evaluate)
+        for section in params.sections().values()
         for field in section.model_fields.values()
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,11 +122,62 @@ def test_a_missing_key_is_named_with_what_it_should_hold():
 
 @pytest.mark.parametrize("key", params.flatten(COMMITTED))
 def test_any_key_that_is_missing_is_named(key):
-    values = copy.deepcopy(COMMITTED)
+    values = changed("model.arch", "speedrun")
     section, _, name = key.rpartition(".")
     del (values[section] if section else values)[name]
     with pytest.raises(params.ParamsError, match=f"^params.yaml: {key} is missing; it must be "):
         params.check(values)
+
+
+def test_a_key_that_only_another_network_reads_may_be_missing():
+    values = copy.deepcopy(COMMITTED)
+    del values["model"]["whiten"]
+    assert params.check(values).model_dump() == values
+    values["model"]["arch"] = "speedrun"
+    with pytest.raises(params.ParamsError, match=r"model.whiten is missing; it must be a whole n"):
+        params.check(values)
+
+
+@pytest.mark.parametrize("value", ["a", 9, False, 0.0, None, [0]])
+def test_a_key_that_only_another_network_reads_must_be_off(value):
+    with pytest.raises(params.ParamsError) as caught:
+        params.check(changed("model.whiten", value))
+    said = f"params.yaml: model.whiten is {value}; it must be 0 where model.arch is convnet"
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "explanation"),
+    [
+        ("model.arch", "resnet", "model.arch is 'resnet'; it must be one of convnet, speedrun$"),
+        ("model.arch", ["convnet"], r"model.arch is \['convnet'\]; it must be one of convnet, sp"),
+        ("training.freeze", "", "training.freeze is ''; it must be none, features, or the last"),
+        ("training.freeze", 1, "training.freeze is 1; it must be none, features, or the last"),
+        (
+            "training.freeze",
+            "layer3",
+            "training.freeze is layer3; it must be one of none, features, layer1, layer2 where"
+            " model.arch is convnet and model.layers 2$",
+        ),
+    ],
+)
+def test_a_network_or_a_layer_that_is_not_there_is_explained(key, value, explanation):
+    with pytest.raises(params.ParamsError, match=f"^params.yaml: {explanation}") as caught:
+        params.check(changed(key, value))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_all_faults_of_a_network_are_listed():
+    values = changed("model.layers", 0)
+    values["model"] |= {"depth": 2, "kernel_size": 2}
+    del values["model"]["norm"]
+    with pytest.raises(params.ParamsError) as caught:
+        params.check(values)
+    found = str(caught.value)
+    assert len(found.splitlines()) == 4
+    for said in ("model.layers is 0", "model.norm is missing", "model.depth is not a known key",
+                 "model.kernel_size is 2; it must be an odd"):  # fmt: skip
+        assert said in found
 
 
 def test_a_long_value_is_cut():
@@ -240,8 +290,7 @@ def test_the_ranges_in_the_comments_are_those_of_the_schema():
     assert len(stated) > 12
     for key, (least, most) in stated.items():
         section, _, name = key.rpartition(".")
-        model = params.Params.model_fields[section].annotation if section else params.Params
-        schema = model.model_json_schema()["properties"][name]
+        schema = params.sections()[section].model_json_schema()["properties"][name]
         assert schema["minimum"] == least, key
         assert schema.get("maximum", schema.get("exclusiveMaximum", 0) - 1) == most, key
 

@@ -10,7 +10,7 @@ import yaml
 
 from striate.config import params, recipes
 from striate.errors import UserError
-from striate.models import networks
+from striate.models import configs, registry
 
 ROOT = Path(__file__).parents[3]
 NAMES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
@@ -34,12 +34,16 @@ def test_the_recipes_that_the_readme_speaks_of_are_there():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_sets_every_knob_that_shapes_the_network(name):
+def test_a_recipe_sets_every_param_that_shapes_the_network(name):
     recipe = recipes.read(name)
-    knobs = set(params.flatten(params.load().model_dump()))
-    assert set(params.flatten(recipe)) == knobs - LEFT_OUT
-    model = networks.build(SHAPES[recipe["data"]["name"]], 10, recipe["model"])
-    assert networks.count_parameters(model) > 1000
+    config = configs.CONFIGS[recipe["model"]["arch"]]
+    unread = {
+        f"model.{key}" for key in configs.section().model_fields if key not in config.model_fields
+    }
+    every = set(params.flatten(params.load().model_dump()))
+    assert set(params.flatten(recipe)) - unread == every - LEFT_OUT - unread
+    model = registry.build(SHAPES[recipe["data"]["name"]], 10, recipe["model"])
+    assert registry.count_parameters(model) > 1000
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -97,6 +101,20 @@ def test_a_recipe_that_does_not_go_with_params_is_explained(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"recipes/odd.yaml: model.kernel_size is 4; .* odd"):
         recipes.read("odd")
+
+
+def test_a_recipe_needs_no_key_that_its_network_does_not_read(tmp_path, monkeypatch):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    text = (ROOT / "recipes/mnist-99.yaml").read_text().replace("arch: speedrun", "arch: convnet")
+    (tmp_path / "recipes/plain.yaml").write_text(text.replace("  whiten: 2\n", ""))
+    monkeypatch.chdir(tmp_path)
+    assert "model.whiten" not in " ".join(recipes.arguments(recipes.read("plain")))
+    (tmp_path / "recipes/plain.yaml").write_text(text)
+    with pytest.raises(
+        UserError, match=r"model.whiten is 2; it must be 0 where model.arch is conv"
+    ):
+        recipes.read("plain")
 
 
 def test_the_command_prints_arguments_or_the_list():

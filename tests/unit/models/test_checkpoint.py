@@ -160,7 +160,7 @@ FAULTY = [
     (lambda v: v["architecture"].update(norm="layer"), "model.norm is 'layer'; it must be"),
     (
         lambda v: v["architecture"].update(width=1024, kernel_size=31, convs_per_layer=16),
-        "weights; the largest possible number",
+        "parameters; the largest possible number",
     ),
 ]
 

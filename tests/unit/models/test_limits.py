@@ -7,12 +7,11 @@ import pytest
 import torch
 from test_params import changed
 from test_stages import ROOT, fail_stage, write_params
-from torch import nn
 
 from striate.config import params, validation
 from striate.datasets.catalogue import CATALOGUE
 from striate.errors import UserError
-from striate.models import networks, sizing
+from striate.models import configs, registry
 
 SPEEDRUN = {"arch": "speedrun", "whiten": 2, "width": 4, "convs_per_layer": 2}
 
@@ -45,7 +44,7 @@ def speedrun(**changes):
         (
             "digits",
             {"model__width": 1024, "model__kernel_size": 31, "model__convs_per_layer": 16},
-            r"model.width, layers, .* make [0-9,]+ weights; .* number is 268,435,456$",
+            r"model.width, layers, .* make [0-9,]+ parameters; .* number is 268,435,456$",
         ),
     ],
 )
@@ -75,13 +74,13 @@ def test_a_last_step_of_one_image_is_refused_where_a_norm_would_see_one_value():
 @pytest.mark.parametrize(
     "architecture",
     [{"layers": 1}, {"width": 5, "kernel_size": 3}, {"width": [3, 7]}, SPEEDRUN,
-     SPEEDRUN | {"whiten": 0, "width": [4, 6]}],
+     SPEEDRUN | {"whiten": 0, "width": [4, 6]}, {"norm": "none", "convs_per_layer": 3},
+     SPEEDRUN | {"norm": "none", "layers": 1}],
 )  # fmt: skip
-def test_weights_are_counted_as_they_are_built(shape, architecture):
+def test_parameters_are_counted_as_they_are_built(shape, architecture):
     model = changed("seed", 0)["model"] | architecture
-    network = networks.build(shape, 10, model)
-    built = [part for part in network.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
-    assert sizing.weights(model, shape, 10) == sum(part.weight.numel() for part in built)
+    built = sum(value.numel() for value in registry.build(shape, 10, model).parameters())
+    assert configs.parse(model).count_parameters(shape, 10) == built
 
 
 @pytest.mark.parametrize("stage", ["download", "train"])
@@ -123,7 +122,7 @@ def test_download_needs_no_torch_to_refuse(tmp_path):
 
 def test_what_is_refused_could_not_be_trained():
     """A norm of one value is what torch refuses; nothing more is refused here."""
-    network = networks.build((1, 8, 8), 10, changed("seed", 0)["model"] | SPEEDRUN | {"whiten": 4})
+    network = registry.build((1, 8, 8), 10, changed("seed", 0)["model"] | SPEEDRUN | {"whiten": 4})
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         network.train()(torch.zeros(1, 1, 8, 8))
     network(torch.zeros(2, 1, 8, 8))

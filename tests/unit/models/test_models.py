@@ -1,4 +1,6 @@
-"""The network: the notebook's structure, and what each key changes."""
+"""The networks: the notebook's structure, and what each key changes."""
+
+import inspect
 
 import pytest
 import torch
@@ -6,7 +8,7 @@ from torch import nn
 
 from striate.errors import UserError
 from striate.evaluation import inspection
-from striate.models import networks
+from striate.models import configs, convnet, layers, registry
 from striate.training import norms, transfer
 
 ARCHITECTURE = {
@@ -27,7 +29,7 @@ SPEEDRUN = {
 
 
 def build(shape=(1, 28, 28), classes=10, **changes):
-    return networks.build(shape, classes, ARCHITECTURE | changes)
+    return registry.build(shape, classes, ARCHITECTURE | changes)
 
 
 class Tutorial(nn.Module):
@@ -91,22 +93,55 @@ def test_keys_of_the_architecture_change_the_modules():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("activation", networks.ACTIVATIONS)
+@pytest.mark.parametrize("activation", layers.ACTIVATIONS)
 def test_every_activation_of_the_schema_can_be_built(activation):
     assert build(activation=activation)(torch.zeros(1, 1, 28, 28)).isfinite().all()
 
 
-def test_the_schema_and_the_model_know_the_same_names():
-    from striate.config.params import Model
+def test_the_section_model_has_the_keys_of_all_networks():
+    schema = configs.section().model_json_schema()["properties"]
+    assert schema["activation"]["enum"] == list(layers.ACTIVATIONS)
+    assert list(schema) == list(ARCHITECTURE)
+    assert schema["arch"]["enum"] == list(configs.CONFIGS)
 
-    schema = Model.model_json_schema()["properties"]
-    assert set(schema["activation"]["enum"]) == set(networks.ACTIVATIONS)
-    assert set(schema) == set(ARCHITECTURE)
+
+def test_a_key_that_two_networks_read_means_the_same_in_both():
+    schema = configs.section().model_fields
+    for config in configs.CONFIGS.values():
+        for key in set(config.model_fields) - {"arch"}:
+            found, expected = config.model_fields[key], schema[key]
+            assert found.annotation == expected.annotation, key
+            assert found.metadata == expected.metadata, key
+
+
+@pytest.mark.parametrize("changes", [{}, SPEEDRUN, SPEEDRUN | {"whiten": 0}])
+def test_a_network_is_what_its_config_says(changes):
+    model, config = build(**changes), configs.parse(ARCHITECTURE | changes)
+    keys = {"arch", *inspect.getfullargspec(type(model)).kwonlyargs}
+    assert keys == set(type(config).model_fields)
+    assert list(model.layers()) == config.layer_names()
+    assert config.architecture() == ARCHITECTURE | changes
+    smallest, channels = config.smallest_side(), 3
+    build((channels, smallest, smallest), **changes)
+    with pytest.raises(UserError, match=r"model\.layers is 2, too many"):
+        build((channels, smallest - 1, smallest), **changes)
+
+
+@pytest.mark.parametrize("changes", [{}, {"norm": "none"}, SPEEDRUN])
+def test_each_parameter_has_one_role(changes):
+    model = build(**changes)
+    roles = model.parameter_roles()
+    assert list(roles) == ["filters", "head", "biases"]
+    found = [id(parameter) for members in roles.values() for parameter in members]
+    assert sorted(found) == sorted(map(id, model.parameters()))
+    assert [weight.dim() for weight in roles["head"]] == [2]
+    assert {weight.dim() for weight in roles["filters"]} == {4}
+    assert {value.dim() for value in roles["biases"]} <= {1}
 
 
 def test_parameters_of_the_notebooks_network_on_mnist():
     # conv 5·5·1·16+16, norm 32, conv 5·5·16·32+32, norm 64, linear 1568·10+10
-    assert networks.count_parameters(build()) == 416 + 32 + 12_832 + 64 + 15_690
+    assert registry.count_parameters(build()) == 416 + 32 + 12_832 + 64 + 15_690
 
 
 def test_filters_have_the_shape_out_in_side_side():
@@ -119,7 +154,7 @@ def test_a_list_of_widths_names_the_channels_of_each_layer():
     assert [value.shape[1] for value in maps.values()] == [4, 6, 5]
 
 
-@pytest.mark.parametrize("activation", networks.RISING)
+@pytest.mark.parametrize("activation", convnet.RISING)
 def test_pooling_before_a_rising_activation_changes_no_value_and_no_gradient(activation):
     torch.manual_seed(0)
     layer = build(activation=activation).layer1
@@ -142,7 +177,7 @@ def test_the_whitening_layer_makes_patches_uncorrelated_and_does_not_learn():
     torch.manual_seed(0)
     model = build((3, 32, 32), **SPEEDRUN)
     smooth = torch.nn.functional.avg_pool2d(torch.randn(64, 3, 36, 36), 5, stride=1)
-    networks.whiten_(model, smooth)
+    model.fit_to_data(smooth)
     conv = model.whiten[0]
     assert conv.weight.shape == (24, 3, 2, 2)
     assert torch.equal(conv.weight[:12], -conv.weight[12:])
@@ -160,7 +195,7 @@ def test_the_whitening_layer_makes_patches_uncorrelated_and_does_not_learn():
 def test_a_network_without_a_whitening_layer_is_left_alone():
     for model in (build(), build(**SPEEDRUN | {"whiten": 0})):
         before = {name: value.clone() for name, value in model.state_dict().items()}
-        networks.whiten_(model, torch.rand(8, 1, 28, 28))
+        model.fit_to_data(torch.rand(8, 1, 28, 28))
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -186,13 +221,6 @@ def test_whitening_takes_a_pixel_from_the_layers(shape, most):
     build(shape, **keys | {"layers": most})(torch.rand(2, *shape))
     with pytest.raises(UserError, match=f"model.layers is {most + 1}.*largest possible.* {most}$"):
         build(shape, **keys | {"layers": most + 1})
-
-
-def test_the_schema_and_the_networks_know_the_same_names():
-    from striate.config.params import Model
-
-    for arch in Model.model_json_schema()["properties"]["arch"]["enum"]:
-        assert build(arch=arch)(torch.rand(2, 1, 28, 28)).shape == (2, 10)
 
 
 def random_start(network):
@@ -254,4 +282,4 @@ def test_frozen_layers_do_not_change_in_training(arch, until, frozen):
     }
     assert changed & {"layer1", "layer2"} == {"layer1", "layer2"} - frozen
     assert changed - {"layer1", "layer2"}  # the head always learns
-    assert networks.count_parameters(network) == sum(value.numel() for value in changing)
+    assert registry.count_parameters(network) == sum(value.numel() for value in changing)

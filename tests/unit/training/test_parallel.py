@@ -22,7 +22,7 @@ from test_training import ARCHITECTURE, NO_AUGMENTATION, SETTINGS, SPEEDRUN, bar
 from striate.config import params
 from striate.data import results
 from striate.errors import UserError
-from striate.models import networks, sizing
+from striate.models import configs, registry, sizing
 from striate.models.normalization import Normalization
 from striate.training import distributed, loop, norms, torchrun, transfer
 
@@ -81,7 +81,7 @@ def fit(size, keepers=None, architecture=PLAIN, augmentation=NO_AUGMENTATION, **
     replicas = []
     for _ in range(size):
         torch.manual_seed(0)
-        replicas.append(networks.build((1, 6, 6), 3, architecture))
+        replicas.append(registry.build((1, 6, 6), 3, architecture))
     members = [threading.Thread(target=member, args=(rank,)) for rank in range(size)]
     for thread in members:
         thread.start()
@@ -144,14 +144,14 @@ def test_all_end_with_the_same_network_and_the_same_rows(architecture):
 
 
 def test_a_norm_without_synchronisation_keeps_the_mean_of_what_the_processes_saw():
-    model = networks.build((1, 6, 6), 3, ARCHITECTURE)
+    model = registry.build((1, 6, 6), 3, ARCHITECTURE)
     assert not norms.synchronize_(model, torch.device("cpu"))
     mean, var = norms.running_statistics(model)
     assert mean.shape == var.shape == (4,)
     transfer.freeze_(model, "features")
     norms.train_(model)
     assert norms.running_statistics(model) == []  # a frozen norm changes nothing
-    assert norms.synchronize_(networks.build((1, 6, 6), 3, PLAIN), torch.device("cpu"))
+    assert norms.synchronize_(registry.build((1, 6, 6), 3, PLAIN), torch.device("cpu"))
 
 
 class Keeper:
@@ -216,9 +216,10 @@ def test_a_loss_that_is_no_number_ends_all_at_the_same_step():
 
 def test_a_part_of_one_image_is_refused_where_a_norm_needs_two():
     model = SPEEDRUN | {"layers": 2, "norm": "batch", "arch": "speedrun", "whiten": 0}
-    sizing.check_last_batch(model, 4, 100, 10, processes=4)
+    assert configs.parse(model).normalizes_one_value(4)
+    sizing.check_last_batch(100, 10, processes=4)
     with pytest.raises(UserError, match=r"leaves 3 of 103 images to the last step, in 2 parts"):
-        sizing.check_last_batch(model, 4, 103, 10, processes=2)
+        sizing.check_last_batch(103, 10, processes=2)
 
 
 def settings(**changes):

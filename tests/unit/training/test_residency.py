@@ -14,7 +14,7 @@ from test_training import ARCHITECTURE, NO_AUGMENTATION, SETTINGS
 from striate.data import tensors
 from striate.datasets import catalogue
 from striate.errors import UserError
-from striate.models import checkpoint, devices, networks
+from striate.models import checkpoint, devices, registry
 from striate.models.normalization import Normalization
 from striate.training import lazy_images, loop, memory
 from striate.training.distributed import ALONE, Group
@@ -60,8 +60,8 @@ def train(folder, regime, *, device=CPU, val_size=12, architecture=SPEEDRUN, pre
         learnt = lazy_images.reside(learnt, regime, memory_format)
         val = None if val is None else lazy_images.reside(val, regime)
     torch.manual_seed(0)
-    model = networks.build(tuple(first.shape[1:]), 3, architecture).to(device)
-    networks.whiten_(model, normalize(first))
+    model = registry.build(tuple(first.shape[1:]), 3, architecture).to(device)
+    model.fit_to_data(normalize(first))
     settings = SimpleNamespace(**SETTINGS | {"precision": precision, "capture": "never"})
     options = {"augmentation": EVERYTHING, "keeper": None, "group": ALONE} | options
     rows = list(
@@ -251,7 +251,7 @@ def test_what_cannot_be_read_ends_the_training_with_its_message(folder, monkeypa
 def test_a_training_that_is_given_up_leaves_no_readers(folder):
     before = len(readers())
     learnt, _ = tensors.hold_out(lazy_images.load(folder, "train", CPU), 0, 0)
-    model = networks.build(tuple(learnt.images.pixels.shape[1:]), 3, ARCHITECTURE)
+    model = registry.build(tuple(learnt.images.pixels.shape[1:]), 3, ARCHITECTURE)
     settings = SimpleNamespace(**SETTINGS)
 
     class EnoughError(Exception):

@@ -15,7 +15,7 @@ import torch
 from test_training import ARCHITECTURE, NO_AUGMENTATION, SETTINGS, SPEEDRUN, bars
 
 from striate.errors import UserError
-from striate.models import networks
+from striate.models import registry
 from striate.models.normalization import Normalization
 from striate.training import loop, resume
 
@@ -51,7 +51,7 @@ class StoppingKeeper:
 def fit(keeper, architecture=ARCHITECTURE, augmentation=NO_AUGMENTATION, **changes):
     """Train; returns the weights and the rows."""
     torch.manual_seed(0)
-    model = networks.build((1, 6, 6), 3, architecture)
+    model = registry.build((1, 6, 6), 3, architecture)
     rows = list(
         loop.fit(
             model, bars(50), bars(30, seed=1), settings=SimpleNamespace(**SETTINGS | changes),

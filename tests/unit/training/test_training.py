@@ -11,7 +11,7 @@ from torch import nn
 from striate.data import results
 from striate.data.tensors import Split
 from striate.errors import UserError
-from striate.models import checkpoint, networks
+from striate.models import checkpoint, registry
 from striate.models.normalization import Normalization
 from striate.training import history, loop
 
@@ -62,7 +62,7 @@ def bars(count, seed=0):
 
 def run(train=None, val=None, seed=0, augmentation=NO_AUGMENTATION, model=None, **changes):
     torch.manual_seed(seed)
-    model = model or networks.build((1, 6, 6), 3, ARCHITECTURE)
+    model = model or registry.build((1, 6, 6), 3, ARCHITECTURE)
     rows = loop.fit(
         model,
         train or bars(50),
@@ -127,7 +127,7 @@ def test_the_same_seed_gives_the_same_history_and_the_same_bytes(precision, tmp_
         torch.manual_seed(0)
         model, rows = run(
             val=bars(30, seed=1), augmentation=augmentation, precision=precision,
-            model=networks.build((1, 6, 6), 3, SPEEDRUN),
+            model=registry.build((1, 6, 6), 3, SPEEDRUN),
         )  # fmt: skip
         checkpoint.save(model, {"attempt": 1}, tmp_path / attempt)
         history.write_training(rows, len(rows), 1, tmp_path / attempt)
@@ -138,7 +138,7 @@ def test_the_same_seed_gives_the_same_history_and_the_same_bytes(precision, tmp_
     ]  # fmt: skip
     _, other = run(
         val=bars(30, seed=1), augmentation=augmentation, precision=precision, seed=1,
-        model=networks.build((1, 6, 6), 3, SPEEDRUN),
+        model=registry.build((1, 6, 6), 3, SPEEDRUN),
     )  # fmt: skip
     assert other != rows
 
@@ -147,7 +147,7 @@ def test_training_follows_the_notebooks_loop_to_the_last_bit():
     """Adam 0.001 with default betas, cross-entropy, the same batches: the same weights."""
     ours, rows = run(epochs=2, learning_rate=0.001)
     torch.manual_seed(0)
-    theirs = networks.build((1, 6, 6), 3, ARCHITECTURE).train()
+    theirs = registry.build((1, 6, 6), 3, ARCHITECTURE).train()
     optimizer = torch.optim.Adam(theirs.parameters(), lr=0.001)
     generator = torch.Generator().manual_seed(0)
     train = bars(50)
@@ -235,7 +235,7 @@ def scripted(monkeypatch):
 def test_the_last_epoch_is_kept_unless_the_best_is_asked_for(scripted):
     states = []
     torch.manual_seed(0)
-    model = networks.build((1, 6, 6), 3, ARCHITECTURE)
+    model = registry.build((1, 6, 6), 3, ARCHITECTURE)
     rows = []
     for row in loop.fit(
         model, bars(50), bars(30, seed=1),
@@ -292,7 +292,7 @@ def test_a_rate_of_its_own_reaches_the_optimisation():
     for key in ("bias_rate", "head_rate"):
         frozen, _ = run(epochs=1, **{key: 0.0})
         torch.manual_seed(0)
-        before = networks.build((1, 6, 6), 3, ARCHITECTURE)
+        before = registry.build((1, 6, 6), 3, ARCHITECTURE)
         kept = frozen.fc.bias if key == "bias_rate" else frozen.fc.weight
         first = before.fc.bias if key == "bias_rate" else before.fc.weight
         assert torch.equal(kept, first)
@@ -325,7 +325,7 @@ def test_images_are_shrunk_until_the_step_that_is_named(monkeypatch):
 
     monkeypatch.setattr(loop, "augment", keep)
     shrinking = SimpleNamespace(**vars(NO_AUGMENTATION) | {"shrink": 4, "shrink_until": 0.4})
-    model = networks.build((1, 6, 6), 3, SPEEDRUN)
+    model = registry.build((1, 6, 6), 3, SPEEDRUN)
     run(augmentation=shrinking, batch_size=16, epochs=5, model=model)
     assert sides == [4] * 8 + [6] * 12
 
@@ -385,7 +385,7 @@ def test_recorded_steps_train_like_steps_that_are_not(optimizer):
     results = []
     for capture in ("auto", "never"):
         torch.manual_seed(0)
-        model = networks.build((1, 6, 6), 3, SPEEDRUN).cuda()
+        model = registry.build((1, 6, 6), 3, SPEEDRUN).cuda()
         _, rows = run(train, model=model, capture=capture, optimizer=optimizer, schedule="linear")
         results.append([row["train_loss"] for row in rows])
     assert results[0] == pytest.approx(results[1], rel=1e-3)

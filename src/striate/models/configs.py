@@ -1,0 +1,275 @@
+"""What each network reads of the section `model`, and what follows from it without torch.
+
+Params are checked with these classes before anything is downloaded or built. A new network adds
+its class at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
+
+from striate.errors import UserError
+from striate.models import sizing
+from striate.schema import Section, explain
+
+WIDTH = "a whole number from 1 to 1024, or a list of them, one for each layer"
+
+
+def _check_width(value: Any) -> Any:
+    listed = value if isinstance(value, list) else [value]
+    if not listed or not all(type(one) is int and 1 <= one <= 1024 for one in listed):
+        raise ValueError(WIDTH)
+    return value
+
+
+def _check_odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError("an odd whole number, so that padding keeps the image's size")
+    return value
+
+
+# Keys that several networks read. One key means the same in all of them.
+Layers = Annotated[int, Field(ge=1, le=16)]
+Width = Annotated[int | list[int], BeforeValidator(_check_width), Field(description=WIDTH)]
+KernelSize = Annotated[int, Field(ge=1, le=31), AfterValidator(_check_odd)]
+ConvsPerLayer = Annotated[int, Field(ge=1, le=16)]
+Norm = Literal["batch", "none"]
+Activation = Literal["relu", "leaky_relu", "gelu", "silu", "tanh"]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+
+
+class NetworkConfig(Section):
+    """The keys that a network reads, all of them arguments of its class.
+
+    Keys that only other networks read are kept beside them as they stand, unchecked.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    # Keys of this network alone that other networks accept with one value only, which means "off".
+    off: ClassVar[dict[str, Any]] = {}
+    # Whether trained weights take images of any size, as `augment.shrink` needs it.
+    takes_any_size: ClassVar[bool] = False
+    # Keys by which a message says what makes the images too small, and the network too large.
+    size_keys: ClassVar[str] = "model.layers"
+    weight_keys: ClassVar[str] = "model.width and layers"
+
+    arch: str
+    layers: Layers
+    width: Width
+
+    @model_validator(mode="after")
+    def _one_width_for_each_layer(self) -> NetworkConfig:
+        if isinstance(self.width, list) and len(self.width) != self.layers:
+            raise ValueError(
+                f"model.width lists {len(self.width)} layers, but model.layers is {self.layers}"
+            )
+        return self
+
+    def layer_names(self) -> list[str]:
+        """The names of the layers, in order, as `Network.layers` has them."""
+        return [f"layer{number}" for number in range(1, self.layers + 1)]
+
+    def smallest_side(self) -> int:
+        """The side in pixels of the smallest square image that the network takes."""
+        return 1
+
+    def check_size(self, size: Sequence[int]) -> None:
+        """Refuse images that are too small, by height and width.
+
+        Raises:
+            UserError: names the key and the largest possible value.
+        """
+
+    def normalizes_one_value(self, side: int) -> bool:
+        """Whether a norm sees one value a channel of a single image with this smaller side."""
+        return False
+
+    def count_parameters(self, shape: Sequence[int], classes: int) -> int:
+        """How many parameters the network has, those that do not learn included.
+
+        Args:
+            shape: channels, height and width of an image.
+            classes: how many outputs there are.
+        """
+        raise NotImplementedError
+
+    def check_fits(self, shape: Sequence[int], classes: int) -> None:
+        """Refuse images that are too small for the network, and a network too large to train.
+
+        Args:
+            shape: channels, height and width of an image.
+            classes: how many outputs there are.
+
+        Raises:
+            UserError: names the keys.
+        """
+        self.check_size(shape[1:])
+        found = self.count_parameters(shape, classes)
+        if found > sizing.MAX_PARAMETERS:
+            raise UserError(
+                f"{self.weight_keys} make {found:,} parameters;"
+                f" the largest possible number is {sizing.MAX_PARAMETERS:,}"
+            )
+
+    def architecture(self) -> dict[str, Any]:
+        """What `model.json` keeps: the keys that the network reads, and what others have off."""
+        off = {key for config in CONFIGS.values() for key in config.off}
+        known = {*type(self).model_fields, *off}
+        return {key: value for key, value in self.model_dump().items() if key in known}
+
+
+C = TypeVar("C", bound=NetworkConfig)
+
+CONFIGS: dict[str, type[NetworkConfig]] = {}  # by `model.arch`
+
+
+def register(arch: str) -> Callable[[type[C]], type[C]]:
+    """Make a class the config of the network that `model.arch` calls `arch`."""
+
+    def add(config: type[C]) -> type[C]:
+        CONFIGS[arch] = config
+        return config
+
+    return add
+
+
+def section() -> type[Section]:
+    """The section `model` of params.yaml: `arch`, and the keys of all networks."""
+    fields: dict[str, Any] = {"arch": (Literal[tuple(CONFIGS)], ...)}
+    for config in CONFIGS.values():
+        for key, field in config.model_fields.items():
+            fields.setdefault(key, (field.annotation, field))
+    return create_model("Model", __base__=Section, **fields)
+
+
+def parse(values: Any) -> NetworkConfig:
+    """Check the section `model`, of other networks' keys only whether they are off.
+
+    Raises:
+        ValidationError, ValueError: a key is faulty, or contradicts another.
+    """
+    every = section()
+    arch = values.get("arch") if isinstance(values, dict) else None
+    if not isinstance(arch, str) or arch not in CONFIGS:
+        every.model_validate(values)  # raises, and names all faults
+        raise ValueError(f"model.arch is {arch}, of which there is no network")
+    config = CONFIGS[arch]
+    others = {
+        key: value
+        for key, value in values.items()
+        if key in every.model_fields and key not in config.model_fields
+    }
+    own = {key: value for key, value in values.items() if key not in others}
+    checked = config.model_validate(own, extra="forbid")
+    for other in CONFIGS.values():
+        for key, off in other.off.items():
+            if key in others and (type(others[key]), others[key]) != (type(off), off):
+                raise ValueError(
+                    f"model.{key} is {others[key]}; it must be {off} where model.arch is {arch}"
+                )
+    return checked.model_copy(update=others)
+
+
+def check(values: Any, source: str) -> NetworkConfig:
+    """Like `parse`, with a message for people that names the source of the values.
+
+    Raises:
+        UserError: has a line for each fault: the key, the value and what is allowed.
+    """
+    try:
+        return parse(values)
+    except ValidationError as error:
+        raise UserError(explain(error, source, {"model": section()}, inside="model")) from None
+    except ValueError as error:
+        raise UserError(f"{source}: {error}") from None
+
+
+@register("convnet")
+class ConvNetConfig(NetworkConfig):
+    """`striate.models.convnet`: each layer halves the image, rounding down."""
+
+    weight_keys = "model.width, layers, kernel_size and convs_per_layer"
+
+    kernel_size: KernelSize
+    convs_per_layer: ConvsPerLayer
+    norm: Norm
+    activation: Activation
+    dropout: Dropout
+
+    def smallest_side(self) -> int:
+        """One pixel is left of it."""
+        return int(2**self.layers)
+
+    def check_size(self, size: Sequence[int]) -> None:
+        """Each layer needs two pixels or more."""
+        sizing.check_layers(self.layers, size)
+
+    def count_parameters(self, shape: Sequence[int], classes: int) -> int:
+        """Convolutions with biases, norms, and a linear layer of all pixels that are left."""
+        inputs, height, columns = shape
+        widths = sizing.channels(self.width, self.layers)
+        convs = sum(
+            sizing.conv_parameters(*pair, self.kernel_size, bias=True, norm=self.norm == "batch")
+            for pair in sizing.conv_channels(inputs, widths, self.convs_per_layer)
+        )
+        features = widths[-1] * (height >> self.layers) * (columns >> self.layers)
+        return convs + (features + 1) * classes
+
+
+@register("speedrun")
+class SpeedrunConfig(NetworkConfig):
+    """`striate.models.speedrun`: whitening takes pixels off, then each layer halves the image."""
+
+    off = {"whiten": 0}  # noqa: RUF012
+    takes_any_size = True
+    size_keys = "model.layers and model.whiten"
+    weight_keys = "model.width, layers, kernel_size and convs_per_layer"
+
+    kernel_size: KernelSize
+    convs_per_layer: ConvsPerLayer
+    norm: Norm
+    activation: Activation
+    dropout: Dropout
+    whiten: Annotated[int, Field(ge=0, le=8)]
+
+    def layer_names(self) -> list[str]:
+        """The whitening layer comes first."""
+        return (["whiten"] if self.whiten else []) + super().layer_names()
+
+    def smallest_side(self) -> int:
+        """One pixel is left of it."""
+        return int(2**self.layers) + max(self.whiten - 1, 0)
+
+    def check_size(self, size: Sequence[int]) -> None:
+        """Each layer needs two pixels or more behind the whitening layer."""
+        sizing.check_layers(self.layers, size, self.whiten)
+
+    def normalizes_one_value(self, side: int) -> bool:
+        """It normalises what it has pooled, so that the last layer may see single pixels."""
+        last = sizing.side_after_whitening(side, self.whiten) >> self.layers
+        return self.norm == "batch" and last == 1
+
+    def count_parameters(self, shape: Sequence[int], classes: int) -> int:
+        """Whitening filters, convolutions without biases, norms, and a linear layer without one."""
+        inputs, whitening = shape[0], 0
+        if self.whiten:
+            patch = inputs * self.whiten**2
+            inputs, whitening = 2 * patch, 2 * patch**2
+        widths = sizing.channels(self.width, self.layers)
+        convs = sum(
+            sizing.conv_parameters(*pair, self.kernel_size, bias=False, norm=self.norm == "batch")
+            for pair in sizing.conv_channels(inputs, widths, self.convs_per_layer)
+        )
+        return whitening + convs + widths[-1] * classes

@@ -1,0 +1,84 @@
+"""The networks by name, and what each of them must answer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from striate.models.model_json import FIRST
+
+N = TypeVar("N", bound="Network")
+
+FIT_IMAGES = 1000  # training images for `Network.fit_to_data`
+
+
+class Network(nn.Module):
+    """A network: normalised images, float (N, C, H, W) → logits, (N, classes).
+
+    Its constructor takes the shape of an image (channels, height, width), the number of classes
+    and, as keyword-only arguments, the keys of its class in `striate.models.configs`.
+    """
+
+    def layers(self) -> dict[str, nn.Module]:
+        """The convolution layers by name, in order; the output of each is the input of the next.
+
+        They are what `training.freeze` names, and where filters and feature maps are drawn.
+        """
+        raise NotImplementedError
+
+    def parameter_roles(self) -> dict[str, list[nn.Parameter]]:
+        """All parameters by role, each once, as optimisers tell them apart.
+
+        Returns:
+            `filters`: weights of convolutions. `head`: the weight of the layer that gives the
+            logits. `biases`: biases, and scales of norms.
+        """
+        raise NotImplementedError
+
+    def fit_to_data(self, images: Tensor) -> None:
+        """Set weights that follow from the data; called once, before training.
+
+        Args:
+            images: the first `FIT_IMAGES` training images, normalised, float (N, C, H, W).
+        """
+
+
+NETWORKS: dict[str, Callable[..., Network]] = {}  # by `model.arch`; filled as files are imported
+
+
+def register(arch: str) -> Callable[[type[N]], type[N]]:
+    """Make a class the network that `model.arch` calls `arch`; its file has the same name."""
+
+    def add(network: type[N]) -> type[N]:
+        NETWORKS[arch] = network
+        return network
+
+    return add
+
+
+def build(shape: tuple[int, int, int], classes: int, architecture: dict[str, Any]) -> Network:
+    """Build a network with random weights.
+
+    Args:
+        shape: channels, height and width of an image.
+        classes: how many outputs there are.
+        architecture: the section `model` of params.yaml, checked. The network gets the keys that
+            it takes.
+
+    Raises:
+        UserError: the images are too small.
+    """
+    keys: dict[str, Any] = FIRST | architecture
+    import_module(f"striate.models.{keys['arch']}")
+    network = NETWORKS[keys["arch"]]
+    own = inspect.getfullargspec(network).kwonlyargs
+    return network(shape, classes, **{key: keys[key] for key in own})
+
+
+def count_parameters(model: nn.Module) -> int:
+    """How many numbers training changes."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
