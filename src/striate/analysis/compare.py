@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from striate.analysis import overview
 from striate.data import results
 from striate.data.arrays import displayed, load_manifest, map_split
+from striate.data.results import MISSING
 from striate.evaluation import predictions
+from striate.evaluation.metrics import METRICS
 from striate.evaluation.scores import surest_mistakes
 from striate.reporting import figures, report
 from striate.tables import columns
@@ -20,7 +22,6 @@ from striate.tracking import records
 from striate.tracking.records import Record
 
 FILES = ("predictions", "metrics/history.csv", "data/manifest.json", records.TEST_SET)
-WORDS = {"ece": "calibration error", "macro_f1": "macro F1", "n": "images"}  # of test.json
 SIGNIFICANT = 0.05
 GALLERY = 36  # images on each side
 
@@ -49,16 +50,16 @@ class Scored(NamedTuple):
     classes: list[str]
 
 
-class Verdict(NamedTuple):
-    """Two sets of predictions of the same images.
+class McNemarResult(NamedTuple):
+    """How two sets of predictions of the same images differ.
 
     Attributes:
-        first, second: how many images only the first, and only the second, has right.
+        only_first, only_second: how many images only the first, and only the second, has right.
         p: the probability of so uneven a split, or a more uneven one, by chance.
     """
 
-    first: int
-    second: int
+    only_first: int
+    only_second: int
     p: float
 
 
@@ -97,9 +98,7 @@ def same_images(first: Side, other: Side) -> bool:
 def params(sides: Sequence[Side]) -> list[list[str]]:
     """The params that differ: a row for each with its values, `–` where there is none."""
     keys = dict.fromkeys(key for side in sides for key in side.record.params)
-    rows = [
-        [key, *(str(side.record.params.get(key, overview.NONE)) for side in sides)] for key in keys
-    ]
+    rows = [[key, *(str(side.record.params.get(key, MISSING)) for side in sides)] for key in keys]
     return [row for row in rows if len(set(row[1:])) > 1]
 
 
@@ -109,44 +108,56 @@ def metrics(sides: Sequence[Side]) -> list[list[str]]:
     Each value after the first comes with the difference to it, unless it was measured on other
     data.
     """
-    named: dict[str, tuple[str, str]] = {}
-    for part in ("train", "test"):
-        for key in dict.fromkeys(key for side in sides for key in getattr(side.record, part)):
-            words = WORDS.get(key, key.replace("val_", "validation ", 1).replace("_", " "))
-            named[f"test {words}" if part == "test" else words] = part, key
-    ranks = ("validation", "test", "train")
-    order = sorted(named, key=lambda name: [*map(name.startswith, ranks), True].index(True))
+    keys = {
+        part: dict.fromkeys(key for side in sides for key in getattr(side.record, part))
+        for part in ("train", "test")
+    }
+    validation = [("train", key) for key in keys["train"] if key.startswith("val_")]
     # Of the accuracy and the loss, the accuracy comes first, as it does in the test set's file.
-    order.sort(key=lambda name: name != "validation accuracy")
+    validation.sort(key=lambda named: named[1] != records.VALIDATION)
+    order = validation + [("test", key) for key in keys["test"]]
+    order += [("train", key) for key in keys["train"] if not key.startswith("val_")]
     rows = []
-    for name in order:
-        part, key = named[name]
+    for part, key in order:
+        label, spec = _presentation(part, key)
         first, *others = (getattr(side.record, part).get(key) for side in sides)
         cells = [
-            _with_change(value, first) if same_images(sides[0], side) else _value(value)
+            _with_change(value, first, spec) if same_images(sides[0], side) else _value(value, spec)
             for value, side in zip(others, sides[1:], strict=True)
         ]
-        rows.append([name, _value(first), *cells])
+        rows.append([label, _value(first, spec), *cells])
     return rows
 
 
-def _value(value: float | None) -> str:
+def _presentation(part: str, key: str) -> tuple[str, str]:
+    """The label and the format of a metric; those of the test set know their own.
+
+    An empty format is for whatever the value is.
+    """
+    if part == "test" and key in METRICS:
+        return METRICS[key].label, METRICS[key].format_spec
+    words = key.replace("val_", "validation ", 1).replace("train_", "training ", 1)
+    label = words.replace("_", " ")
+    return f"test {label}" * (part == "test") or label, ".2%" * key.endswith("accuracy")
+
+
+def _value(value: float | None, spec: str) -> str:
     if value is None:
-        return overview.NONE
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+        return MISSING
+    return format(value, spec or ("," if isinstance(value, int) else ".4f"))
 
 
-def _with_change(value: float | None, first: float | None) -> str:
+def _with_change(value: float | None, first: float | None, spec: str) -> str:
     if value is None or first is None or value == first:
-        return _value(value)
-    change = value - first
-    size = _value(abs(change))
-    if float(size.replace(",", "")) == 0:  # a difference that four digits do not show
-        size = f"{abs(change):.0e}"
-    return f"{_value(value)} ({'+' if change > 0 else '−'}{size})"
+        return _value(value, spec)
+    change = abs(value - first)
+    size = _value(change, spec)
+    if size == _value(type(change)(0), spec):  # a difference that so many digits do not show
+        size = f"{100 * change:.0e}%" if spec.endswith("%") else f"{change:.0e}"
+    return f"{_value(value, spec)} ({'+' if value > first else '−'}{size})"
 
 
-def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Verdict:
+def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemarResult:
     """Whether two networks that saw the same images differ by more than chance.
 
     Q. McNemar, "Note on the sampling error of the difference between correlated proportions",
@@ -161,7 +172,7 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Verdict:
 
     ours, theirs = int((first & ~second).sum()), int((second & ~first).sum())
     p = float(binomtest(ours, ours + theirs).pvalue) if ours + theirs else 1.0
-    return Verdict(ours, theirs, p)
+    return McNemarResult(ours, theirs, p)
 
 
 def right(side: Side, scored: Scored) -> NDArray[np.bool_]:
@@ -170,18 +181,18 @@ def right(side: Side, scored: Scored) -> NDArray[np.bool_]:
     return found
 
 
-def said(first: str, second: str, verdict: Verdict) -> str:
-    """A verdict in words."""
-    if not verdict.first and not verdict.second:
+def said(first: str, second: str, result: McNemarResult) -> str:
+    """The result of the test in words."""
+    if not result.only_first and not result.only_second:
         return f"{first} and {second} have the same images right."
-    p = f"{verdict.p:.2g}"
+    p = f"{result.p:.2g}"
     counts = (
-        f"Only {second} has {verdict.second:,} image{'s' if verdict.second != 1 else ''} right,"
-        f" only {first} {verdict.first:,} (McNemar's test, p = {p}):"
+        f"Only {second} has {result.only_second:,} image{'s' if result.only_second != 1 else ''}"
+        f" right, only {first} {result.only_first:,} (McNemar's test, p = {p}):"
     )
-    if verdict.p >= SIGNIFICANT:
+    if result.p >= SIGNIFICANT:
         return f"{counts} chance may explain the difference."
-    better, worse = (second, first) if verdict.second > verdict.first else (first, second)
+    better, worse = (second, first) if result.only_second > result.only_first else (first, second)
     return f"{counts} {better} is better than {worse}, and not by chance."
 
 
@@ -206,8 +217,8 @@ def sentences(sides: Sequence[Side], scored: Scored) -> list[str]:
                 " difference between them can be tested."
             )
         else:
-            verdict = mcnemar(right(first, scored), right(other, scored))
-            lines.append(said(first.name, other.name, verdict))
+            result = mcnemar(right(first, scored), right(other, scored))
+            lines.append(said(first.name, other.name, result))
     keys = overview.validation_sets_differ([side.record for side in sides])
     if keys:
         lines.append(f"Their validation sets differ ({' and '.join(keys)}).")
@@ -265,7 +276,7 @@ def page(sides: Sequence[Side], said: Sequence[str], scored: Scored) -> str:
         sentences=said,
         params=params(sides),
         metrics=metrics(sides),
-        intervals=[report.interval(int(t["n"] - t["errors"]), int(t["n"])) for t in tests],
+        intervals=[report.interval(round(t["accuracy"] * t["n"]), int(t["n"])) for t in tests],
         **{
             name: report.embedded(figures.png(figures.overlaid_curves(histories, stacked)))
             for name, stacked in (("curves", False), ("curves_stacked", True))

@@ -10,8 +10,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from striate.config.params import Loader, flatten, read_yaml
-from striate.data.results import finite, one_line, parse_json, read_json
+from striate.data.results import MISSING, finite, one_line, parse_json, read_json
 from striate.errors import UserError
+from striate.evaluation.metrics import METRICS
 from striate.tracking import records
 from striate.tracking.git import commit_of, git
 
@@ -23,16 +24,18 @@ COUNT = "n"  # the metric that says how many images a file's proportions are of
 class Rule(BaseModel):
     """How one metric is judged.
 
-    The tolerance is in the metric's own unit, or `noise` for a proportion of images.
+    Attributes:
+        better: which direction is better; a metric of metrics/test.json knows its own.
+        tolerance: how much worse it may be, in its own unit, or `noise` for a proportion of images.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    better: Literal["higher", "lower", "equal"]
+    better: Literal["higher", "lower", "equal"] | None = None
     tolerance: Annotated[float, Field(ge=0)] | Literal["noise"]
 
 
-class Verdict(NamedTuple):
+class MetricCheck(NamedTuple):
     """One metric of one file, before and now; None where it is missing."""
 
     file: str
@@ -62,6 +65,7 @@ class Source(NamedTuple):
     hashes: dict[str, str]
 
 
+NEW = "new"  # the status of a metric that was not there before
 FAILURES = {  # status → how it is said
     "worse": "is worse",
     "differs": "differs",
@@ -82,13 +86,28 @@ def load_rules(path: Path) -> Rules:
         UserError: the file is missing or holds something else.
     """
     try:
-        return TypeAdapter(Rules).validate_python(read_yaml(path))
+        rules = TypeAdapter(Rules).validate_python(read_yaml(path))
     except ValidationError as error:
         fault = error.errors()[0]
         place = ".".join(str(part) for part in fault["loc"][:3])  # file, metric, key
         raise UserError(
             f"{path}: {place}: {fault['msg']}; it must be a file of metrics, and for each metric"
         ) from None
+    return {
+        file: {metric: _directed(path, file, metric, rule) for metric, rule in of_file.items()}
+        for file, of_file in rules.items()
+    }
+
+
+def _directed(path: Path, file: str, metric: str, rule: Rule) -> Rule:
+    """The rule with the metric's own direction where it names none."""
+    if rule.better is not None:
+        return rule
+    if file != records.TEST or metric not in METRICS:
+        raise UserError(
+            f"{path}: {file}.{metric}.better is missing; it must be higher, lower or equal"
+        )
+    return rule.model_copy(update={"better": METRICS[metric].better or "equal"})
 
 
 def metrics_now(files: Iterable[str], folder: Path) -> Metrics:
@@ -259,7 +278,7 @@ def check_sources(before: Source | None, now: Source | None, revision: str) -> N
         UserError: they were not.
     """
     if before and now and before.test_set and now.test_set and before.test_set != now.test_set:
-        names = [source.params.get("data.name", "–") for source in (before, now)]
+        names = [source.params.get("data.name", MISSING) for source in (before, now)]
         what = f" ({names[0]} there, {names[1]} here)" if names[0] != names[1] else ""
         raise UserError(
             f"the metrics of {revision} were measured on other test images{what}, so they cannot be"
@@ -272,7 +291,7 @@ def params_said(before: Source | None, now: Source | None) -> str:
     if before is None or now is None:
         return ""
     keys = dict.fromkeys([*before.params, *now.params])
-    pairs = [(key, before.params.get(key, "–"), now.params.get(key, "–")) for key in keys]
+    pairs = [(key, before.params.get(key, MISSING), now.params.get(key, MISSING)) for key in keys]
     changes = [f"{key} {old} → {new}" for key, old, new in pairs if old != new]
     return f"Params that differ: {', '.join(changes)}." if changes else ""
 
@@ -308,9 +327,9 @@ def check_rules(rules: Rules, before: Metrics, now: Metrics, revision: str) -> N
         )
 
 
-def compare(before: Metrics, now: Metrics, rules: Rules) -> list[Verdict]:
+def compare(before: Metrics, now: Metrics, rules: Rules) -> list[MetricCheck]:
     """Judge every metric that a rule names, and list the others."""
-    verdicts = []
+    checks = []
     for file in dict.fromkeys([*rules, *before, *now]):
         old, new = (metrics.get(file, {}) for metrics in (before, now))
         judged = rules.get(file, {})
@@ -322,42 +341,44 @@ def compare(before: Metrics, now: Metrics, rules: Rules) -> list[Verdict]:
                 status = _judge(*values, allowed, judged[metric])
                 if status == "missing" and metric in new:
                     status = "not a number"
-                verdicts.append(Verdict(file, metric, *values, allowed, status))
+                checks.append(MetricCheck(file, metric, *values, allowed, status))
             elif values != (None, None):
-                verdicts.append(Verdict(file, metric, *values, None, "not judged"))
-    return verdicts
+                checks.append(MetricCheck(file, metric, *values, None, "not judged"))
+    return checks
 
 
-def table(verdicts: list[Verdict]) -> str:
-    """The verdicts as a Markdown table."""
+def table(checks: list[MetricCheck]) -> str:
+    """The checks as a Markdown table."""
     lines = [
         "| file | metric | before | now | difference | allowed | |",
         "|---|---|--:|--:|--:|--:|---|",
     ]
-    for file, metric, before, now, allowed, status in verdicts:
-        change = f"{now - before:+.6g}" if before is not None and now is not None else "–"
-        old, new = (f"{value:.6g}" if value is not None else "–" for value in (before, now))
-        limit = f"{allowed:.3g}" if allowed is not None else "–"
+    for file, metric, before, now, allowed, status in checks:
+        change = f"{now - before:+.6g}" if before is not None and now is not None else MISSING
+        old, new = (f"{value:.6g}" if value is not None else MISSING for value in (before, now))
+        limit = f"{allowed:.3g}" if allowed is not None else MISSING
         lines.append(f"| {file} | {metric} | {old} | {new} | {change} | {limit} | {status} |")
     return "\n".join(lines)
 
 
-def outcome(verdicts: list[Verdict]) -> str:
-    """The verdicts in a few words."""
-    failed = [f"{verdict.metric} {FAILURES[verdict.status]}" for verdict in verdicts
-              if verdict.failed]  # fmt: skip
+def outcome(checks: list[MetricCheck]) -> str:
+    """The checks in a few words."""
+    failed = [f"{check.metric} {FAILURES[check.status]}" for check in checks if check.failed]
+    new = [check.metric for check in checks if check.status == NEW]
+    # Else a rule would pass in silence although there is nothing to compare with.
+    unjudged = f"; new, so not judged: {', '.join(new)}" if new else ""
     if failed:
-        return f"FAILED: {', '.join(failed)}"
-    changed = any(verdict.before != verdict.now for verdict in verdicts)
-    return "passed" if changed else "passed, no metric differs"
+        return f"FAILED: {', '.join(failed)}{unjudged}"
+    changed = any(check.before != check.now for check in checks)
+    return f"passed{unjudged}" if changed else "passed, no metric differs"
 
 
-def noise_said(verdicts: list[Verdict], rules: Rules) -> str:
+def noise_said(checks: list[MetricCheck], rules: Rules) -> str:
     """What a tolerance of `noise` means, in a sentence; nothing where no rule has one."""
     named = [
-        verdict.metric
-        for verdict in verdicts
-        if verdict.allowed is not None and rules[verdict.file][verdict.metric].tolerance == NOISE
+        check.metric
+        for check in checks
+        if check.allowed is not None and rules[check.file][check.metric].tolerance == NOISE
     ]
     if not named:
         return ""
@@ -388,10 +409,11 @@ def _judge(before: float | None, now: float | None, allowed: float | None, rule:
     if now is None:
         return "missing"
     if before is None:
-        return "new"
+        return NEW
     if now == before:
         return "equal"
-    gain = {"higher": now - before, "lower": before - now, "equal": -abs(now - before)}[rule.better]
+    gains = {"higher": now - before, "lower": before - now, "equal": -abs(now - before)}
+    gain = gains[rule.better or "equal"]
     if gain > 0:
         return "better"
     # A proportion of nobody knows how many images has no noise that would excuse it.

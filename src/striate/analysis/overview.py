@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from striate.data.results import finite
+from striate.data.results import MISSING, finite
 from striate.tracking import records
 from striate.tracking.records import Record
-
-NONE = "–"  # where there is no value
 
 
 def varied(found: Sequence[Record]) -> dict[str, str]:
@@ -57,20 +55,20 @@ def table(found: Sequence[Record], here: Record | None) -> list[list[str]]:
                 ", ".join(names),
                 _percent(finite(record.train.get(records.VALIDATION))),
                 _percent(finite(record.test.get("accuracy"))),
-                NONE if errors is None or n is None else f"{errors:,} of {n:,}",
+                MISSING if errors is None or n is None else f"{errors:,} of {n:,}",
                 _count(finite(record.train.get("parameters"))),
-                *(str(record.params.get(key, NONE)) for key in keys),
+                *(str(record.params.get(key, MISSING)) for key in keys),
             ]
         )
     return rows
 
 
 def _percent(value: float | None) -> str:
-    return NONE if value is None else f"{value:.2%}"
+    return MISSING if value is None else f"{value:.2%}"
 
 
 def _count(value: float | None) -> str:
-    return NONE if value is None else f"{value:,}"
+    return MISSING if value is None else f"{value:,}"
 
 
 def notes(found: Sequence[Record]) -> list[str]:

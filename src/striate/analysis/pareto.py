@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from striate.analysis import overview
-from striate.data.results import finite
+from striate.data.results import MISSING, finite
 from striate.reporting import figures
 from striate.tracking import records
 from striate.tracking.records import LeftOut, Record
@@ -86,7 +86,7 @@ def candidates(
     return [
         Candidate(
             record.names[0].name,
-            ", ".join(f"{end}={record.params.get(k, overview.NONE)}" for k, end in keys.items()),
+            ", ".join(f"{end}={record.params.get(k, MISSING)}" for k, end in keys.items()),
             float(getattr(record, part)[key]),
             int(record.train["parameters"]),
             seconds if seconds and seconds > 0 else None,
@@ -142,7 +142,7 @@ def table(found: Sequence[Candidate], accuracy: str) -> list[list[str]]:
         rows.append(
             [
                 name, f"{value:.2%}", f"{parameters:,}",
-                overview.NONE if seconds is None else f"{seconds:.3g}{elsewhere}",
+                MISSING if seconds is None else f"{seconds:.3g}{elsewhere}",
                 ", ".join(what for what, indices in fronts.items() if n in indices),
                 label,
             ]

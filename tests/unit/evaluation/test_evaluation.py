@@ -6,7 +6,7 @@ import torch
 from scipy import optimize, stats
 from sklearn import metrics as reference
 
-from striate.evaluation import scores, scoring
+from striate.evaluation import metrics, scores
 from striate.models import calibration, prediction
 
 
@@ -22,7 +22,7 @@ def predictions():
 def test_scores_are_those_of_scikit_learn(predictions):
     logits, labels = predictions
     truth, guess = labels.numpy(), logits.argmax(1).numpy()
-    ours = scoring.scores(logits, labels)
+    ours = metrics.measure(metrics.predictions_of(logits, labels))
     assert ours["accuracy"] == reference.accuracy_score(truth, guess)
     assert ours["macro_f1"] == pytest.approx(reference.f1_score(truth, guess, average="macro"))
     assert ours["loss"] == pytest.approx(reference.log_loss(truth, logits.double().softmax(1)))

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from striate.config import params
-from striate.evaluation import scores, scoring
+from striate.evaluation import metrics, scores
 from striate.reporting import figures, report
 
 ROOT = Path(__file__).parents[3]
@@ -56,7 +56,9 @@ def labels():
 def text(logits, labels):
     import torch
 
-    measured = scoring.scores(torch.from_numpy(logits), torch.from_numpy(labels))
+    measured = metrics.measure(
+        metrics.predictions_of(torch.from_numpy(logits), torch.from_numpy(labels))
+    )
     images = np.random.RandomState(2).rand(40, 3, 4, 4).astype(np.float32)
     png = figures.png(figures.learning_curves({"epoch": [1], "train_loss": [1.0]}))
     train = {"train_accuracy": 0.5, "val_accuracy": 0.25, "epochs": 2, "kept_epoch": 2,
@@ -145,7 +147,7 @@ def test_a_tile_holds_the_pixels_of_its_image(channels):
 @pytest.mark.parametrize(("accuracy", "said"), [(0.9, "too unsure"), (0.3, "too sure")])
 def test_calibration_is_said_in_a_sentence(accuracy, said):
     rows = [{"count": 10, "confidence": 0.6, "accuracy": accuracy}]
-    assert f"the network is {said} by 30.00%" in report.calibration_said(rows, 0.3)
+    assert f"the network is {said} by 30.00%" in report.calibration_said(rows)
 
 
 @pytest.mark.parametrize(
