@@ -93,21 +93,10 @@ def load_rules(path: Path) -> Rules:
         raise UserError(
             f"{path}: {place}: {fault['msg']}; it must be a file of metrics, and for each metric"
         ) from None
-    return {
-        file: {metric: _directed(path, file, metric, rule) for metric, rule in of_file.items()}
-        for file, of_file in rules.items()
-    }
-
-
-def _directed(path: Path, file: str, metric: str, rule: Rule) -> Rule:
-    """The rule with the metric's own direction where it names none."""
-    if rule.better is not None:
-        return rule
-    if file != records.TEST or metric not in METRICS:
-        raise UserError(
-            f"{path}: {file}.{metric}.better is missing; it must be higher, lower or equal"
-        )
-    return rule.model_copy(update={"better": METRICS[metric].better or "equal"})
+    for metric, rule in rules.get(records.TEST, {}).items():
+        if rule.better is None and metric in METRICS:
+            rule.better = METRICS[metric].better or "equal"
+    return rules
 
 
 def metrics_now(files: Iterable[str], folder: Path) -> Metrics:
@@ -300,8 +289,8 @@ def check_rules(rules: Rules, before: Metrics, now: Metrics, revision: str) -> N
     """Check that the rules and the metrics before allow a comparison.
 
     Raises:
-        UserError: there is no rule, or one for what is on neither side; a metric before is no
-            number; or there is none of those that are judged.
+        UserError: there is no rule, or one for what is on neither side or has no direction; a
+            metric before is no number; or there is none of those that are judged.
     """
     judged = [(file, metric) for file, metrics in rules.items() for metric in metrics]
     if not judged:
@@ -314,6 +303,11 @@ def check_rules(rules: Rules, before: Metrics, now: Metrics, revision: str) -> N
             raise UserError(
                 f"gate.yaml has a rule for {metric} of {file}, which is neither here nor at"
                 f" {revision}; {names}"
+            )
+        if metric in new and rules[file][metric].better is None:
+            raise UserError(
+                f"gate.yaml does not say which direction of {metric} of {file} is better; it must"
+                " be higher, lower or equal"
             )
         if metric in old and finite(old[metric]) is None:
             raise UserError(

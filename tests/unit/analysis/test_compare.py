@@ -53,6 +53,22 @@ def test_metrics_stand_beside_their_difference_to_the_first():
     assert rows["parameters"] == ["10", "1,234 (+1,224)", "10"]
 
 
+def test_a_metric_that_nobody_registered_is_shown_under_its_key():
+    other = side("o", LABELS, test={"new_share": 0.5, "top_accuracy": 0.25, "accuracy": 0.50001})
+    rows = {name: cells for name, *cells in compare.metrics([FIRST, other])}
+    assert rows["test new share"] == ["–", "0.5000"]
+    assert rows["test top accuracy"] == ["–", "25.00%"]
+    assert rows["test accuracy"] == ["50.00%", "50.00% (+1e-03%)"]
+
+
+def test_experiments_without_errors_have_an_interval_on_the_page(scored):
+    sides = [side(name, LABELS) for name in ("a", "b")]
+    for one in sides:
+        del one.record.test["errors"]
+    page = " ".join(" ".join(Page(compare.page(sides, [], scored)).words).split())
+    assert "test accuracy, 95% interval 18.76 to 81.24% 18.76 to 81.24%" in page
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs", "p"),
     [(0, 0, 1), (3, 3, 1), (0, 5, 2 / 2**5), (1, 9, 2 * 11 / 2**10), (9, 1, 2 * 11 / 2**10)],

@@ -136,6 +136,39 @@ def test_faulty_rules_are_refused(tmp_path, text, said):
     assert said in line
 
 
+def test_metrics_of_the_test_set_know_which_direction_is_better(tmp_path):
+    (tmp_path / "gate.yaml").write_text(
+        "metrics/test.json: {accuracy: {tolerance: 0}, ece: {tolerance: 0}, n: {tolerance: 0},"
+        " loss: {better: higher, tolerance: 0}, x: {tolerance: 0}}\n"
+        "metrics/train.json: {accuracy: {tolerance: 0}}"
+    )
+    rules = gate.load_rules(tmp_path / "gate.yaml")
+    test = {metric: rule.better for metric, rule in rules["metrics/test.json"].items()}
+    assert test == {"accuracy": "higher", "ece": "lower", "n": "equal", "loss": "higher", "x": None}
+    assert rules["metrics/train.json"]["accuracy"].better is None
+    known = {"metrics/test.json": dict.fromkeys(test, 1), "metrics/train.json": {"accuracy": 1}}
+    with pytest.raises(UserError, match=r"which direction of x of metrics/test\.json"):
+        gate.check_rules(rules, known, known, "HEAD")
+    del known["metrics/test.json"]["x"]
+    before = {"metrics/test.json": {"x": 1}}
+    del rules["metrics/train.json"], known["metrics/train.json"]
+    gate.check_rules(rules, before, known, "HEAD")
+    # What is no longer there fails, whichever direction is better.
+    statuses = {check.metric: check.status for check in gate.compare(before, known, rules)}
+    assert statuses["x"] == "missing"
+    assert statuses["accuracy"] == "new"
+
+
+def test_what_is_new_is_named_beside_the_outcome():
+    checks = gate.compare({"metrics/test.json": {"n": 100}}, {"metrics/test.json": BEFORE}, RULES)
+    assert gate.outcome(checks) == "passed; new, so not judged: accuracy, loss, errors, size"
+    now = {"metrics/test.json": {"n": 99, "loss": 1.0}}
+    checks = gate.compare({"metrics/test.json": {"n": 100}}, now, {
+        "metrics/test.json": {name: RULES["metrics/test.json"][name] for name in ("n", "loss")}
+    })  # fmt: skip
+    assert gate.outcome(checks) == "FAILED: n differs; new, so not judged: loss"
+
+
 def test_rules_that_are_not_there_are_named(tmp_path):
     with pytest.raises(UserError) as caught:
         gate.load_rules(tmp_path / "gate.yaml")
