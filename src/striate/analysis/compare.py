@@ -1,4 +1,4 @@
-"""What differs between experiments, and whether the difference is more than chance."""
+"""Compare experiments: params, metrics, curves and predictions, with McNemar's test."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ GALLERY = 36  # images on each side
 
 
 class Side(NamedTuple):
-    """One of the experiments that are compared.
+    """One of the compared experiments.
 
     Attributes:
-        name: as it was asked for.
-        record: what DVC's files say of it.
+        name: as the user typed it.
+        record: its params, metrics and hashes.
         history: the columns of metrics/history.csv.
         logits: (N, classes).
     """
@@ -43,7 +43,7 @@ class Side(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """What the experiments were scored on: images (N, C, H, W) in 0..1, labels (N,)."""
+    """The test images: (N, C, H, W) in 0..1, and their labels, (N,)."""
 
     images: NDArray[np.float32]
     labels: NDArray[np.int64]
@@ -64,7 +64,7 @@ class McNemarResult(NamedTuple):
 
 
 def read(root: Path, name: str, scratch: Path) -> tuple[Side, Scored]:
-    """An experiment and its test images.
+    """Read an experiment and its test images.
 
     Args:
         root: the repository.
@@ -72,7 +72,7 @@ def read(root: Path, name: str, scratch: Path) -> tuple[Side, Scored]:
         scratch: an empty folder for its files.
 
     Raises:
-        UserError: there is none, or DVC does not have its files.
+        UserError: there is no such experiment, or its files are not in DVC's cache.
     """
     record = records.named(root, name)
     place = records.fetch(root, record, FILES, scratch)
@@ -103,10 +103,10 @@ def params(sides: Sequence[Side]) -> list[list[str]]:
 
 
 def metrics(sides: Sequence[Side]) -> list[list[str]]:
-    """A row for each metric, those of the validation set first, then those of the test set.
+    """A row for each metric: of the validation set, then of the test set, then of training.
 
-    Each value after the first comes with the difference to it, unless it was measured on other
-    data.
+    A value comes with its difference to the first experiment's, unless their test images differ;
+    – stands for a metric that an experiment lacks.
     """
     keys = {
         part: dict.fromkeys(key for side in sides for key in getattr(side.record, part))
@@ -158,15 +158,15 @@ def _with_change(value: float | None, first: float | None, spec: str) -> str:
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemarResult:
-    """Whether two networks that saw the same images differ by more than chance.
+    """McNemar's exact test: do two networks differ on the same images by more than chance?
 
     Q. McNemar, "Note on the sampling error of the difference between correlated proportions",
-    Psychometrika 12 (1947), in its exact form: of the images that only one of them has right, each
-    half should be one's, as with a fair coin.
+    Psychometrika 12 (1947). If both were equally good, an image that only one of them classifies
+    correctly would be either's with a probability of one half.
 
     Args:
-        first: whether each image is right, shape (N,).
-        second: likewise.
+        first: whether the first network classifies each image correctly, (N,).
+        second: likewise for the second.
     """
     from scipy.stats import binomtest
 
@@ -176,12 +176,12 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemarResul
 
 
 def right(side: Side, scored: Scored) -> NDArray[np.bool_]:
-    """Whether each test image is right."""
-    found: NDArray[np.bool_] = side.logits.argmax(axis=1) == scored.labels
-    return found
+    """Whether each test image is classified correctly, (N,)."""
+    correct: NDArray[np.bool_] = side.logits.argmax(axis=1) == scored.labels
+    return correct
 
 
-def said(first: str, second: str, result: McNemarResult) -> str:
+def sentence(first: str, second: str, result: McNemarResult) -> str:
     """The result of the test in words."""
     if not result.only_first and not result.only_second:
         return f"{first} and {second} have the same images right."
@@ -197,10 +197,10 @@ def said(first: str, second: str, result: McNemarResult) -> str:
 
 
 def sentences(sides: Sequence[Side], scored: Scored) -> list[str]:
-    """What is said of each experiment after the first.
+    """A sentence for each experiment after the first, and one where validation sets differ.
 
     Args:
-        sides: the first is what the others are compared with.
+        sides: the experiments; the others are compared with the first.
         scored: the test images of the first.
     """
     first = sides[0]
@@ -218,43 +218,43 @@ def sentences(sides: Sequence[Side], scored: Scored) -> list[str]:
             )
         else:
             result = mcnemar(right(first, scored), right(other, scored))
-            lines.append(said(first.name, other.name, result))
+            lines.append(sentence(first.name, other.name, result))
     keys = overview.validation_sets_differ([side.record for side in sides])
     if keys:
         lines.append(f"Their validation sets differ ({' and '.join(keys)}).")
     return lines
 
 
-def text(sides: Sequence[Side], said: Sequence[str]) -> str:
+def text(sides: Sequence[Side], lines: Sequence[str]) -> str:
     """The comparison for a terminal."""
     names = [side.name for side in sides]
     differ = params(sides)
     parts = [
         columns([["param", *names], *differ]) if differ else "no param differs",
         columns([["metric", *names], *metrics(sides)]),
-        *said,
+        *lines,
     ]
     return "\n\n".join(parts)
 
 
-def only(winner: Side, loser: Side, scored: Scored) -> list[report.Tile]:
-    """Images that one has right and the other wrong, the other's surest mistakes first."""
+def right_only_in(winner: Side, loser: Side, scored: Scored) -> list[report.Tile]:
+    """Tiles of the images that only the winner has right, the loser's surest mistakes first."""
     chosen = np.flatnonzero(right(winner, scored))
-    where, sure = surest_mistakes(loser.logits[chosen], scored.labels[chosen])
+    mistakes, confidence = surest_mistakes(loser.logits[chosen], scored.labels[chosen])
     guesses = loser.logits.argmax(axis=1)
     tiles = []
-    for index, p in zip(chosen[where][:GALLERY], sure, strict=False):
+    for index, p in zip(chosen[mistakes][:GALLERY], confidence, strict=False):
         true, guess = scored.classes[scored.labels[index]], scored.classes[guesses[index]]
         tiles.append(report.tile(scored.images[index], f"{true}, not {guess} ({p:.0%})"))
     return tiles
 
 
-def page(sides: Sequence[Side], said: Sequence[str], scored: Scored) -> str:
+def page(sides: Sequence[Side], lines: Sequence[str], scored: Scored) -> str:
     """The comparison as an HTML page.
 
     Args:
-        sides: the first is what the others are compared with.
-        said: what `sentences` gives.
+        sides: the experiments; the others are compared with the first.
+        lines: what `sentences` returns.
         scored: the test images of the first.
     """
     names = [side.name for side in sides]
@@ -267,13 +267,13 @@ def page(sides: Sequence[Side], said: Sequence[str], scored: Scored) -> str:
         for winner, loser in ((other, sides[0]), (sides[0], other)):
             title = f"Right in {winner.name}, wrong in {loser.name}"
             count = int((right(winner, scored) & ~right(loser, scored)).sum())
-            tiles = only(winner, loser, scored)
+            tiles = right_only_in(winner, loser, scored)
             galleries.append({"title": title, "tiles": tiles, "count": count})
     return report.render(
         "compare.html.j2",
         title=" against ".join([" and ".join(names[1:]), names[0]]),
         names=names,
-        sentences=said,
+        sentences=lines,
         params=params(sides),
         metrics=metrics(sides),
         intervals=[report.interval(round(t["accuracy"] * t["n"]), int(t["n"])) for t in tests],

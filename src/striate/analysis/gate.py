@@ -36,14 +36,19 @@ class Rule(BaseModel):
 
 
 class MetricCheck(NamedTuple):
-    """One metric of one file, before and now; None where it is missing."""
+    """One metric of one file, before and now; None where it is missing.
+
+    Attributes:
+        allowed: by how much it may be worse; None where nothing is judged.
+        status: one of FAILURES; or better, equal, within tolerance, within noise, new, not judged.
+    """
 
     file: str
     metric: str
     before: float | None
     now: float | None
-    allowed: float | None  # by how much it may be worse; None where nothing is judged
-    status: str  # one of FAILURES, or better, equal, within tolerance or noise, new, not judged
+    allowed: float | None
+    status: str
 
     @property
     def failed(self) -> bool:
@@ -52,7 +57,7 @@ class MetricCheck(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What metrics were measured on and with, as dvc.lock has it.
+    """The data and params that metrics come from, as dvc.lock names them.
 
     Attributes:
         test_set: the hash of the test images; None where dvc.lock does not say.
@@ -66,7 +71,7 @@ class Source(NamedTuple):
 
 
 NEW = "new"  # the status of a metric that was not there before
-FAILURES = {  # status → how it is said
+FAILURES = {  # status → the words for it
     "worse": "is worse",
     "differs": "differs",
     "missing": "is missing",
@@ -91,7 +96,7 @@ def load_rules(path: Path) -> Rules:
         fault = error.errors()[0]
         place = ".".join(str(part) for part in fault["loc"][:3])  # file, metric, key
         raise UserError(
-            f"{path}: {place}: {fault['msg']}; it must be a file of metrics, and for each metric"
+            f"{path}: {place}: {fault['msg']}; each file of metrics holds a rule for each metric"
         ) from None
     for metric, rule in rules.get(records.TEST, {}).items():
         if rule.better is None and metric in METRICS:
@@ -100,10 +105,10 @@ def load_rules(path: Path) -> Rules:
 
 
 def metrics_now(files: Iterable[str], folder: Path) -> Metrics:
-    """The metrics files as they are in a working tree: those of metrics/, and `files`.
+    """The metrics in a working tree: of the files in metrics/, and of `files` where they exist.
 
     Raises:
-        UserError: a file is not a JSON object; a missing one is left out.
+        UserError: a file is not a JSON object.
     """
     here = {path.relative_to(folder).as_posix() for path in folder.glob(PATTERN)}
     return {
@@ -114,7 +119,7 @@ def metrics_now(files: Iterable[str], folder: Path) -> Metrics:
 
 
 def metrics_at(files: Iterable[str], revision: str, folder: Path) -> Metrics:
-    """The metrics files as they were committed: those of metrics/, and `files`.
+    """The metrics in a commit: of the files in metrics/, and of `files` where they exist.
 
     Raises:
         UserError: Git does not know the revision, or a file there is not a JSON object.
@@ -131,11 +136,14 @@ def metrics_at(files: Iterable[str], revision: str, folder: Path) -> Metrics:
 
 
 def default_revision(rules: Rules, folder: Path) -> tuple[str, str]:
-    """What the metrics in a working tree are compared with, and why, where that needs saying.
+    """Choose the revision to compare the working tree with.
 
-    That is the main branch of where the clone came from. Where HEAD is part of it already, the
-    comparison would be one with itself or with what came later: then it is HEAD, or its first
-    parent where nothing but results differs from HEAD.
+    That is the main branch of the remote. Where it contains HEAD, that would compare HEAD with
+    itself or with something newer: then it is HEAD if code or params have changed since, and its
+    first parent if they have not.
+
+    Returns:
+        The revision, and the reason where it is not the main branch.
 
     Raises:
         UserError: that commit is not here.
@@ -159,7 +167,7 @@ def default_revision(rules: Rules, folder: Path) -> tuple[str, str]:
         return "HEAD", "there is no remote"
     if git(folder, "merge-base", "--is-ancestor", "HEAD", main) is None:
         return main, ""
-    # What was computed anew from what HEAD holds is HEAD's, though processors round differently.
+    # Metrics alone are no change: another processor rounds the same results differently.
     inputs = ("--", ".", ":!metrics", f":!{records.LOCK}")
     if not held and git(folder, "diff", "--quiet", "HEAD", *inputs) is None:
         return "HEAD", f"HEAD is in {main}"
@@ -174,14 +182,14 @@ def default_revision(rules: Rules, folder: Path) -> tuple[str, str]:
 
 
 def _default_branch(folder: Path) -> str | None:
-    """The branch that the remote gives to who clones it, such as origin/trunk."""
+    """The default branch of the remote, such as origin/trunk."""
     if commit_of(folder, "origin/HEAD") is None:
         return None
     return (git(folder, "rev-parse", "--abbrev-ref", "origin/HEAD") or "").strip() or None
 
 
 def _fetch(revision: str) -> str:
-    """The command that brings a branch of origin also into a clone of a single branch."""
+    """The command that fetches a branch of origin, even into a single-branch clone."""
     branch = revision.removeprefix("origin/")
     return f"git fetch origin {branch}:refs/remotes/origin/{branch}"
 
@@ -202,10 +210,10 @@ def resolved(folder: Path, revision: str) -> str:
 
 
 def source_now(folder: Path) -> Source | None:
-    """Where the metrics in a working tree come from; None where there is no dvc.lock.
+    """The source of the metrics in a working tree; None where there is no dvc.lock.
 
     Raises:
-        UserError: dvc.lock cannot be used, or is of other metrics.
+        UserError: dvc.lock is unusable, or names other metrics.
     """
     path = folder / records.LOCK
     if not path.exists():
@@ -218,10 +226,10 @@ def source_now(folder: Path) -> Source | None:
 
 
 def source_at(revision: str, folder: Path) -> Source | None:
-    """Where the committed metrics come from; None where no dvc.lock was committed.
+    """The source of the metrics in a commit; None where no dvc.lock was committed.
 
     Raises:
-        UserError: dvc.lock cannot be used, or is of other metrics.
+        UserError: dvc.lock is unusable, or names other metrics.
     """
     commit = resolved(folder, revision)
     text = git(folder, "show", f"{commit}:./{records.LOCK}")
@@ -276,7 +284,7 @@ def check_sources(before: Source | None, now: Source | None, revision: str) -> N
 
 
 def params_said(before: Source | None, now: Source | None) -> str:
-    """The params that differ, in a line; nothing where none does, or nobody knows."""
+    """One line that lists the params that differ; empty where none does or dvc.lock is missing."""
     if before is None or now is None:
         return ""
     keys = dict.fromkeys([*before.params, *now.params])
@@ -286,11 +294,11 @@ def params_said(before: Source | None, now: Source | None) -> str:
 
 
 def check_rules(rules: Rules, before: Metrics, now: Metrics, revision: str) -> None:
-    """Check that the rules and the metrics before allow a comparison.
+    """Check that there is something to compare.
 
     Raises:
-        UserError: there is no rule, or one for what is on neither side or has no direction; a
-            metric before is no number; or there is none of those that are judged.
+        UserError: there is no rule; a rule has no direction or names a metric that is on neither
+            side; a metric before is not a number; or none of the judged metrics existed before.
     """
     judged = [(file, metric) for file, metrics in rules.items() for metric in metrics]
     if not judged:
@@ -322,7 +330,7 @@ def check_rules(rules: Rules, before: Metrics, now: Metrics, revision: str) -> N
 
 
 def compare(before: Metrics, now: Metrics, rules: Rules) -> list[MetricCheck]:
-    """Judge every metric that a rule names, and list the others."""
+    """Judge every metric that has a rule, and list the others."""
     checks = []
     for file in dict.fromkeys([*rules, *before, *now]):
         old, new = (metrics.get(file, {}) for metrics in (before, now))
@@ -356,10 +364,10 @@ def table(checks: list[MetricCheck]) -> str:
 
 
 def outcome(checks: list[MetricCheck]) -> str:
-    """The checks in a few words."""
+    """The outcome in a few words."""
     failed = [f"{check.metric} {FAILURES[check.status]}" for check in checks if check.failed]
     new = [check.metric for check in checks if check.status == NEW]
-    # Else a rule would pass in silence although there is nothing to compare with.
+    # A rule without a value to compare with must not pass silently.
     unjudged = f"; new, so not judged: {', '.join(new)}" if new else ""
     if failed:
         return f"FAILED: {', '.join(failed)}{unjudged}"
@@ -368,7 +376,7 @@ def outcome(checks: list[MetricCheck]) -> str:
 
 
 def noise_said(checks: list[MetricCheck], rules: Rules) -> str:
-    """What a tolerance of `noise` means, in a sentence; nothing where no rule has one."""
+    """One sentence that explains a tolerance of `noise`; empty where no rule has one."""
     named = [
         check.metric
         for check in checks
@@ -410,7 +418,7 @@ def _judge(before: float | None, now: float | None, allowed: float | None, rule:
     gain = gains[rule.better or "equal"]
     if gain > 0:
         return "better"
-    # A proportion of nobody knows how many images has no noise that would excuse it.
+    # Without the number of images, noise excuses no drop.
     if allowed is None or -gain > allowed:
         return "differs" if rule.better == "equal" else "worse"
     return "within noise" if rule.tolerance == NOISE else "within tolerance"

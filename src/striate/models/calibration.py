@@ -48,5 +48,6 @@ def energy(logits: Tensor) -> Tensor:
     """The energy of each image, (N,): the higher, the less it is like those that were learnt.
 
     W. Liu et al., "Energy-based Out-of-distribution Detection", arXiv:2010.03759, at temperature 1.
+    `striate.evaluation.scores.energy` is the same in NumPy, for code that runs without PyTorch.
     """
     return -logits.double().logsumexp(1)

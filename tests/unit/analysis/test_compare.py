@@ -95,15 +95,15 @@ def test_mcnemars_test_is_that_of_a_fair_coin(ours, theirs, p):
     ],
 )
 def test_its_result_is_a_sentence(result, words):
-    assert words in compare.said("A", "B", result)
+    assert words in compare.sentence("A", "B", result)
 
 
 def test_images_that_only_one_has_right_come_with_the_others_guess(scored):
-    (tile,) = compare.only(SECOND, FIRST, scored)
+    (tile,) = compare.right_only_in(SECOND, FIRST, scored)
     assert tile.caption.startswith("b, not a (")
-    (tile,) = compare.only(FIRST, SECOND, scored)
+    (tile,) = compare.right_only_in(FIRST, SECOND, scored)
     assert tile.caption.startswith("a, not b (")
-    assert compare.only(FIRST, FIRST, scored) == []
+    assert compare.right_only_in(FIRST, FIRST, scored) == []
 
 
 def test_the_page_shows_what_the_text_says(scored):
