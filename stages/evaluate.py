@@ -13,7 +13,7 @@ def evaluate(settings: params.Params) -> None:
     """Read models/ and the test images; write predictions/ and metrics/."""
     with waiting("loading PyTorch"):
         from striate.data import arrays, results, tensors
-        from striate.evaluation import inspection, predictions, scores, scoring
+        from striate.evaluation import inspection, metrics, predictions, scores
         from striate.models import checkpoint, devices, model_json, prediction
 
     devices.keep_freed_memory()
@@ -26,24 +26,23 @@ def evaluate(settings: params.Params) -> None:
         trained.model, test.images, trained.normalization,
         batch_size=settings.evaluate.batch_size, tta=settings.evaluate.tta, description="test",
     )  # fmt: skip
-    labels = test.labels.cpu()
-    scored = scoring.scores(logits, labels)
-    rows = scores.per_class_scores(scores.confusion_matrix(logits.numpy(), labels.numpy()))
+    found = metrics.predictions_of(logits, test.labels.cpu())
+    rows = scores.per_class_scores(found.confusion)
     named = [{"class": name} | row for name, row in zip(trained.classes, rows, strict=True)]
     results.write_table(Path("metrics/per_class.csv"), named)
-    predictions.write_predictions(
-        logits.numpy(), labels.numpy(), trained.classes, Path("predictions")
-    )
+    predictions.write_predictions(found.logits, found.labels, trained.classes, Path("predictions"))
     maps = inspection.feature_maps(trained.model, trained.normalization(test.images[:1]))
     predictions.write_network(
         {name: weight.cpu().numpy() for name, weight in inspection.filters(trained.model).items()},
         {name: value[0].cpu().numpy() for name, value in maps.items()},
         Path("predictions"),
     )
-    results.write_json(Path("metrics/test.json"), scored)
+    values = metrics.measure(found)
+    results.write_json(Path("metrics/test.json"), values)
+    rest = "".join(f"; {metric.label} {metric.shown(values)}" for metric in metrics.others())
     print(
-        f"test accuracy {scored['accuracy']:.2%}: {scored['errors']:,} errors"
-        f" in {scored['n']:,} images; loss {scored['loss']:.4f}"
+        f"test accuracy {values['accuracy']:.2%}: {values['errors']:,} errors"
+        f" in {values['n']:,} images{rest}"
     )
 
 

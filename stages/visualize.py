@@ -11,7 +11,7 @@ from striate.tracking.logger import record_later
 def visualize(settings: params.Params) -> None:
     """Read what the other stages wrote; write one PNG a picture, the page and the model card."""
     from striate.data import arrays, files, results
-    from striate.evaluation import metrics, predictions, scores
+    from striate.evaluation import predictions, scores
     from striate.models import model_json
     from striate.reporting import figures, model_card, report
     from striate.tracking import records
@@ -53,7 +53,7 @@ def visualize(settings: params.Params) -> None:
     pictures["curves_stacked"] = figures.png(figures.learning_curves(history, stacked=True))
     flat = params.flatten(settings.model_dump())
     measured = {
-        name: metrics.read_metrics(Path(f"metrics/{name}.json")) for name in ("train", "test")
+        name: results.read_metrics(Path(f"metrics/{name}.json")) for name in ("train", "test")
     }
     hashes = records.training_identity(flat, Path()) | records.evaluation_identity(flat, Path())
     page = report.page(

@@ -400,14 +400,14 @@ def run_gate(arguments: argparse.Namespace) -> None:
     gate.check_rules(rules, before, now, revision)
     sources = gate.source_at(revision, folder), gate.source_now(folder)
     gate.check_sources(*sources, revision)
-    verdicts = gate.compare(before, now, rules)
-    print(gate.table(verdicts))
-    for said in (gate.noise_said(verdicts, rules), gate.params_said(*sources)):
+    checks = gate.compare(before, now, rules)
+    print(gate.table(checks))
+    for said in (gate.noise_said(checks, rules), gate.params_said(*sources)):
         if said:
             print(f"\n{said}")
     because = f", because {why}" if why else ""
-    print(f"\nagainst {revision} ({commit[:7]}){because}: {gate.outcome(verdicts)}")
-    sys.exit(1 if any(verdict.failed for verdict in verdicts) else 0)
+    print(f"\nagainst {revision} ({commit[:7]}){because}: {gate.outcome(checks)}")
+    sys.exit(1 if any(check.failed for check in checks) else 0)
 
 
 def run_compare(arguments: argparse.Namespace) -> None:
@@ -479,12 +479,13 @@ def run_experiments(arguments: argparse.Namespace) -> None:
 def run_summary(arguments: argparse.Namespace) -> None:
     """Print what was trained, how well it does, and where to look next."""
     from striate.config import params
+    from striate.data import results
     from striate.evaluation import metrics
     from striate.tracking import mlflow_store, records
 
     settings = params.load()
     model, training = settings.model, settings.training
-    train, test = (metrics.read_metrics(Path(f"metrics/{name}.json")) for name in ("train", "test"))
+    train, test = (results.read_metrics(Path(f"metrics/{name}.json")) for name in ("train", "test"))
     here = records.named(mlflow_store.root(), records.WORKSPACE)
     _note_changed_params(here)
     rows = {
@@ -497,12 +498,12 @@ def run_summary(arguments: argparse.Namespace) -> None:
     }
     if "val_accuracy" in train:
         rows["validation accuracy"] = f"{train['val_accuracy']:.2%}"
-    rows["test accuracy"] = f"{test['accuracy']:.2%} ({test['errors']:,} of {test['n']:,} wrong)"
-    rows["test loss"] = f"{test['loss']:.4f}"
-    rows["calibration error"] = f"{test['ece']:.2%}"
+    wrong = metrics.METRICS["errors"].shown(test)
+    rows["test accuracy"] = f"{test['accuracy']:.2%} ({wrong} of {test['n']:,} wrong)"
+    rows |= {metric.label: metric.shown(test) for metric in metrics.others()}
     print()
     for name, value in rows.items():
-        print(f"  {name:<20} {value}")
+        print(f"  {name:<{max(map(len, rows))}}  {value}")
     print(
         "\nNext: look at          reports/index.html"
         "\n      try an idea:       dvc exp run -S model.layers=3"

@@ -53,7 +53,7 @@ def test_deps_of_a_stage_name_every_package_that_it_imports(stage):
     "module",
     [
         "training.loop",
-        "evaluation.scoring",
+        "evaluation.metrics",
         "training.augmentation",
         "models.convnet",
         "models.speedrun",

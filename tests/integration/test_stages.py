@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from striate.data import results
-from striate.evaluation import inspection, predictions, scoring
+from striate.evaluation import inspection, metrics, predictions
 from striate.models import checkpoint
 from striate.tracking import background, mlflow_store, records
 
@@ -119,7 +119,8 @@ def test_metrics_follow_from_the_saved_predictions(finished):
     test = results.read_json(finished / "metrics/test.json")
     logits = np.load(finished / "predictions/logits.npy")
     labels = np.load(finished / "data/test/labels.npy")
-    assert test == scoring.scores(torch.from_numpy(logits), torch.from_numpy(labels))
+    scored = metrics.predictions_of(torch.from_numpy(logits), torch.from_numpy(labels))
+    assert test == metrics.measure(scored)
     assert list(test) == ["accuracy", "loss", "macro_f1", "ece", "errors", "n"]
     assert test["n"] == 360
     assert test["accuracy"] > 0.3  # chance is 0.1

@@ -1,4 +1,4 @@
-"""What differs between experiments, and whether the difference is more than chance."""
+"""Compare experiments: params, metrics, curves and predictions, with McNemar's test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from striate.analysis import overview
 from striate.data import results
 from striate.data.arrays import displayed, load_manifest, map_split
+from striate.data.results import MISSING
 from striate.evaluation import predictions
+from striate.evaluation.metrics import METRICS
 from striate.evaluation.scores import surest_mistakes
 from striate.reporting import figures, report
 from striate.tables import columns
@@ -20,17 +22,16 @@ from striate.tracking import records
 from striate.tracking.records import Record
 
 FILES = ("predictions", "metrics/history.csv", "data/manifest.json", records.TEST_SET)
-WORDS = {"ece": "calibration error", "macro_f1": "macro F1", "n": "images"}  # of test.json
 SIGNIFICANT = 0.05
 GALLERY = 36  # images on each side
 
 
 class Side(NamedTuple):
-    """One of the experiments that are compared.
+    """One of the compared experiments.
 
     Attributes:
-        name: as it was asked for.
-        record: what DVC's files say of it.
+        name: as the user typed it.
+        record: its params, metrics and hashes.
         history: the columns of metrics/history.csv.
         logits: (N, classes).
     """
@@ -42,28 +43,28 @@ class Side(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """What the experiments were scored on: images (N, C, H, W) in 0..1, labels (N,)."""
+    """The test images: (N, C, H, W) in 0..1, and their labels, (N,)."""
 
     images: NDArray[np.float32]
     labels: NDArray[np.int64]
     classes: list[str]
 
 
-class Verdict(NamedTuple):
-    """Two sets of predictions of the same images.
+class McNemarResult(NamedTuple):
+    """How two sets of predictions of the same images differ.
 
     Attributes:
-        first, second: how many images only the first, and only the second, has right.
+        only_first, only_second: how many images only the first, and only the second, has right.
         p: the probability of so uneven a split, or a more uneven one, by chance.
     """
 
-    first: int
-    second: int
+    only_first: int
+    only_second: int
     p: float
 
 
 def read(root: Path, name: str, scratch: Path) -> tuple[Side, Scored]:
-    """An experiment and its test images.
+    """Read an experiment and its test images.
 
     Args:
         root: the repository.
@@ -71,7 +72,7 @@ def read(root: Path, name: str, scratch: Path) -> tuple[Side, Scored]:
         scratch: an empty folder for its files.
 
     Raises:
-        UserError: there is none, or DVC does not have its files.
+        UserError: there is no such experiment, or its files are not in DVC's cache.
     """
     record = records.named(root, name)
     place = records.fetch(root, record, FILES, scratch)
@@ -97,99 +98,109 @@ def same_images(first: Side, other: Side) -> bool:
 def params(sides: Sequence[Side]) -> list[list[str]]:
     """The params that differ: a row for each with its values, `–` where there is none."""
     keys = dict.fromkeys(key for side in sides for key in side.record.params)
-    rows = [
-        [key, *(str(side.record.params.get(key, overview.NONE)) for side in sides)] for key in keys
-    ]
+    rows = [[key, *(str(side.record.params.get(key, MISSING)) for side in sides)] for key in keys]
     return [row for row in rows if len(set(row[1:])) > 1]
 
 
 def metrics(sides: Sequence[Side]) -> list[list[str]]:
-    """A row for each metric, those of the validation set first, then those of the test set.
+    """A row for each metric: of the validation set, then of the test set, then of training.
 
-    Each value after the first comes with the difference to it, unless it was measured on other
-    data.
+    A value comes with its difference to the first experiment's, unless their test images differ;
+    – stands for a metric that an experiment lacks.
     """
-    named: dict[str, tuple[str, str]] = {}
-    for part in ("train", "test"):
-        for key in dict.fromkeys(key for side in sides for key in getattr(side.record, part)):
-            words = WORDS.get(key, key.replace("val_", "validation ", 1).replace("_", " "))
-            named[f"test {words}" if part == "test" else words] = part, key
-    ranks = ("validation", "test", "train")
-    order = sorted(named, key=lambda name: [*map(name.startswith, ranks), True].index(True))
+    keys = {
+        part: dict.fromkeys(key for side in sides for key in getattr(side.record, part))
+        for part in ("train", "test")
+    }
+    validation = [("train", key) for key in keys["train"] if key.startswith("val_")]
     # Of the accuracy and the loss, the accuracy comes first, as it does in the test set's file.
-    order.sort(key=lambda name: name != "validation accuracy")
+    validation.sort(key=lambda named: named[1] != records.VALIDATION)
+    order = validation + [("test", key) for key in keys["test"]]
+    order += [("train", key) for key in keys["train"] if not key.startswith("val_")]
     rows = []
-    for name in order:
-        part, key = named[name]
+    for part, key in order:
+        label, spec = _presentation(part, key)
         first, *others = (getattr(side.record, part).get(key) for side in sides)
         cells = [
-            _with_change(value, first) if same_images(sides[0], side) else _value(value)
+            _with_change(value, first, spec) if same_images(sides[0], side) else _value(value, spec)
             for value, side in zip(others, sides[1:], strict=True)
         ]
-        rows.append([name, _value(first), *cells])
+        rows.append([label, _value(first, spec), *cells])
     return rows
 
 
-def _value(value: float | None) -> str:
+def _presentation(part: str, key: str) -> tuple[str, str]:
+    """The label and the format of a metric; those of the test set know their own.
+
+    An empty format is for whatever the value is.
+    """
+    if part == "test" and key in METRICS:
+        return METRICS[key].label, METRICS[key].format_spec
+    words = key.replace("val_", "validation ", 1).replace("train_", "training ", 1)
+    label = words.replace("_", " ")
+    return f"test {label}" * (part == "test") or label, ".2%" * key.endswith("accuracy")
+
+
+def _value(value: float | None, spec: str) -> str:
     if value is None:
-        return overview.NONE
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+        return MISSING
+    return format(value, spec or ("," if isinstance(value, int) else ".4f"))
 
 
-def _with_change(value: float | None, first: float | None) -> str:
+def _with_change(value: float | None, first: float | None, spec: str) -> str:
     if value is None or first is None or value == first:
-        return _value(value)
-    change = value - first
-    size = _value(abs(change))
-    if float(size.replace(",", "")) == 0:  # a difference that four digits do not show
-        size = f"{abs(change):.0e}"
-    return f"{_value(value)} ({'+' if change > 0 else '−'}{size})"
+        return _value(value, spec)
+    change = abs(value - first)
+    size = _value(change, spec)
+    if size == _value(type(change)(0), spec):  # a difference that so many digits do not show
+        size = f"{100 * change:.0e}%" if spec.endswith("%") else f"{change:.0e}"
+    return f"{_value(value, spec)} ({'+' if value > first else '−'}{size})"
 
 
-def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Verdict:
-    """Whether two networks that saw the same images differ by more than chance.
+def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemarResult:
+    """McNemar's exact test: do two networks differ on the same images by more than chance?
 
     Q. McNemar, "Note on the sampling error of the difference between correlated proportions",
-    Psychometrika 12 (1947), in its exact form: of the images that only one of them has right, each
-    half should be one's, as with a fair coin.
+    Psychometrika 12 (1947). If both were equally good, an image that only one of them classifies
+    correctly would be either's with a probability of one half.
 
     Args:
-        first: whether each image is right, shape (N,).
-        second: likewise.
+        first: whether the first network classifies each image correctly, (N,).
+        second: likewise for the second.
     """
     from scipy.stats import binomtest
 
     ours, theirs = int((first & ~second).sum()), int((second & ~first).sum())
     p = float(binomtest(ours, ours + theirs).pvalue) if ours + theirs else 1.0
-    return Verdict(ours, theirs, p)
+    return McNemarResult(ours, theirs, p)
 
 
 def right(side: Side, scored: Scored) -> NDArray[np.bool_]:
-    """Whether each test image is right."""
-    found: NDArray[np.bool_] = side.logits.argmax(axis=1) == scored.labels
-    return found
+    """Whether each test image is classified correctly, (N,)."""
+    correct: NDArray[np.bool_] = side.logits.argmax(axis=1) == scored.labels
+    return correct
 
 
-def said(first: str, second: str, verdict: Verdict) -> str:
-    """A verdict in words."""
-    if not verdict.first and not verdict.second:
+def sentence(first: str, second: str, result: McNemarResult) -> str:
+    """The result of the test in words."""
+    if not result.only_first and not result.only_second:
         return f"{first} and {second} have the same images right."
-    p = f"{verdict.p:.2g}"
+    p = f"{result.p:.2g}"
     counts = (
-        f"Only {second} has {verdict.second:,} image{'s' if verdict.second != 1 else ''} right,"
-        f" only {first} {verdict.first:,} (McNemar's test, p = {p}):"
+        f"Only {second} has {result.only_second:,} image{'s' if result.only_second != 1 else ''}"
+        f" right, only {first} {result.only_first:,} (McNemar's test, p = {p}):"
     )
-    if verdict.p >= SIGNIFICANT:
+    if result.p >= SIGNIFICANT:
         return f"{counts} chance may explain the difference."
-    better, worse = (second, first) if verdict.second > verdict.first else (first, second)
+    better, worse = (second, first) if result.only_second > result.only_first else (first, second)
     return f"{counts} {better} is better than {worse}, and not by chance."
 
 
 def sentences(sides: Sequence[Side], scored: Scored) -> list[str]:
-    """What is said of each experiment after the first.
+    """A sentence for each experiment after the first, and one where validation sets differ.
 
     Args:
-        sides: the first is what the others are compared with.
+        sides: the experiments; the others are compared with the first.
         scored: the test images of the first.
     """
     first = sides[0]
@@ -206,44 +217,44 @@ def sentences(sides: Sequence[Side], scored: Scored) -> list[str]:
                 " difference between them can be tested."
             )
         else:
-            verdict = mcnemar(right(first, scored), right(other, scored))
-            lines.append(said(first.name, other.name, verdict))
+            result = mcnemar(right(first, scored), right(other, scored))
+            lines.append(sentence(first.name, other.name, result))
     keys = overview.validation_sets_differ([side.record for side in sides])
     if keys:
         lines.append(f"Their validation sets differ ({' and '.join(keys)}).")
     return lines
 
 
-def text(sides: Sequence[Side], said: Sequence[str]) -> str:
+def text(sides: Sequence[Side], lines: Sequence[str]) -> str:
     """The comparison for a terminal."""
     names = [side.name for side in sides]
     differ = params(sides)
     parts = [
         columns([["param", *names], *differ]) if differ else "no param differs",
         columns([["metric", *names], *metrics(sides)]),
-        *said,
+        *lines,
     ]
     return "\n\n".join(parts)
 
 
-def only(winner: Side, loser: Side, scored: Scored) -> list[report.Tile]:
-    """Images that one has right and the other wrong, the other's surest mistakes first."""
+def right_only_in(winner: Side, loser: Side, scored: Scored) -> list[report.Tile]:
+    """Tiles of the images that only the winner has right, the loser's surest mistakes first."""
     chosen = np.flatnonzero(right(winner, scored))
-    where, sure = surest_mistakes(loser.logits[chosen], scored.labels[chosen])
+    mistakes, confidence = surest_mistakes(loser.logits[chosen], scored.labels[chosen])
     guesses = loser.logits.argmax(axis=1)
     tiles = []
-    for index, p in zip(chosen[where][:GALLERY], sure, strict=False):
+    for index, p in zip(chosen[mistakes][:GALLERY], confidence, strict=False):
         true, guess = scored.classes[scored.labels[index]], scored.classes[guesses[index]]
         tiles.append(report.tile(scored.images[index], f"{true}, not {guess} ({p:.0%})"))
     return tiles
 
 
-def page(sides: Sequence[Side], said: Sequence[str], scored: Scored) -> str:
+def page(sides: Sequence[Side], lines: Sequence[str], scored: Scored) -> str:
     """The comparison as an HTML page.
 
     Args:
-        sides: the first is what the others are compared with.
-        said: what `sentences` gives.
+        sides: the experiments; the others are compared with the first.
+        lines: what `sentences` returns.
         scored: the test images of the first.
     """
     names = [side.name for side in sides]
@@ -256,16 +267,16 @@ def page(sides: Sequence[Side], said: Sequence[str], scored: Scored) -> str:
         for winner, loser in ((other, sides[0]), (sides[0], other)):
             title = f"Right in {winner.name}, wrong in {loser.name}"
             count = int((right(winner, scored) & ~right(loser, scored)).sum())
-            tiles = only(winner, loser, scored)
+            tiles = right_only_in(winner, loser, scored)
             galleries.append({"title": title, "tiles": tiles, "count": count})
     return report.render(
         "compare.html.j2",
         title=" against ".join([" and ".join(names[1:]), names[0]]),
         names=names,
-        sentences=said,
+        sentences=lines,
         params=params(sides),
         metrics=metrics(sides),
-        intervals=[report.interval(int(t["n"] - t["errors"]), int(t["n"])) for t in tests],
+        intervals=[report.interval(round(t["accuracy"] * t["n"]), int(t["n"])) for t in tests],
         **{
             name: report.embedded(figures.png(figures.overlaid_curves(histories, stacked)))
             for name, stacked in (("curves", False), ("curves_stacked", True))

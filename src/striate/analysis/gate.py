@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from striate.config.params import flatten
 from striate.config.yaml_loader import Loader, read_yaml
-from striate.data.results import finite, one_line, parse_json, read_json
+from striate.data.results import MISSING, finite, one_line, parse_json, read_json
 from striate.errors import UserError
+from striate.evaluation.metrics import METRICS
 from striate.tracking import records
 from striate.tracking.git import commit_of, git
 
@@ -24,24 +25,31 @@ COUNT = "n"  # the metric that says how many images a file's proportions are of
 class Rule(BaseModel):
     """How one metric is judged.
 
-    The tolerance is in the metric's own unit, or `noise` for a proportion of images.
+    Attributes:
+        better: which direction is better; a metric of metrics/test.json knows its own.
+        tolerance: how much worse it may be, in its own unit, or `noise` for a proportion of images.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    better: Literal["higher", "lower", "equal"]
+    better: Literal["higher", "lower", "equal"] | None = None
     tolerance: Annotated[float, Field(ge=0)] | Literal["noise"]
 
 
-class Verdict(NamedTuple):
-    """One metric of one file, before and now; None where it is missing."""
+class MetricCheck(NamedTuple):
+    """One metric of one file, before and now; None where it is missing.
+
+    Attributes:
+        allowed: by how much it may be worse; None where nothing is judged.
+        status: one of FAILURES; or better, equal, within tolerance, within noise, new, not judged.
+    """
 
     file: str
     metric: str
     before: float | None
     now: float | None
-    allowed: float | None  # by how much it may be worse; None where nothing is judged
-    status: str  # one of FAILURES, or better, equal, within tolerance or noise, new, not judged
+    allowed: float | None
+    status: str
 
     @property
     def failed(self) -> bool:
@@ -50,7 +58,7 @@ class Verdict(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What metrics were measured on and with, as dvc.lock has it.
+    """The data and params that metrics come from, as dvc.lock names them.
 
     Attributes:
         test_set: the hash of the test images; None where dvc.lock does not say.
@@ -63,7 +71,8 @@ class Source(NamedTuple):
     hashes: dict[str, str]
 
 
-FAILURES = {  # status → how it is said
+NEW = "new"  # the status of a metric that was not there before
+FAILURES = {  # status → the words for it
     "worse": "is worse",
     "differs": "differs",
     "missing": "is missing",
@@ -83,20 +92,24 @@ def load_rules(path: Path) -> Rules:
         UserError: the file is missing or holds something else.
     """
     try:
-        return TypeAdapter(Rules).validate_python(read_yaml(path))
+        rules = TypeAdapter(Rules).validate_python(read_yaml(path))
     except ValidationError as error:
         fault = error.errors()[0]
         place = ".".join(str(part) for part in fault["loc"][:3])  # file, metric, key
         raise UserError(
-            f"{path}: {place}: {fault['msg']}; it must be a file of metrics, and for each metric"
+            f"{path}: {place}: {fault['msg']}; each file of metrics holds a rule for each metric"
         ) from None
+    for metric, rule in rules.get(records.TEST, {}).items():
+        if rule.better is None and metric in METRICS:
+            rule.better = METRICS[metric].better or "equal"
+    return rules
 
 
 def metrics_now(files: Iterable[str], folder: Path) -> Metrics:
-    """The metrics files as they are in a working tree: those of metrics/, and `files`.
+    """The metrics in a working tree: of the files in metrics/, and of `files` where they exist.
 
     Raises:
-        UserError: a file is not a JSON object; a missing one is left out.
+        UserError: a file is not a JSON object.
     """
     here = {path.relative_to(folder).as_posix() for path in folder.glob(PATTERN)}
     return {
@@ -107,7 +120,7 @@ def metrics_now(files: Iterable[str], folder: Path) -> Metrics:
 
 
 def metrics_at(files: Iterable[str], revision: str, folder: Path) -> Metrics:
-    """The metrics files as they were committed: those of metrics/, and `files`.
+    """The metrics in a commit: of the files in metrics/, and of `files` where they exist.
 
     Raises:
         UserError: Git does not know the revision, or a file there is not a JSON object.
@@ -124,11 +137,14 @@ def metrics_at(files: Iterable[str], revision: str, folder: Path) -> Metrics:
 
 
 def default_revision(rules: Rules, folder: Path) -> tuple[str, str]:
-    """What the metrics in a working tree are compared with, and why, where that needs saying.
+    """Choose the revision to compare the working tree with.
 
-    That is the main branch of where the clone came from. Where HEAD is part of it already, the
-    comparison would be one with itself or with what came later: then it is HEAD, or its first
-    parent where nothing but results differs from HEAD.
+    That is the main branch of the remote. Where it contains HEAD, that would compare HEAD with
+    itself or with something newer: then it is HEAD if code or params have changed since, and its
+    first parent if they have not.
+
+    Returns:
+        The revision, and the reason where it is not the main branch.
 
     Raises:
         UserError: that commit is not here.
@@ -152,7 +168,7 @@ def default_revision(rules: Rules, folder: Path) -> tuple[str, str]:
         return "HEAD", "there is no remote"
     if git(folder, "merge-base", "--is-ancestor", "HEAD", main) is None:
         return main, ""
-    # What was computed anew from what HEAD holds is HEAD's, though processors round differently.
+    # Metrics alone are no change: another processor rounds the same results differently.
     inputs = ("--", ".", ":!metrics", f":!{records.LOCK}")
     if not held and git(folder, "diff", "--quiet", "HEAD", *inputs) is None:
         return "HEAD", f"HEAD is in {main}"
@@ -167,14 +183,14 @@ def default_revision(rules: Rules, folder: Path) -> tuple[str, str]:
 
 
 def _default_branch(folder: Path) -> str | None:
-    """The branch that the remote gives to who clones it, such as origin/trunk."""
+    """The default branch of the remote, such as origin/trunk."""
     if commit_of(folder, "origin/HEAD") is None:
         return None
     return (git(folder, "rev-parse", "--abbrev-ref", "origin/HEAD") or "").strip() or None
 
 
 def _fetch(revision: str) -> str:
-    """The command that brings a branch of origin also into a clone of a single branch."""
+    """The command that fetches a branch of origin, even into a single-branch clone."""
     branch = revision.removeprefix("origin/")
     return f"git fetch origin {branch}:refs/remotes/origin/{branch}"
 
@@ -195,10 +211,10 @@ def resolved(folder: Path, revision: str) -> str:
 
 
 def source_now(folder: Path) -> Source | None:
-    """Where the metrics in a working tree come from; None where there is no dvc.lock.
+    """The source of the metrics in a working tree; None where there is no dvc.lock.
 
     Raises:
-        UserError: dvc.lock cannot be used, or is of other metrics.
+        UserError: dvc.lock is unusable, or names other metrics.
     """
     path = folder / records.LOCK
     if not path.exists():
@@ -211,10 +227,10 @@ def source_now(folder: Path) -> Source | None:
 
 
 def source_at(revision: str, folder: Path) -> Source | None:
-    """Where the committed metrics come from; None where no dvc.lock was committed.
+    """The source of the metrics in a commit; None where no dvc.lock was committed.
 
     Raises:
-        UserError: dvc.lock cannot be used, or is of other metrics.
+        UserError: dvc.lock is unusable, or names other metrics.
     """
     commit = resolved(folder, revision)
     text = git(folder, "show", f"{commit}:./{records.LOCK}")
@@ -260,7 +276,7 @@ def check_sources(before: Source | None, now: Source | None, revision: str) -> N
         UserError: they were not.
     """
     if before and now and before.test_set and now.test_set and before.test_set != now.test_set:
-        names = [source.params.get("data.name", "–") for source in (before, now)]
+        names = [source.params.get("data.name", MISSING) for source in (before, now)]
         what = f" ({names[0]} there, {names[1]} here)" if names[0] != names[1] else ""
         raise UserError(
             f"the metrics of {revision} were measured on other test images{what}, so they cannot be"
@@ -269,21 +285,21 @@ def check_sources(before: Source | None, now: Source | None, revision: str) -> N
 
 
 def params_said(before: Source | None, now: Source | None) -> str:
-    """The params that differ, in a line; nothing where none does, or nobody knows."""
+    """One line that lists the params that differ; empty where none does or dvc.lock is missing."""
     if before is None or now is None:
         return ""
     keys = dict.fromkeys([*before.params, *now.params])
-    pairs = [(key, before.params.get(key, "–"), now.params.get(key, "–")) for key in keys]
+    pairs = [(key, before.params.get(key, MISSING), now.params.get(key, MISSING)) for key in keys]
     changes = [f"{key} {old} → {new}" for key, old, new in pairs if old != new]
     return f"Params that differ: {', '.join(changes)}." if changes else ""
 
 
 def check_rules(rules: Rules, before: Metrics, now: Metrics, revision: str) -> None:
-    """Check that the rules and the metrics before allow a comparison.
+    """Check that there is something to compare.
 
     Raises:
-        UserError: there is no rule, or one for what is on neither side; a metric before is no
-            number; or there is none of those that are judged.
+        UserError: there is no rule; a rule has no direction or names a metric that is on neither
+            side; a metric before is not a number; or none of the judged metrics existed before.
     """
     judged = [(file, metric) for file, metrics in rules.items() for metric in metrics]
     if not judged:
@@ -297,6 +313,11 @@ def check_rules(rules: Rules, before: Metrics, now: Metrics, revision: str) -> N
                 f"gate.yaml has a rule for {metric} of {file}, which is neither here nor at"
                 f" {revision}; {names}"
             )
+        if metric in new and rules[file][metric].better is None:
+            raise UserError(
+                f"gate.yaml does not say which direction of {metric} of {file} is better; it must"
+                " be higher, lower or equal"
+            )
         if metric in old and finite(old[metric]) is None:
             raise UserError(
                 f"{file} at {revision}: {metric} is {old[metric]!r:.60}, not a number to compare"
@@ -309,9 +330,9 @@ def check_rules(rules: Rules, before: Metrics, now: Metrics, revision: str) -> N
         )
 
 
-def compare(before: Metrics, now: Metrics, rules: Rules) -> list[Verdict]:
-    """Judge every metric that a rule names, and list the others."""
-    verdicts = []
+def compare(before: Metrics, now: Metrics, rules: Rules) -> list[MetricCheck]:
+    """Judge every metric that has a rule, and list the others."""
+    checks = []
     for file in dict.fromkeys([*rules, *before, *now]):
         old, new = (metrics.get(file, {}) for metrics in (before, now))
         judged = rules.get(file, {})
@@ -323,42 +344,44 @@ def compare(before: Metrics, now: Metrics, rules: Rules) -> list[Verdict]:
                 status = _judge(*values, allowed, judged[metric])
                 if status == "missing" and metric in new:
                     status = "not a number"
-                verdicts.append(Verdict(file, metric, *values, allowed, status))
+                checks.append(MetricCheck(file, metric, *values, allowed, status))
             elif values != (None, None):
-                verdicts.append(Verdict(file, metric, *values, None, "not judged"))
-    return verdicts
+                checks.append(MetricCheck(file, metric, *values, None, "not judged"))
+    return checks
 
 
-def table(verdicts: list[Verdict]) -> str:
-    """The verdicts as a Markdown table."""
+def table(checks: list[MetricCheck]) -> str:
+    """The checks as a Markdown table."""
     lines = [
         "| file | metric | before | now | difference | allowed | |",
         "|---|---|--:|--:|--:|--:|---|",
     ]
-    for file, metric, before, now, allowed, status in verdicts:
-        change = f"{now - before:+.6g}" if before is not None and now is not None else "–"
-        old, new = (f"{value:.6g}" if value is not None else "–" for value in (before, now))
-        limit = f"{allowed:.3g}" if allowed is not None else "–"
+    for file, metric, before, now, allowed, status in checks:
+        change = f"{now - before:+.6g}" if before is not None and now is not None else MISSING
+        old, new = (f"{value:.6g}" if value is not None else MISSING for value in (before, now))
+        limit = f"{allowed:.3g}" if allowed is not None else MISSING
         lines.append(f"| {file} | {metric} | {old} | {new} | {change} | {limit} | {status} |")
     return "\n".join(lines)
 
 
-def outcome(verdicts: list[Verdict]) -> str:
-    """The verdicts in a few words."""
-    failed = [f"{verdict.metric} {FAILURES[verdict.status]}" for verdict in verdicts
-              if verdict.failed]  # fmt: skip
+def outcome(checks: list[MetricCheck]) -> str:
+    """The outcome in a few words."""
+    failed = [f"{check.metric} {FAILURES[check.status]}" for check in checks if check.failed]
+    new = [check.metric for check in checks if check.status == NEW]
+    # A rule without a value to compare with must not pass silently.
+    unjudged = f"; new, so not judged: {', '.join(new)}" if new else ""
     if failed:
-        return f"FAILED: {', '.join(failed)}"
-    changed = any(verdict.before != verdict.now for verdict in verdicts)
-    return "passed" if changed else "passed, no metric differs"
+        return f"FAILED: {', '.join(failed)}{unjudged}"
+    changed = any(check.before != check.now for check in checks)
+    return f"passed{unjudged}" if changed else "passed, no metric differs"
 
 
-def noise_said(verdicts: list[Verdict], rules: Rules) -> str:
-    """What a tolerance of `noise` means, in a sentence; nothing where no rule has one."""
+def noise_said(checks: list[MetricCheck], rules: Rules) -> str:
+    """One sentence that explains a tolerance of `noise`; empty where no rule has one."""
     named = [
-        verdict.metric
-        for verdict in verdicts
-        if verdict.allowed is not None and rules[verdict.file][verdict.metric].tolerance == NOISE
+        check.metric
+        for check in checks
+        if check.allowed is not None and rules[check.file][check.metric].tolerance == NOISE
     ]
     if not named:
         return ""
@@ -389,13 +412,14 @@ def _judge(before: float | None, now: float | None, allowed: float | None, rule:
     if now is None:
         return "missing"
     if before is None:
-        return "new"
+        return NEW
     if now == before:
         return "equal"
-    gain = {"higher": now - before, "lower": before - now, "equal": -abs(now - before)}[rule.better]
+    gains = {"higher": now - before, "lower": before - now, "equal": -abs(now - before)}
+    gain = gains[rule.better or "equal"]
     if gain > 0:
         return "better"
-    # A proportion of nobody knows how many images has no noise that would excuse it.
+    # Without the number of images, noise excuses no drop.
     if allowed is None or -gain > allowed:
         return "differs" if rule.better == "equal" else "worse"
     return "within noise" if rule.tolerance == NOISE else "within tolerance"

@@ -1,15 +1,13 @@
-"""All experiments as a table: what they were trained with, and how well they do."""
+"""All experiments as a table: their params and accuracies."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 
-from striate.data.results import finite
+from striate.data.results import MISSING, finite
 from striate.tracking import records
 from striate.tracking.records import Record
-
-NONE = "–"  # where there is no value
 
 
 def varied(found: Sequence[Record]) -> dict[str, str]:
@@ -29,13 +27,13 @@ def varied(found: Sequence[Record]) -> dict[str, str]:
 
 
 def table(found: Sequence[Record], here: Record | None) -> list[list[str]]:
-    """A row for each experiment under a heading, best validation accuracy first.
+    """A heading and a row for each experiment, best validation accuracy first.
 
-    Experiments on one data set stand together, those on the data of the first experiment first.
+    Experiments on one data set stand together; the first experiment's data set comes first.
 
     Args:
-        found: the records of all.
-        here: that of the working tree.
+        found: all experiments.
+        here: the one in the working tree, if any.
     """
     keys = varied(found)
     data = list(dict.fromkeys(record.identity.get(records.DATA) for record in found))
@@ -57,43 +55,43 @@ def table(found: Sequence[Record], here: Record | None) -> list[list[str]]:
                 ", ".join(names),
                 _percent(finite(record.train.get(records.VALIDATION))),
                 _percent(finite(record.test.get("accuracy"))),
-                NONE if errors is None or n is None else f"{errors:,} of {n:,}",
+                MISSING if errors is None or n is None else f"{errors:,} of {n:,}",
                 _count(finite(record.train.get("parameters"))),
-                *(str(record.params.get(key, NONE)) for key in keys),
+                *(str(record.params.get(key, MISSING)) for key in keys),
             ]
         )
     return rows
 
 
 def _percent(value: float | None) -> str:
-    return NONE if value is None else f"{value:.2%}"
+    return MISSING if value is None else f"{value:.2%}"
 
 
 def _count(value: float | None) -> str:
-    return NONE if value is None else f"{value:,}"
+    return MISSING if value is None else f"{value:,}"
 
 
 def notes(found: Sequence[Record]) -> list[str]:
-    """What to know before choosing among experiments."""
-    said = []
+    """Warnings for whoever chooses among experiments."""
+    lines = []
     validated = [
         record for record in found if finite(record.train.get(records.VALIDATION)) is not None
     ]
     if len(validated) > 1:
-        said.append(
+        lines.append(
             "Choose by validation accuracy: the highest of several test accuracies is partly luck."
         )
     keys = validation_sets_differ(validated)
     if keys:
-        said.append(
+        lines.append(
             f"Validation sets differ ({' and '.join(keys)}): small differences in validation"
             " accuracy may come from that."
         )
-    return said
+    return lines
 
 
 def validation_sets_differ(found: Sequence[Record]) -> list[str]:
-    """The params by which experiments on one data set were validated on different images."""
+    """The params that gave experiments on one data set different validation sets."""
     by_data: dict[str | None, list[Record]] = {}
     for record in found:
         by_data.setdefault(record.identity.get(records.DATA), []).append(record)

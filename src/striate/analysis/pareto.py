@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from striate.analysis import overview
-from striate.data.results import finite
+from striate.data.results import MISSING, finite
 from striate.reporting import figures
 from striate.tracking import records
 from striate.tracking.records import LeftOut, Record
@@ -19,15 +19,15 @@ ACCURACIES = {
 
 
 class Candidate(NamedTuple):
-    """An experiment as a point of the picture.
+    """An experiment as a point of the plot.
 
     Attributes:
-        name: what it is called.
-        label: the params by which it differs from the others.
+        name: of the experiment.
+        label: the params that differ from other experiments'.
         accuracy: a fraction.
-        parameters: the size of the network.
+        parameters: of the network.
         seconds: of training; None where MLflow does not know, as after a replay.
-        machine: what those seconds were measured on, in words; empty where unknown.
+        machine: where those seconds were measured, in words; empty where unknown.
     """
 
     name: str
@@ -39,17 +39,17 @@ class Candidate(NamedTuple):
 
 
 def accuracy_of(found: Sequence[Record]) -> str:
-    """By which accuracy experiments are compared: validation, or test where none has that."""
+    """The accuracy to compare experiments by: validation, or test where none has that."""
     some = any(finite(record.train.get(records.VALIDATION)) is not None for record in found)
     return "validation accuracy" if some else "test accuracy"
 
 
 def comparable(found: Sequence[Record]) -> tuple[list[Record], list[LeftOut], str]:
-    """The experiments on the data of the first one, which is that of HEAD where it has one.
+    """The experiments on the data of the first one, which is HEAD's where HEAD has one.
 
     Returns:
-        Those that have an accuracy and a size; the others, with the reason; and the key of
-        ACCURACIES by which they are compared.
+        Those that have an accuracy and a size; the others, with the reason; and the accuracy to
+        compare by, a key of ACCURACIES.
     """
     if not found:
         return [], [], "validation accuracy"
@@ -79,14 +79,14 @@ def candidates(
     Args:
         found: the experiments.
         accuracy: a key of ACCURACIES.
-        timings: what `sync.training_times` gives.
+        timings: what `sync.training_times` returns.
     """
     part, key = ACCURACIES[accuracy]
     keys = overview.varied(found)
     return [
         Candidate(
             record.names[0].name,
-            ", ".join(f"{end}={record.params.get(k, overview.NONE)}" for k, end in keys.items()),
+            ", ".join(f"{end}={record.params.get(k, MISSING)}" for k, end in keys.items()),
             float(getattr(record, part)[key]),
             int(record.train["parameters"]),
             seconds if seconds and seconds > 0 else None,
@@ -97,7 +97,7 @@ def candidates(
 
 
 def timed_on(found: Sequence[Candidate]) -> str:
-    """The machine that most were timed on; only seconds of one machine can be compared."""
+    """The machine that most experiments were timed on; only its seconds are comparable."""
     machines = Counter(c.machine for c in found if c.seconds is not None and c.machine)
     return machines.most_common(1)[0][0] if machines else ""
 
@@ -108,14 +108,14 @@ def is_timed(candidate: Candidate, machine: str) -> bool:
 
 
 def front(costs: Sequence[float | None], accuracies: Sequence[float]) -> list[int]:
-    """The points that no other beats: none is both cheaper, or as cheap, and more accurate.
+    """The Pareto front: no other point is at least as cheap and more accurate, or the reverse.
 
     Args:
-        costs: of each point; one without a cost is never in front.
+        costs: of each point; a point without a cost is never on the front.
         accuracies: of each point.
 
     Returns:
-        Their indices, cheapest first. Of equal points, all.
+        Indices, cheapest first; all of several equal points.
     """
     known = [(cost, -accuracy, n) for n, (cost, accuracy) in
              enumerate(zip(costs, accuracies, strict=True)) if cost is not None]  # fmt: skip
@@ -127,7 +127,7 @@ def front(costs: Sequence[float | None], accuracies: Sequence[float]) -> list[in
 
 
 def table(found: Sequence[Candidate], accuracy: str) -> list[list[str]]:
-    """Rows for a terminal, most accurate first, under a heading."""
+    """A heading and a row for each experiment, most accurate first."""
     accuracies = [candidate.accuracy for candidate in found]
     machine = timed_on(found)
     times = [c.seconds if is_timed(c, machine) else None for c in found]
@@ -142,7 +142,7 @@ def table(found: Sequence[Candidate], accuracy: str) -> list[list[str]]:
         rows.append(
             [
                 name, f"{value:.2%}", f"{parameters:,}",
-                overview.NONE if seconds is None else f"{seconds:.3g}{elsewhere}",
+                MISSING if seconds is None else f"{seconds:.3g}{elsewhere}",
                 ", ".join(what for what, indices in fronts.items() if n in indices),
                 label,
             ]
@@ -151,7 +151,7 @@ def table(found: Sequence[Candidate], accuracy: str) -> list[list[str]]:
 
 
 def notes(found: Sequence[Candidate]) -> list[str]:
-    """What to know of the seconds."""
+    """A note on seconds that were measured elsewhere, if any."""
     machine = timed_on(found)
     elsewhere = [c for c in found if c.seconds is not None and not is_timed(c, machine)]
     if not elsewhere:
@@ -165,7 +165,7 @@ def notes(found: Sequence[Candidate]) -> list[str]:
 
 
 def panels(found: Sequence[Candidate]) -> dict[str, figures.Panel]:
-    """The panels of `figures.trade_off`: size, and time where it is known."""
+    """The panels of `figures.trade_off`: size, and training time where it is known."""
     drawn = {}
     machine = timed_on(found)
     for name, key in (("parameters", "parameters"), ("seconds of training", "seconds")):

@@ -10,6 +10,12 @@ from typing import Any
 from striate.data import files
 from striate.errors import UserError
 
+MISSING = "–"  # how a value that is not there is shown
+REQUIRED = {  # what a result must hold to be of use; any other metric may be missing
+    "train.json": ("train_loss", "train_accuracy", "epochs", "parameters"),
+    "test.json": ("accuracy", "n"),
+}
+
 
 def write_json(path: Path, values: dict[str, float]) -> None:
     """Write one flat JSON object, a key a line; floats keep every digit."""
@@ -43,6 +49,39 @@ def parse_json(text: str, name: str) -> dict[str, Any]:
         raise UserError(f"{name} is not valid JSON: {one_line(error)}") from None
     if not isinstance(values, dict):
         raise UserError(f"{name} must hold a JSON object, not {type(values).__name__}")
+    return values
+
+
+def read_metrics(path: Path) -> dict[str, float]:
+    """Read metrics/train.json or metrics/test.json.
+
+    Raises:
+        UserError: the file is missing, lacks a required metric, or holds something that is no
+            number.
+    """
+    return check_metrics(read_json(path), str(path), path.name)
+
+
+def check_metrics(values: dict[str, Any], name: str, file: str) -> dict[str, float]:
+    """Check what metrics/train.json or metrics/test.json holds.
+
+    An experiment that is older than a metric lacks it.
+
+    Args:
+        values: its content.
+        name: what the message calls it.
+        file: `train.json` or `test.json`.
+
+    Raises:
+        UserError: a required metric is missing, or a value is no number.
+    """
+    for key in dict.fromkeys([*REQUIRED[file], *values]):
+        value = values.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            shown = f"{value!r:.60}" if key in values else "missing"
+            raise UserError(
+                f"{name}: {key} is {shown}; it must be a number, and `dvc repro` makes it anew"
+            )
     return values
 
 

@@ -1,1 +1,1 @@
-"""From logits and labels to scores."""
+"""Test metrics, and the predictions they are computed from."""

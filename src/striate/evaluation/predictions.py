@@ -1,4 +1,4 @@
-"""What evaluate leaves for visualize: logits, classes, filters and feature maps."""
+"""The files in predictions/: logits, classes, filters and feature maps."""
 
 import io
 from pathlib import Path
@@ -15,9 +15,9 @@ NETWORK, FILTERS, FEATURE_MAPS = "network.npz", "filters/", "feature_maps/"
 def write_predictions(
     logits: np.ndarray, labels: np.ndarray, classes: list[str], folder: Path
 ) -> None:
-    """Write `logits.npy`, float32 (N, classes), and `classes.csv`, a row for each image.
+    """Write `logits.npy`, float32 (N, classes), and `classes.csv`, one row per image.
 
-    The table has the names of the true and of the predicted class, for a confusion matrix.
+    The table holds the true and the predicted class by name; DVC draws a confusion matrix of it.
     """
     buffer = io.BytesIO()
     np.save(buffer, logits)
@@ -32,13 +32,17 @@ def write_predictions(
 
 
 def read_logits(folder: Path, shape: tuple[int, int]) -> np.ndarray:
-    """Read what `write_predictions` wrote for so many images and classes.
+    """Read the logits that `write_predictions` wrote.
+
+    Args:
+        folder: holds the file.
+        shape: the expected shape, (N, classes).
 
     Raises:
-        UserError: the file is missing or damaged, or of another shape.
+        UserError: the file is missing or damaged, or has another shape.
     """
     try:
-        # Mapped, so that a header that lies takes no memory.
+        # Memory-mapped, so that a false header allocates nothing.
         mapped = np.lib.format.open_memmap(folder / "logits.npy", mode="r")
         if mapped.dtype != np.float32 or mapped.shape != shape:
             raise ValueError(f"it holds {mapped.dtype} {mapped.shape}, not float32 {shape}")
@@ -52,11 +56,14 @@ def read_logits(folder: Path, shape: tuple[int, int]) -> np.ndarray:
 def write_network(
     filters: dict[str, np.ndarray], feature_maps: dict[str, np.ndarray], folder: Path
 ) -> None:
-    """Write `network.npz`: what a picture of a network shows. Equal arrays give equal bytes.
+    """Write `network.npz`, from which filters and feature maps are drawn.
+
+    Equal arrays give equal bytes.
 
     Args:
-        filters: of each convolution by name, in order, float32 (out, in, height, width).
-        feature_maps: of the first test image behind each layer by name, in order, float32
+        filters: the weights of each convolution by name, in order, float32
+            (out, in, height, width).
+        feature_maps: the output of each layer for the first test image by name, in order, float32
             (channels, height, width).
         folder: receives the file.
     """
@@ -68,7 +75,7 @@ def write_network(
 
 
 def read_network(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Read what `write_network` wrote: filters and feature maps, by name, in order.
+    """Read the filters and feature maps that `write_network` wrote, by name, in order.
 
     Raises:
         UserError: the file is missing or damaged, or holds something else.

@@ -1,4 +1,7 @@
-"""What is computed from logits and labels, in NumPy: scores, their intervals, and the mistakes."""
+"""Scores, intervals and mistakes from logits and labels.
+
+In NumPy, because the report, the model card and `striate compare` use them without PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,11 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def energy(logits: np.ndarray) -> np.ndarray:
-    """The energy of each image, float64 (N,), as `striate.models.calibration.energy` has it."""
+    """The energy of each image, float64 (N,).
+
+    The same as `striate.models.calibration.energy`, which sets the threshold in training and
+    judges pictures in PyTorch; the model card needs it without PyTorch. A test compares them.
+    """
     return np.asarray(-np.logaddexp.reduce(logits, axis=1, dtype=np.float64))
 
 
@@ -50,7 +57,7 @@ def per_class_scores(confusion: np.ndarray) -> list[dict[str, float]]:
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """How far confidence is from accuracy, from 0 to 1, over 15 bins of equal width.
+    """The expected calibration error, from 0 to 1, over 15 bins of equal width.
 
     C. Guo et al., "On Calibration of Modern Neural Networks", arXiv:1706.04599, equation 3.
 
@@ -58,18 +65,18 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) ->
         probabilities: float64 (N, classes).
         labels: (N,).
     """
-    confidence, right, bins = _by_confidence(probabilities, labels)
-    gaps = np.bincount(bins, weights=right - confidence)
+    confidence, correct, bins = _by_confidence(probabilities, labels)
+    gaps = np.bincount(bins, weights=correct - confidence)
     return float(np.abs(gaps).sum()) / len(labels)
 
 
 def calibration(probabilities: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
-    """A row for each of the 15 bins of confidence that holds images, from unsure to sure.
+    """The reliability diagram: a row for each bin that holds images, by ascending confidence.
 
-    Each has the `count` of its images, their mean `confidence` (the largest softmax probability),
-    and their `accuracy`: what `expected_calibration_error` is computed from.
+    A row has the `count` of images, their mean `confidence` (the largest softmax probability), and
+    their `accuracy`. The bins are those of `expected_calibration_error`.
     """
-    confidence, right, bins = _by_confidence(probabilities, labels)
+    confidence, correct, bins = _by_confidence(probabilities, labels)
     rows = []
     for number in np.unique(bins):
         inside = bins == number
@@ -77,7 +84,7 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray) -> list[dict[str,
             {
                 "count": int(inside.sum()),
                 "confidence": float(confidence[inside].mean()),
-                "accuracy": float(right[inside].mean()),
+                "accuracy": float(correct[inside].mean()),
             }
         )
     return rows
@@ -86,42 +93,42 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray) -> list[dict[str,
 def _by_confidence(
     probabilities: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The largest probability of each image, whether it is right, and its bin of equal width."""
+    """For each image: the largest probability, whether the prediction is correct, and the bin."""
     confidence = probabilities.max(axis=1)
     bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int), 1, ECE_BINS) - 1
     return confidence, probabilities.argmax(axis=1) == labels, bins
 
 
 def surest_mistakes(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The images whose predicted class is wrong, surest first.
+    """The misclassified images, the most confident first.
 
     Args:
         logits: (N, K).
         labels: (N,).
 
     Returns:
-        Their indices, and the probability of each one's predicted class.
+        Their indices, and the probability of each predicted class.
     """
     guesses = logits.argmax(axis=1)
     wrong = np.flatnonzero(guesses != labels)
-    # The largest logit's probability: its own exponential is exp(0).
-    rivals = logits[wrong].astype(np.float64)
-    rivals -= rivals.max(axis=1, keepdims=True, initial=-np.inf)
-    probability = 1 / np.exp(rivals).sum(axis=1)
+    # The softmax of the largest logit, whose shifted exponential is exp(0) = 1.
+    shifted = logits[wrong].astype(np.float64)
+    shifted -= shifted.max(axis=1, keepdims=True, initial=-np.inf)
+    probability = 1 / np.exp(shifted).sum(axis=1)
     order = np.argsort(-probability, kind="stable")
     return wrong[order], probability[order]
 
 
 def wilson(hits: int, total: int) -> tuple[float, float]:
-    """The 95 % confidence interval of a proportion, from 0 to 1.
+    """The 95 % confidence interval of a proportion, as fractions from 0 to 1.
 
     E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22
-    (1927). It stays within 0 and 1, also where all images or none are hits.
+    (1927). scipy.stats has it, too, but takes a second to import.
     """
     if total == 0:
         return 0.0, 1.0
-    share, weight = hits / total, Z**2 / total
-    centre = share + weight / 2
-    reach = Z * math.sqrt(share * (1 - share) / total + weight / (4 * total))
+    proportion, weight = hits / total, Z**2 / total
+    centre = proportion + weight / 2
+    reach = Z * math.sqrt(proportion * (1 - proportion) / total + weight / (4 * total))
     low, high = (centre - reach) / (1 + weight), (centre + reach) / (1 + weight)
     return max(low, 0.0), min(high, 1.0)

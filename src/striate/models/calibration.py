@@ -47,5 +47,6 @@ def energy(logits: Tensor) -> Tensor:
     """The energy score of each image, (N,): the higher, the less it resembles the training set.
 
     W. Liu et al., "Energy-based Out-of-distribution Detection", arXiv:2010.03759, at temperature 1.
+    `striate.evaluation.scores.energy` is the same in NumPy, for code that runs without PyTorch.
     """
     return -logits.double().logsumexp(1)

@@ -16,9 +16,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from striate.config.params import Params, flatten
 from striate.config.recipes import arguments
+from striate.data.results import MISSING
 from striate.data.splits import count_of_second
 from striate.datasets.catalogue import CATALOGUE
-from striate.evaluation import scores as metrics
+from striate.evaluation.metrics import METRICS, others
+from striate.evaluation.scores import (
+    Z,
+    confusion_matrix,
+    energy,
+    expected_calibration_error,
+    losses,
+    per_class_scores,
+    softmax,
+)
 from striate.models import model_json
 from striate.reporting.report import class_rows, epochs, interval, percent
 
@@ -47,9 +57,8 @@ def card(
     """
     train, test = scores["train"], scores["test"]
     name, model = settings.data.name, settings.model
-    confusion = metrics.confusion_matrix(logits, labels)
+    confusion = confusion_matrix(logits, labels)
     classes = [escaped(name) for name in manifest["classes"]]
-    n, hits = int(test["n"]), int(np.trace(confusion))
     environment = Environment(
         loader=PackageLoader("striate.reporting"), undefined=StrictUndefined,
         autoescape=False,  # noqa: S701  it is no HTML
@@ -63,11 +72,10 @@ def card(
         classes=classes, entry=entry, validated=validated,
         learnt=manifest["train"]["count"] - validated, epochs=epochs(train["epochs"]),
         validation_interval=interval(round(train.get("val_accuracy", 0) * validated), validated),
-        accuracy=percent(test["accuracy"]), accuracy_interval=interval(hits, n),
-        loss_interval="{:.4f} to {:.4f}".format(*loss_interval(logits, labels)),
-        f1_interval="{:.4f} to {:.4f}".format(*f1_interval(confusion)),
+        accuracy=percent(test["accuracy"]),
+        metrics=metric_rows(test, logits, labels, confusion),
         rows=[row | {"name": escaped(row["name"])} for row in
-              class_rows(metrics.per_class_scores(confusion), confusion, manifest["classes"])],
+              class_rows(per_class_scores(confusion), confusion, manifest["classes"])],
         confidence=description["confidence"], false_alarms=model_json.FALSE_ALARMS,
         least=model_json.LEAST_IMAGES,
         trusted=trusted(description["confidence"], logits, labels), hashes=hashes,
@@ -75,13 +83,34 @@ def card(
     )  # fmt: skip
 
 
+def metric_rows(
+    test: dict[str, float], logits: np.ndarray, labels: np.ndarray, confusion: np.ndarray
+) -> list[tuple[str, str, str]]:
+    """The table of metrics: name, value, and 95 % interval (– where none is known)."""
+    full = {  # by key: the full name, and the interval
+        "accuracy": ("accuracy (Wilson)", interval(int(np.trace(confusion)), len(labels))),
+        "loss": (
+            "cross-entropy in nats (normal)",
+            "{:.4f} to {:.4f}".format(*loss_interval(logits, labels)),
+        ),
+        "macro_f1": ("macro F1 (bootstrap)", "{:.4f} to {:.4f}".format(*f1_interval(confusion))),
+        "ece": ("expected calibration error", MISSING),
+    }
+    rows = []
+    for metric in [METRICS["accuracy"], *others()]:
+        name, within = full.get(metric.key, (metric.label, MISSING))
+        rows.append((name, metric.shown(test), within))
+    return rows
+
+
 def front_matter(name: str, arch: str, test: dict[str, float]) -> dict[str, Any]:
     """What the Hugging Face Hub reads of a card."""
-    measured = [
-        {"type": "accuracy", "value": test["accuracy"]},
-        {"type": "f1", "name": "macro F1", "value": test["macro_f1"]},
-        {"type": "loss", "name": "cross-entropy in nats", "value": test["loss"]},
-    ]
+    named = {
+        "accuracy": {"type": "accuracy"},
+        "macro_f1": {"type": "f1", "name": "macro F1"},
+        "loss": {"type": "loss", "name": "cross-entropy in nats"},
+    }
+    measured = [entry | {"value": test[key]} for key, entry in named.items() if key in test]
     result = {
         "task": {"type": "image-classification"},
         "dataset": {"name": name, "type": name, "split": "test"},
@@ -104,19 +133,19 @@ def trusted(
     """What the calibration and the flag, which validation images gave, do on the test images."""
     if confidence is None:
         return {}
-    probabilities = metrics.softmax(logits.astype(np.float64) / confidence["temperature"])
-    flagged = metrics.energy(logits) > confidence["energy"]
+    probabilities = softmax(logits.astype(np.float64) / confidence["temperature"])
+    flagged = energy(logits) > confidence["energy"]
     return {
-        "ece": percent(metrics.expected_calibration_error(probabilities, labels)),
+        "ece": percent(expected_calibration_error(probabilities, labels)),
         "flagged": percent(float(flagged.mean())),
     }
 
 
 def loss_interval(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """The 95 % interval of the mean cross-entropy, by the central limit theorem."""
-    losses = metrics.losses(logits, labels)
-    mean = float(losses.mean())
-    reach = metrics.Z * float(losses.std()) / len(losses) ** 0.5
+    each = losses(logits, labels)
+    mean = float(each.mean())
+    reach = Z * float(each.std()) / len(each) ** 0.5
     return max(mean - reach, 0.0), mean + reach
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from striate.config.params import Params, flatten
 from striate.config.recipes import arguments
 from striate.data.splits import count_of_second
+from striate.evaluation.metrics import METRICS, others
 from striate.evaluation.scores import per_class_scores, surest_mistakes, wilson
 
 SAMPLES, PREDICTIONS, MISTAKES = 36, 100, 36  # images in each gallery, at most
@@ -160,43 +161,25 @@ def headline(
         test: what metrics/test.json holds.
         validated: how many images the validation part has.
     """
-    n, errors = int(test["n"]), int(test["errors"])
+    n = int(test["n"])
     tiles = []
     if "val_accuracy" in train:
         right = round(train["val_accuracy"] * validated)
         tiles.append(
-            {
-                "name": "validation accuracy",
-                "value": percent(train["val_accuracy"]),
-                "note": interval(right, validated),
-            }
+            ("validation accuracy", percent(train["val_accuracy"]), interval(right, validated))
         )
     tiles += [
-        {
-            "name": "test accuracy",
-            "value": percent(test["accuracy"]),
-            "note": interval(n - errors, n),
-        },
-        {"name": "test errors", "value": f"{errors:,}", "note": f"of {n:,} images"},
-        {
-            "name": "training accuracy",
-            "value": percent(train["train_accuracy"]),
-            "note": f"after {epochs(train['kept_epoch'])}",
-        },
-        {"name": "test loss", "value": f"{test['loss']:.4f}", "note": "cross-entropy in nats"},
-        {"name": "macro F1", "value": f"{test['macro_f1']:.4f}", "note": "mean over the classes"},
-        {
-            "name": "calibration error",
-            "value": percent(test["ece"]),
-            "note": "confidence against accuracy",
-        },
-        {
-            "name": "parameters",
-            "value": f"{train['parameters']:,}",
-            "note": "numbers that training changes",
-        },
+        ("test accuracy", percent(test["accuracy"]), interval(round(test["accuracy"] * n), n)),
+        ("test errors", METRICS["errors"].shown(test), f"of {n:,} images"),
+        (
+            "training accuracy",
+            percent(train["train_accuracy"]),
+            f"after {epochs(train.get('kept_epoch', train['epochs']))}",
+        ),
+        *((metric.label, metric.shown(test), metric.note) for metric in others()),
+        ("parameters", f"{train['parameters']:,}", "numbers that training changes"),
     ]
-    return tiles
+    return [{"name": name, "value": value, "note": note} for name, value, note in tiles]
 
 
 def choice_said(train: dict[str, float]) -> str:
@@ -223,14 +206,10 @@ def class_rows(
     ]
 
 
-def calibration_said(rows: list[dict[str, float]], error: float) -> str:
-    """The calibration in a sentence.
-
-    Args:
-        rows: what `scores.calibration` gives.
-        error: the expected calibration error.
-    """
+def calibration_said(rows: list[dict[str, float]]) -> str:
+    """The calibration in a sentence, from the rows of `scores.calibration`."""
     total = sum(row["count"] for row in rows)
+    error = sum(row["count"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / total
     gap = sum(row["count"] * (row["accuracy"] - row["confidence"]) for row in rows) / total
     lean = "too unsure" if gap > 0 else "too sure"
     return (
@@ -291,8 +270,8 @@ def page(
             if name.startswith("filters_")
         ],
         classes=class_rows(per_class_scores(confusion), confusion, manifest["classes"]),
-        calibration=calibration_said(calibration, test["ece"]),
-        errors=f"{test['errors']:,}",
+        calibration=calibration_said(calibration),
+        errors=METRICS["errors"].shown(test),
         params=matter,
         arguments=" ".join(quote(part) for part in arguments(flat)),
         hashes=hashes,

@@ -27,9 +27,8 @@ import yaml
 from striate.config.params import flatten
 from striate.config.yaml_loader import Loader
 from striate.data.files import md5, write
-from striate.data.results import one_line, parse_json
+from striate.data.results import MISSING, check_metrics, one_line, parse_json
 from striate.errors import UserError
-from striate.evaluation.metrics import check_metrics
 from striate.tracking.git import blobs, commit_of, git, trees
 
 # What identifies an experiment, and the tags by which its run is found.
@@ -307,7 +306,7 @@ def fetch(root: Path, record: Record, paths: Sequence[str], scratch: Path) -> Pa
 def changed_params(record: Record, params: dict[str, Any]) -> list[str]:
     """The params, flat, that are no longer those that an experiment was made with."""
     return [
-        f"{key} {record.params.get(key, '–')} → {value}"
+        f"{key} {record.params.get(key, MISSING)} → {value}"
         for key, value in params.items()
         if record.params.get(key) != value
     ]

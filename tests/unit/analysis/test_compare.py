@@ -9,7 +9,7 @@ from clones import Clone
 from test_report import Page
 
 from striate.analysis import compare
-from striate.analysis.compare import Scored, Side, Verdict
+from striate.analysis.compare import McNemarResult, Scored, Side
 from striate.tracking import records
 
 CLASSES = ["a", "b", "c"]
@@ -47,10 +47,26 @@ def test_only_params_that_differ_are_shown():
 def test_metrics_stand_beside_their_difference_to_the_first():
     other = side("o", LABELS, test={"accuracy": 0.75, "ece": 0.1}, train={"parameters": 1234})
     rows = {name: cells for name, *cells in compare.metrics([FIRST, other, FIRST])}
-    assert rows["test accuracy"] == ["0.5000", "0.7500 (+0.2500)", "0.5000"]
+    assert rows["test accuracy"] == ["50.00%", "75.00% (+25.00%)", "50.00%"]
     assert rows["test errors"] == ["2", "0 (−2)", "2"]
-    assert rows["test calibration error"] == ["–", "0.1000", "–"]
+    assert rows["calibration error"] == ["–", "10.00%", "–"]
     assert rows["parameters"] == ["10", "1,234 (+1,224)", "10"]
+
+
+def test_a_metric_that_nobody_registered_is_shown_under_its_key():
+    other = side("o", LABELS, test={"new_share": 0.5, "top_accuracy": 0.25, "accuracy": 0.50001})
+    rows = {name: cells for name, *cells in compare.metrics([FIRST, other])}
+    assert rows["test new share"] == ["–", "0.5000"]
+    assert rows["test top accuracy"] == ["–", "25.00%"]
+    assert rows["test accuracy"] == ["50.00%", "50.00% (+1e-03%)"]
+
+
+def test_experiments_without_errors_have_an_interval_on_the_page(scored):
+    sides = [side(name, LABELS) for name in ("a", "b")]
+    for one in sides:
+        del one.record.test["errors"]
+    page = " ".join(" ".join(Page(compare.page(sides, [], scored)).words).split())
+    assert "test accuracy, 95% interval 18.76 to 81.24% 18.76 to 81.24%" in page
 
 
 @pytest.mark.parametrize(
@@ -60,31 +76,34 @@ def test_metrics_stand_beside_their_difference_to_the_first():
 def test_mcnemars_test_is_that_of_a_fair_coin(ours, theirs, p):
     first = np.array([True] * (ours + 4) + [False] * (theirs + 2))
     second = np.array([False] * ours + [True] * (4 + theirs) + [False] * 2)
-    verdict = compare.mcnemar(first, second)
-    assert verdict == pytest.approx((ours, theirs, p))
+    result = compare.mcnemar(first, second)
+    assert result == pytest.approx((ours, theirs, p))
 
 
 @pytest.mark.parametrize(
-    ("verdict", "words"),
+    ("result", "words"),
     [
-        (Verdict(4, 6, 0.75), "Only B has 6 images right, only A 4 (McNemar's test, p = 0.75): "
-                              "chance may explain the difference."),
-        (Verdict(1, 30, 1e-7), "B is better than A, and not by chance."),
-        (Verdict(30, 1, 1e-7), "A is better than B, and not by chance."),
-        (Verdict(0, 0, 1.0), "A and B have the same images right."),
-        (Verdict(0, 1, 1.0), "Only B has 1 image right, only A 0 "),
+        (
+            McNemarResult(4, 6, 0.75),
+            "Only B has 6 images right, only A 4 (McNemar's test, p = 0.75): chance may explain the"
+            " difference.",
+        ),
+        (McNemarResult(1, 30, 1e-7), "B is better than A, and not by chance."),
+        (McNemarResult(30, 1, 1e-7), "A is better than B, and not by chance."),
+        (McNemarResult(0, 0, 1.0), "A and B have the same images right."),
+        (McNemarResult(0, 1, 1.0), "Only B has 1 image right, only A 0 "),
     ],
-)  # fmt: skip
-def test_a_verdict_is_a_sentence(verdict, words):
-    assert words in compare.said("A", "B", verdict)
+)
+def test_its_result_is_a_sentence(result, words):
+    assert words in compare.sentence("A", "B", result)
 
 
 def test_images_that_only_one_has_right_come_with_the_others_guess(scored):
-    (tile,) = compare.only(SECOND, FIRST, scored)
+    (tile,) = compare.right_only_in(SECOND, FIRST, scored)
     assert tile.caption.startswith("b, not a (")
-    (tile,) = compare.only(FIRST, SECOND, scored)
+    (tile,) = compare.right_only_in(FIRST, SECOND, scored)
     assert tile.caption.startswith("a, not b (")
-    assert compare.only(FIRST, FIRST, scored) == []
+    assert compare.right_only_in(FIRST, FIRST, scored) == []
 
 
 def test_the_page_shows_what_the_text_says(scored):
@@ -112,7 +131,7 @@ def test_validation_comes_first_and_small_differences_are_shown():
     rows = compare.metrics([first, other])
     assert [row[0] for row in rows] == [
         "validation accuracy", "validation loss", "test accuracy", "test errors", "test images",
-        "test loss", "train loss", "parameters",
+        "test loss", "training loss", "parameters",
     ]  # fmt: skip
     assert rows[5] == ["test loss", "0.2500", "0.2500 (+3e-05)"]
 
@@ -128,7 +147,7 @@ def test_other_test_images_are_compared_in_numbers_only(scored):
     assert said[1].startswith("Only second has 1 image right, only first 1")
     assert len(said) == 2
     rows = {row[0]: row[1:] for row in compare.metrics(sides)}
-    assert rows["test accuracy"] == ["0.5000", "0.7500", "0.5000"]
+    assert rows["test accuracy"] == ["50.00%", "75.00%", "50.00%"]
     page = compare.page(sides, said, scored)
     assert "Right in second" in page
     assert "Right in elsewhere" not in page

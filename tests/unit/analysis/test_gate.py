@@ -32,10 +32,8 @@ BEFORE = {"accuracy": 0.9, "loss": 0.5, "n": 100, "errors": 3, "size": 100}
 
 
 def judge(**now):
-    verdicts = gate.compare(
-        {"metrics/test.json": BEFORE}, {"metrics/test.json": BEFORE | now}, RULES
-    )
-    return {verdict.metric: (verdict.status, verdict.failed) for verdict in verdicts}
+    checks = gate.compare({"metrics/test.json": BEFORE}, {"metrics/test.json": BEFORE | now}, RULES)
+    return {check.metric: (check.status, check.failed) for check in checks}
 
 
 @pytest.mark.parametrize(
@@ -63,23 +61,23 @@ def judge(**now):
     ],
 )
 def test_each_metric_is_judged_by_its_rule(metric, value, status, failed):
-    verdicts = judge(**{metric: value})
-    assert verdicts.pop(metric) == (status, failed)
-    assert set(verdicts.values()) == {("equal", False)}
+    checks = judge(**{metric: value})
+    assert checks.pop(metric) == (status, failed)
+    assert set(checks.values()) == {("equal", False)}
 
 
 def test_a_missing_file_fails_and_a_new_metric_passes():
     missing = gate.compare({"metrics/test.json": BEFORE}, {}, RULES)
-    assert all(verdict.status == "missing" and verdict.failed for verdict in missing)
+    assert all(check.status == "missing" and check.failed for check in missing)
     new = gate.compare({}, {"metrics/test.json": BEFORE}, RULES)
-    assert all(verdict.status == "new" and not verdict.failed for verdict in new)
+    assert all(check.status == "new" and not check.failed for check in new)
 
 
 def test_the_table_is_markdown_with_a_row_for_each_metric():
-    verdicts = gate.compare(
+    checks = gate.compare(
         {"metrics/test.json": BEFORE}, {"metrics/test.json": BEFORE | {"accuracy": 0.8}}, RULES
     )
-    assert gate.table(verdicts[:2]) == (
+    assert gate.table(checks[:2]) == (
         "| file | metric | before | now | difference | allowed | |\n"
         "|---|---|--:|--:|--:|--:|---|\n"
         "| metrics/test.json | accuracy | 0.9 | 0.8 | -0.1 | 0.01 | worse |\n"
@@ -92,7 +90,7 @@ def test_what_is_missing_in_the_table_is_a_dash():
         ("a.json", "m", None, 1.0, 0.5, "new"),
         ("a.json", "m", 1.0, None, None, "missing"),
     ]
-    lines = gate.table([gate.Verdict(*row) for row in rows]).splitlines()
+    lines = gate.table([gate.MetricCheck(*row) for row in rows]).splitlines()
     assert lines[2:] == [
         "| a.json | m | – | 1 | – | 0.5 | new |",
         "| a.json | m | 1 | – | – | – | missing |",
@@ -138,6 +136,39 @@ def test_faulty_rules_are_refused(tmp_path, text, said):
     assert said in line
 
 
+def test_metrics_of_the_test_set_know_which_direction_is_better(tmp_path):
+    (tmp_path / "gate.yaml").write_text(
+        "metrics/test.json: {accuracy: {tolerance: 0}, ece: {tolerance: 0}, n: {tolerance: 0},"
+        " loss: {better: higher, tolerance: 0}, x: {tolerance: 0}}\n"
+        "metrics/train.json: {accuracy: {tolerance: 0}}"
+    )
+    rules = gate.load_rules(tmp_path / "gate.yaml")
+    test = {metric: rule.better for metric, rule in rules["metrics/test.json"].items()}
+    assert test == {"accuracy": "higher", "ece": "lower", "n": "equal", "loss": "higher", "x": None}
+    assert rules["metrics/train.json"]["accuracy"].better is None
+    known = {"metrics/test.json": dict.fromkeys(test, 1), "metrics/train.json": {"accuracy": 1}}
+    with pytest.raises(UserError, match=r"which direction of x of metrics/test\.json"):
+        gate.check_rules(rules, known, known, "HEAD")
+    del known["metrics/test.json"]["x"]
+    before = {"metrics/test.json": {"x": 1}}
+    del rules["metrics/train.json"], known["metrics/train.json"]
+    gate.check_rules(rules, before, known, "HEAD")
+    # What is no longer there fails, whichever direction is better.
+    statuses = {check.metric: check.status for check in gate.compare(before, known, rules)}
+    assert statuses["x"] == "missing"
+    assert statuses["accuracy"] == "new"
+
+
+def test_what_is_new_is_named_beside_the_outcome():
+    checks = gate.compare({"metrics/test.json": {"n": 100}}, {"metrics/test.json": BEFORE}, RULES)
+    assert gate.outcome(checks) == "passed; new, so not judged: accuracy, loss, errors, size"
+    now = {"metrics/test.json": {"n": 99, "loss": 1.0}}
+    checks = gate.compare({"metrics/test.json": {"n": 100}}, now, {
+        "metrics/test.json": {name: RULES["metrics/test.json"][name] for name in ("n", "loss")}
+    })  # fmt: skip
+    assert gate.outcome(checks) == "FAILED: n differs; new, so not judged: loss"
+
+
 def test_rules_that_are_not_there_are_named(tmp_path):
     with pytest.raises(UserError) as caught:
         gate.load_rules(tmp_path / "gate.yaml")
@@ -179,12 +210,12 @@ NOISY = {"metrics/test.json": {"accuracy": gate.Rule(better="higher", tolerance=
 
 
 def noisy(before, now, n=360):
-    (verdict, *_) = gate.compare(
+    (check, *_) = gate.compare(
         {"metrics/test.json": {"accuracy": before, "n": 360}},
         {"metrics/test.json": {"accuracy": now, "n": n}},
         NOISY,
     )
-    return verdict
+    return check
 
 
 @pytest.mark.parametrize(
@@ -216,14 +247,14 @@ def test_a_share_of_nobody_knows_how_many_may_not_fall(n):
 
 
 def test_what_has_no_rule_is_listed_and_does_not_fail():
-    verdicts = gate.compare(
+    checks = gate.compare(
         {"metrics/test.json": BEFORE | {"other": 1}}, {"b.json": {"x": 1, "said": "text"}}, {}
     )
-    found = {(verdict.file, verdict.metric): verdict for verdict in verdicts}
+    found = {(check.file, check.metric): check for check in checks}
     assert found["metrics/test.json", "other"].now is None
     assert found["b.json", "x"].before is None
     assert ("b.json", "said") not in found
-    assert all(v.status == "not judged" and not v.failed for v in verdicts)
+    assert all(c.status == "not judged" and not c.failed for c in checks)
 
 
 def test_what_noise_is_stands_below_the_table_where_a_rule_has_it():
@@ -237,7 +268,7 @@ def test_the_size_of_the_network_is_shown_and_not_judged():
     rules = gate.load_rules(Path(__file__).parents[3] / "gate.yaml")
     before, now = ({"metrics/train.json": {"train_loss": 1, "parameters": n}} for n in (10, 20))
     rules = {"metrics/train.json": rules["metrics/train.json"]}
-    assert [verdict.status for verdict in gate.compare(before, now, rules)] == [
+    assert [check.status for check in gate.compare(before, now, rules)] == [
         "equal", "not judged",
     ]  # fmt: skip
 

@@ -44,7 +44,8 @@ def test_summary_without_a_run_is_one_line_and_status_2(tmp_path, capsys, monkey
     [
         ('{"accuracy": "x"}', "metrics/test.json: accuracy is 'x'; it must be a number"),
         ('{"accuracy": true}', "metrics/test.json: accuracy is True; it must be a number"),
-        ('{"accuracy": 1}', "metrics/test.json: loss is missing; it must be a number"),
+        ('{"accuracy": 1}', "metrics/test.json: n is missing; it must be a number"),
+        ('{"accuracy": 1, "n": 1, "x": null}', "metrics/test.json: x is None; it must be"),
         ("[1]", "metrics/test.json must hold a JSON object"),
         ("{", "metrics/test.json is not valid JSON"),
     ],

@@ -1,12 +1,15 @@
 """Scores against scikit-learn and against numbers worked out by hand."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from scipy import optimize, stats
 from sklearn import metrics as reference
 
-from striate.evaluation import scores, scoring
+from striate.evaluation import metrics, scores
 from striate.models import calibration, prediction
 
 
@@ -22,7 +25,7 @@ def predictions():
 def test_scores_are_those_of_scikit_learn(predictions):
     logits, labels = predictions
     truth, guess = labels.numpy(), logits.argmax(1).numpy()
-    ours = scoring.scores(logits, labels)
+    ours = metrics.measure(metrics.predictions_of(logits, labels))
     assert ours["accuracy"] == reference.accuracy_score(truth, guess)
     assert ours["macro_f1"] == pytest.approx(reference.f1_score(truth, guess, average="macro"))
     assert ours["loss"] == pytest.approx(reference.log_loss(truth, logits.double().softmax(1)))
@@ -37,6 +40,29 @@ def test_scores_are_those_of_scikit_learn(predictions):
         assert row == pytest.approx(
             {"precision": precision, "recall": recall, "f1": f1, "support": support}
         )
+
+
+def test_metrics_come_in_order_as_plain_numbers_and_older_files_show_a_dash(
+    predictions, monkeypatch
+):
+    monkeypatch.setattr(metrics, "METRICS", dict(metrics.METRICS))
+
+    @metrics.metric("the smallest label", "d", note="a scalar of NumPy")
+    def smallest(predictions):
+        return predictions.labels.min()
+
+    values = metrics.measure(metrics.predictions_of(*predictions))
+    assert list(values) == ["accuracy", "loss", "macro_f1", "ece", "errors", "n", "smallest"]
+    assert {type(value) for value in values.values()} == {int, float}
+    entry = metrics.METRICS["smallest"]
+    assert metrics.others()[-1] is entry
+    assert entry.shown(values) == "0"
+    assert entry.shown({"accuracy": 0.5}) == "–"
+
+
+def test_metrics_are_known_without_torch():
+    code = "import sys, striate.evaluation.metrics; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_class_that_is_never_predicted_or_never_there_scores_0():

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from striate.config import params
-from striate.evaluation import scores, scoring
+from striate.evaluation import metrics, scores
 from striate.models import calibration, prediction
 from striate.reporting import model_card
 
@@ -30,6 +30,10 @@ def predictions():
     return torch.from_numpy(logits), torch.from_numpy(random.randint(0, 3, 40))
 
 
+def measure(predictions):
+    return metrics.measure(metrics.predictions_of(*predictions))
+
+
 def arrays_of(predictions):
     return [values.numpy() for values in predictions]
 
@@ -41,7 +45,7 @@ def write(predictions, confidence=None, more=None, **data):
     train |= more or {}
     return model_card.card(
         settings, MANIFEST | {"name": settings.data.name},
-        {"train": train, "test": scoring.scores(*predictions)}, {"confidence": confidence},
+        {"train": train, "test": measure(predictions)}, {"confidence": confidence},
         {"striate.checkpoint": "0123.dir"}, *arrays_of(predictions),
     )  # fmt: skip
 
@@ -49,7 +53,7 @@ def write(predictions, confidence=None, more=None, **data):
 def test_the_front_matter_holds_the_scores(predictions):
     text = write(predictions)
     front = yaml.safe_load(text.split("---\n")[1])
-    measured = scoring.scores(*predictions)
+    measured = measure(predictions)
     (model,) = front["model-index"]
     (result,) = model["results"]
     found = {metric["type"]: metric["value"] for metric in result["metrics"]}
@@ -102,7 +106,7 @@ def test_data_of_ones_own_have_no_licence_that_is_known(predictions):
 def test_intervals_hold_what_is_measured_and_shrink_with_more_images(predictions):
     logits, labels = predictions
     confusion = scores.confusion_matrix(*arrays_of(predictions))
-    macro = scoring.scores(logits, labels)["macro_f1"]
+    macro = measure(predictions)["macro_f1"]
     low, high = model_card.f1_interval(confusion)
     assert low < macro < high
     narrow = model_card.f1_interval(confusion * 100)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from striate.config import params
-from striate.evaluation import scores, scoring
+from striate.evaluation import metrics, scores
 from striate.reporting import figures, report
 
 ROOT = Path(__file__).parents[3]
@@ -56,7 +56,9 @@ def labels():
 def text(logits, labels):
     import torch
 
-    measured = scoring.scores(torch.from_numpy(logits), torch.from_numpy(labels))
+    measured = metrics.measure(
+        metrics.predictions_of(torch.from_numpy(logits), torch.from_numpy(labels))
+    )
     images = np.random.RandomState(2).rand(40, 3, 4, 4).astype(np.float32)
     png = figures.png(figures.learning_curves({"epoch": [1], "train_loss": [1.0]}))
     train = {"train_accuracy": 0.5, "val_accuracy": 0.25, "epochs": 2, "kept_epoch": 2,
@@ -132,6 +134,15 @@ def test_a_mistake_is_framed_and_named(logits, labels):
     assert surest == f"{CLASSES[guesses[where[0]]]} {sure[0]:.1%}, is {CLASSES[labels[where[0]]]}"
 
 
+def test_a_metric_that_older_results_lack_is_a_dash():
+    train = {"train_accuracy": 0.5, "epochs": 2, "parameters": 10}
+    tiles = report.headline(train, {"accuracy": 0.75, "n": 4}, 0)
+    assert {tile["name"]: tile["value"] for tile in tiles} == {
+        "test accuracy": "75.00%", "test errors": "–", "training accuracy": "50.00%",
+        "test loss": "–", "macro F1": "–", "calibration error": "–", "parameters": "10",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_tile_holds_the_pixels_of_its_image(channels):
     image = np.random.RandomState(0).randint(0, 256, (channels, 5, 7))
@@ -145,7 +156,7 @@ def test_a_tile_holds_the_pixels_of_its_image(channels):
 @pytest.mark.parametrize(("accuracy", "said"), [(0.9, "too unsure"), (0.3, "too sure")])
 def test_calibration_is_said_in_a_sentence(accuracy, said):
     rows = [{"count": 10, "confidence": 0.6, "accuracy": accuracy}]
-    assert f"the network is {said} by 30.00%" in report.calibration_said(rows, 0.3)
+    assert f"the network is {said} by 30.00%" in report.calibration_said(rows)
 
 
 @pytest.mark.parametrize(
