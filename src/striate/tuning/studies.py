@@ -20,8 +20,8 @@ from filelock import FileLock
 from striate.config.params import Params, check
 from striate.data import results
 from striate.errors import UserError
+from striate.tracking.addresses import sqlite_address, with_driver
 from striate.tracking.background import is_gone
-from striate.tracking.mlflow_store import address, with_driver
 from striate.training.states import STATES
 from striate.tuning.search_space import flat, nested, values_of, varies
 
@@ -57,7 +57,7 @@ class Row(NamedTuple):
 
 def default_storage(root: Path) -> str:
     """A database beside MLflow's: it cannot be made anew from DVC's files, so it is no scratch."""
-    return address(root / "tune.db")
+    return sqlite_address(root / "tune.db")
 
 
 def shown(storage: str) -> str:

@@ -26,8 +26,8 @@ from striate.data import results
 from striate.errors import UserError, reported
 from striate.evaluation import metrics
 from striate.tracking import records
+from striate.tracking.background import process_tag
 from striate.tracking.git import git
-from striate.tracking.mlflow_store import process_tag
 from striate.training.states import DONE, STATES
 from striate.training.torchrun import cores
 from striate.tuning.dvc_runner import Experiment

@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 
 from striate.config import params
 from striate.errors import UserError
-from striate.tracking import mlflow_store
+from striate.tracking import background
 from striate.training import events
 from striate.training.states import STATES
 from striate.tuning import search_space, studies, workers
@@ -123,11 +123,11 @@ def test_the_trial_of_a_worker_that_is_gone_is_begun_again_under_its_name(root, 
     lost = asked(study)
     search_space.propose(lost, SPACE, BASE)
     with subprocess.Popen(["true"]) as process:
-        tag = mlflow_store.process_tag(process.pid)
+        tag = background.process_tag(process.pid)
     for key, value in {"experiment": "tune-0", "training": "abc", "process": tag}.items():
         lost.set_user_attr(key, value)
     alive = asked(study)
-    alive.set_user_attr("process", mlflow_store.process_tag(os.getpid()))
+    alive.set_user_attr("process", background.process_tag(os.getpid()))
     nameless = asked(study)
     assert nameless.number == 2
     successor = worker(root, 3)
@@ -160,7 +160,7 @@ def test_a_worker_elsewhere_that_is_silent_is_given_up(root, monkeypatch):
 def test_a_trial_whose_workers_are_killed_again_and_again_is_given_up(root):
     study = opened(root)
     with subprocess.Popen(["true"]) as process:
-        tag = mlflow_store.process_tag(process.pid)
+        tag = background.process_tag(process.pid)
     for _ in range(6):
         asked(study).set_user_attr("process", tag)
         studies.bury(study)
