@@ -150,8 +150,8 @@ def _warning(warned: set[str]) -> Iterator[None]:
         text = reason(error)
         if not warned:
             print(
-                f"warning: MLflow at {masked(tracking_uri())} failed, so this run is not logged"
-                f" there: {text}"
+                f"warning: MLflow at {masked(tracking_uri())}"
+                f" failed, so this run is not logged there: {text}"
                 "\n         Nothing is lost: `striate sync` logs it later from DVC's files.",
                 file=sys.stderr,
             )

@@ -213,7 +213,7 @@ def test_a_run_of_a_training_gets_its_scores_files_and_names(clone):
     half = mlflow_store.replay(
         store,
         "half",
-        trained_with,
+        records.training_params(main.params),
         sync.training_tags(main) | told,
         [*logged, ("training_seconds", 4.5, 0)],
     )  # fmt: skip
