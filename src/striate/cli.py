@@ -692,10 +692,10 @@ def run_tune(arguments: argparse.Namespace) -> None:
     storage = arguments.storage or os.environ.get(workers.STORAGE) or studies.default_storage(root)
     with studies.reachable(storage):
         study = studies.open_study(arguments.study, storage, root)
-        studies.agree(study, space, base)
+        studies.set_space(study, space, base)
         trials = study.get_trials(deepcopy=False)
         print(
-            f"study {arguments.study} in {studies.shown(storage)}:"
+            f"study {arguments.study} in {studies.masked(storage)}:"
             f" {len(studies.finished(trials))} of {arguments.trials} trials are finished",
             flush=True,
         )

@@ -563,7 +563,7 @@ def test_a_repository_may_have_any_name(template, tmp_path, monkeypatch, name):
     store.client.download_artifacts(back.info.run_id, "checkpoint", str(moved))
     assert (moved / "checkpoint/file").read_text() == "content"
     studies.open_study("study", studies.default_storage(moved), moved)
-    assert studies.shown(studies.default_storage(moved)) == f"sqlite:///{moved}/tune.db"
+    assert studies.masked(studies.default_storage(moved)) == f"sqlite:///{moved}/tune.db"
     assert list(tmp_path.iterdir()) == [moved]
     assert {path.name for path in moved.iterdir()} == {
         ".dvc", "checkpoint", "file", "mlartifacts", "mlflow.db", "tune.db",
