@@ -91,7 +91,7 @@ def search(sampler, seed, trials, end):
         direction="maximize", load_if_exists=True,
         pruner=studies.pruner() if sampler == "tpe" else optuna.pruners.NopPruner(),
     )  # fmt: skip
-    study.sampler = studies.sampler_of(sampler, seed)
+    study.sampler = studies.make_sampler(sampler, seed)
     for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # it was killed
     while time.monotonic() < end:
@@ -99,7 +99,7 @@ def search(sampler, seed, trials, end):
             return
         trial = study.ask()
         drawn = search_space.values_of(search_space.propose(trial, space, base), space)
-        settings = params.check(search_space.laid_over(base, drawn))
+        settings = params.check(search_space.override(base, drawn))
         state, row = optuna.trial.TrialState.COMPLETE, [0.0, 0.0]
         try:
             epochs = trained(drawn, settings, split, manifest)

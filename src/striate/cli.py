@@ -451,7 +451,7 @@ def run_pareto(arguments: argparse.Namespace) -> None:
         raise UserError("no experiment has an accuracy and a size to compare")
     times: list[tuple[float | None, str]] = [(None, "")] * len(found)
     if logger.enabled():
-        background.settle(root)
+        background.wait(root)
         with mlflow_store.reachable(), waiting("reading training times from MLflow"):
             times = sync.training_times(root, found)
     candidates = pareto.candidates(found, accuracy, times)
@@ -550,12 +550,12 @@ def run_sync(arguments: argparse.Namespace) -> None:
         print("tracking is off: nothing was synchronised")
         return
     root = _repository()
-    background.settle(root)
+    background.wait(root)
     found, left_out, _ = records.find(root)
     _print_left_out(left_out)
     if not found and mlflow_store.is_own() and not mlflow_store.database().exists():
         raise UserError(NOTHING_FINISHED)
-    if sync.agreed(root, found):
+    if sync.is_synced(root, found):
         print("MLflow agrees with DVC: nothing to do")
         return
     with (
@@ -577,9 +577,9 @@ def run_sync(arguments: argparse.Namespace) -> None:
 
 def run_share(arguments: argparse.Namespace) -> None:
     """Push the run cache, and say how much that was."""
-    from striate.tracking import share
+    from striate.tracking import run_cache
 
-    runs, files = share.share(_dvc_root())
+    runs, files = run_cache.push(_dvc_root())
     print(f"{runs:,} runs of stages are in the remote, {files:,} files of them new")
 
 
@@ -591,7 +591,7 @@ def run_verify(arguments: argparse.Namespace) -> None:
         print("tracking is off: nothing was compared")
         return
     root = _repository()
-    background.settle(root)
+    background.wait(root)
     found = _whole(root).records
     with (
         mlflow_store.reachable(),
@@ -647,7 +647,7 @@ def _repository() -> Path:
 
     root = _dvc_root()
     records.head(root)
-    background.tell(root)
+    background.print_messages(root)
     return root
 
 
@@ -693,10 +693,10 @@ def run_tune(arguments: argparse.Namespace) -> None:
     storage = arguments.storage or os.environ.get(workers.STORAGE) or studies.default_storage(root)
     with studies.reachable(storage):
         study = studies.open_study(arguments.study, storage, root)
-        studies.agree(study, space, base)
+        studies.set_space(study, space, base)
         trials = study.get_trials(deepcopy=False)
         print(
-            f"study {arguments.study} in {studies.shown(storage)}:"
+            f"study {arguments.study} in {studies.masked(storage)}:"
             f" {len(studies.finished(trials))} of {arguments.trials} trials are finished",
             flush=True,
         )
@@ -715,7 +715,7 @@ def run_tune(arguments: argparse.Namespace) -> None:
     if rows and rows[0].accuracy is not None:
         print(f"\nto take the best one up: dvc exp apply {rows[0].experiment}")
     found = records.find(root).records
-    if logger.enabled() and not sync.agreed(root, found):
+    if logger.enabled() and not sync.is_synced(root, found):
         try:
             with mlflow_store.reachable(), waiting("looking at MLflow's runs"):
                 sync.sync(root, mlflow_store.open_store(), found)
@@ -733,7 +733,7 @@ def run_promote(arguments: argparse.Namespace) -> None:
     from striate.serving import registry
     from striate.tracking import background, mlflow_store
 
-    background.settle(root)
+    background.wait(root)
     with mlflow_store.reachable():
         promoted, said = registry.promote(root, record, arguments.force)
     print(said)
@@ -746,19 +746,19 @@ def run_ui(arguments: argparse.Namespace) -> None:
 
     root = _dvc_root()
     server = f"http://127.0.0.1:{arguments.port}"
-    if not mlflow_store.shared():
+    if not mlflow_store.is_server():
         _take_port(arguments.port, root / ".dvc" / "tmp" / f"striate-ui-{arguments.port}.lock")
     with mlflow_store.reachable(), waiting("loading MLflow"):
         store = mlflow_store.open_store()
-        view = store.share_view()
-    if mlflow_store.shared():
+        view = store.save_view()
+    if mlflow_store.is_server():
         server = mlflow_store.tracking_uri().rstrip("/")
     home = f"{server}/#/experiments/{store.experiment}/runs"
     # Without the last it opens the pages for language models and hides what matters here.
     for title, mode in (("Runs:      ", "TABLE"), ("Comparison:", "CHART")):
         choice = f"viewStateShareKey={view}&compareRunsMode={mode}&workflowType=machine_learning"
         print(f"{title} {home}?{choice}", flush=True)
-    if mlflow_store.shared():
+    if mlflow_store.is_server():
         return
     print("The server answers in 10 to 40 seconds; Ctrl-C ends it.", flush=True)
     command = [

@@ -64,7 +64,7 @@ def test_messages_in_the_troubleshooting_are_those_of_the_code():
     code = "".join(path.read_text() for path in (ROOT / "src/striate").rglob("*.py"))
     for said in (
         "could not be fetched", "the loss became", "does this training already",
-        "failed; this is not recorded there", "there is too little memory for this",
+        "failed, so this run is not logged there", "there is too little memory for this",
         "was begun with", "trials in a row failed",
     ):  # fmt: skip
         assert said in (ROOT / "docs/troubleshooting.md").read_text()

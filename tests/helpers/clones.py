@@ -112,7 +112,7 @@ class Clone:
 
     def settle(self):
         """Wait until MLflow is no longer written to behind the prompt."""
-        background.settle(self.folder)
+        background.wait(self.folder)
 
     def run(self, *command, status=0):
         """Run a command that must end with `status`, if it is given; returns what it printed."""

@@ -144,7 +144,7 @@ def test_one_experiment_one_run_the_same_numbers(tmp_path):
         process.kill()
     trainer.wait()
     clone.go_back()
-    assert "closed: its process is gone" in clone.striate("sync")
+    assert "terminated: its process is gone" in clone.striate("sync")
     step("kill -9 of a trainer, sync", 8)
     assert statuses(clone).count("KILLED") == 1
     assert "RUNNING" not in statuses(clone)
@@ -206,13 +206,13 @@ def test_a_server_that_is_killed_costs_no_work(tmp_path):
     seen += training.communicate()[0]  # the server is gone by now
     assert training.returncode == 0, seen
     assert "Traceback" not in seen
-    assert f"note: MLflow at {address} does not answer; it is asked again" in seen
+    assert f"note: MLflow at {address} does not answer; retrying" in seen
     assert clone.json("metrics/train.json")["epochs"] == 150
     assert clone.json("metrics/test.json")["n"] == 360
     said = clone.striate("verify", status=2)
     # What was said behind the prompt is told by whatever comes next; then, what this command found.
     assert (seen + said).count(
-        f"warning: MLflow at {address} failed; this is not recorded there"
+        f"warning: MLflow at {address} failed, so this run is not logged there"
     ) == 1
     assert said.count(f"error: MLflow at {address} failed") == 1
     assert "Traceback" not in said

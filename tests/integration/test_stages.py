@@ -59,7 +59,7 @@ def wait_for_tracking():
     for child in psutil.Process().children():
         if (
             child.status() != psutil.STATUS_ZOMBIE
-            and "striate.tracking.mlflow_store" in child.cmdline()
+            and "striate.tracking.mlflow_process" in child.cmdline()
         ):
             child.wait(120)
 

@@ -333,7 +333,7 @@ def test_who_may_only_read_trains_and_somebody_else_records_it(services, first, 
     refused = reader.striate("sync", status=2)
     # What the background process has to say is told by whatever comes next.
     (warning,) = [line for line in (said + refused).splitlines() if line.startswith("warning: ")]
-    assert "failed; this is not recorded there: " in warning
+    assert "failed, so this run is not logged there: " in warning
     (error,) = [line for line in refused.splitlines() if line.startswith("error: ")]
     assert error.startswith(f"error: MLflow at {services.tracking} failed: ")
     assert "Permission denied" in warning

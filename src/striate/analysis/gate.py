@@ -6,15 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, NamedTuple
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from striate.config.params import flatten
-from striate.config.yaml_loader import Loader, read_yaml
-from striate.data.results import MISSING, finite, one_line, parse_json, read_json
+from striate.config.yaml_loader import read_yaml
+from striate.data.results import MISSING, finite, parse_json, read_json
 from striate.errors import UserError
 from striate.evaluation.metrics import METRICS
-from striate.tracking import records
+from striate.tracking import dvc_lock, records
 from striate.tracking.git import commit_of, git
 
 NOISE = "noise"
@@ -251,17 +249,16 @@ def source_at(revision: str, folder: Path) -> Source | None:
 
 def _source(text: str, name: str) -> Source:
     try:
-        stages = yaml.load(text, Loader)["stages"]  # noqa: S506
-        params: dict[str, Any] = {}
-        hashes: dict[str, str] = {}
-        for stage in stages.values():
-            params |= flatten(stage.get("params", {}).get("params.yaml", {}))
-            outs = {out["path"]: out["md5"] for out in stage.get("outs", [])}
-            hashes |= {path: md5 for path, md5 in outs.items() if PurePath(path).match(PATTERN)}
-        read = {dep["path"]: dep["md5"] for dep in stages.get("evaluate", {}).get("deps", [])}
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{name} cannot be used: {one_line(error)}") from None
-    return Source(read.get(records.TEST_SET), params, hashes)
+        stages = dvc_lock.parse(text)
+    except ValueError as error:
+        raise UserError(f"{name} cannot be used: {error}") from None
+    params: dict[str, Any] = {}
+    hashes: dict[str, str] = {}
+    for stage in stages.values():
+        params |= stage.params
+        hashes |= {path: md5 for path, md5 in stage.outs.items() if PurePath(path).match(PATTERN)}
+    test_set = stages["evaluate"].deps.get(records.TEST_SET) if "evaluate" in stages else None
+    return Source(test_set, params, hashes)
 
 
 def _check_hash(content: bytes, md5: str, name: str, cure: str) -> None:

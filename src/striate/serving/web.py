@@ -245,7 +245,7 @@ def scoring_server(version: str, port: int) -> Iterator[None]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PYTHONWARNINGS": "ignore",
     }
-    mlflow_store.spare_loopback()
+    mlflow_store.bypass_proxy()
     with tempfile.TemporaryFile() as said:
         # In a session of its own, so that all that it starts can be ended together.
         running = subprocess.Popen(

@@ -1,8 +1,8 @@
-"""Sync MLflow in the background, once DVC has ended.
+"""Coordinate the background processes that sync MLflow once DVC has ended.
 
-A stage cannot do it, as DVC records an experiment after its last stage. So the first stage of a
-`dvc repro` or `dvc exp run` claims the job for a process that it starts; it waits for DVC's end and
-holds a lock until it is done, by which a command that reads the runs knows what to wait for.
+A stage cannot sync, because DVC records an experiment after its last stage. So the first stage of a
+`dvc repro` or `dvc exp run` starts a process and claims the sync for it. That process waits for
+DVC's end, and holds a lock until it is done, on which commands that read the runs wait.
 """
 
 import fcntl
@@ -15,25 +15,25 @@ from typing import NamedTuple
 
 import psutil
 
-PROCESS = "striate.process"  # tag of a run that is being logged: host, process id, its start
-PENDING = Path(".dvc/tmp/striate-pending")  # a file for each DVC process that is waited for
-MESSAGES = Path(".dvc/tmp/striate-tracking.txt")  # to be printed by the next command
+PROCESS = "striate.process"  # tag of a run: the process that logs it, as `process_tag` has it
+PENDING = Path(".dvc/tmp/striate-pending")  # a file for each DVC process with a sync to follow
+MESSAGES = Path(".dvc/tmp/striate-tracking.txt")  # for the next command to print
 
 
 class Claim(NamedTuple):
-    """The job that is one process's, as long as the file is open in it."""
+    """A claimed sync; a process holds it as long as the file is open in it."""
 
     path: Path
     descriptor: int
 
 
 def process_tag(pid: int) -> str:
-    """What tells a process from all others, also from a later one with its number."""
+    """Identifies a process, also among later ones with the same process id."""
     return f"{socket.gethostname()} {pid} {psutil.Process(pid).create_time():.0f}"
 
 
 def is_gone(tag: str) -> bool:
-    """Whether the process that a tag names ran on this machine and runs no more."""
+    """Whether the process of a tag ran on this machine and has ended."""
     host, pid, start = tag.rsplit(" ", 2)
     if host != socket.gethostname():
         return False
@@ -47,21 +47,21 @@ def is_gone(tag: str) -> bool:
 
 
 def dvc_process() -> int | None:
-    """The outermost DVC process that runs this one, as a worker runs an experiment's."""
+    """The outermost DVC process among the parents of this one: a queue worker runs another DVC."""
     if "DVC_STAGE" not in os.environ:
         return None
-    found = None
+    outermost = None
     for process in psutil.Process().parents():
         try:
             if is_dvc(process.cmdline()):
-                found = process.pid
+                outermost = process.pid
         except psutil.Error:
-            continue  # it is gone, or another user's
-    return found
+            continue  # it has ended, or is another user's
+    return outermost
 
 
 def is_dvc(command: list[str]) -> bool:
-    """Whether a command runs DVC: as a program, as a script of Python's, or as a module."""
+    """Whether a command line runs DVC: as a program, a Python script, or a module."""
     program, *arguments = [Path(argument).name for argument in command] or [""]
     if not program.startswith("python"):
         return program == "dvc"
@@ -76,10 +76,10 @@ def is_dvc(command: list[str]) -> bool:
 
 
 def claim(root: Path) -> Claim | None:
-    """Take the job for the DVC that runs this stage; None without DVC, or where it is taken.
+    """Claim the sync after the DVC that runs this stage; None without DVC, or if it is claimed.
 
     Raises:
-        OSError: the file cannot be made, or this file system has no locks.
+        OSError: the file cannot be created, or this file system has no locks.
     """
     pid = dvc_process()
     if pid is None:
@@ -97,28 +97,31 @@ def claim(root: Path) -> Claim | None:
     return Claim(path, descriptor)
 
 
-def settle(root: Path) -> None:
-    """Wait for the jobs of DVC processes that have ended; tell what was said meanwhile."""
+def wait(root: Path) -> None:
+    """Wait for the syncs of DVC processes that have ended; print the messages meanwhile."""
     waited = False
     for path in (root / PENDING).glob("* * *"):
         if not is_gone(path.name):
             continue
-        # It may be removed meanwhile; what is another user's is left to them.
+        # The file may be removed meanwhile, or be another user's.
         with suppress(FileNotFoundError, PermissionError), path.open("r+") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if not waited:
-                    print("MLflow is being written to; waiting for it ...", file=sys.stderr)
+                    print(
+                        "waiting for the process that writes to MLflow ...",
+                        file=sys.stderr,
+                    )
                 waited = True
                 fcntl.flock(stream, fcntl.LOCK_EX)
             path.unlink()
-    tell(root)
+    print_messages(root)
 
 
-def tell(root: Path) -> None:
-    """Print the messages of background processes that have not been printed yet."""
-    # The file stays: a process that goes on holds it open.
+def print_messages(root: Path) -> None:
+    """Print the new messages of background processes."""
+    # Do not delete the file: a running process holds it open.
     with suppress(OSError), (root / MESSAGES).open("r+") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         text = stream.read()
@@ -127,7 +130,7 @@ def tell(root: Path) -> None:
 
 
 def redirect_stderr(root: Path) -> None:
-    """Send standard error to a file, so that whoever reads the stage's output sees it close."""
+    """Send standard error to a file, so that a pipe from the stage's output is closed."""
     path = root / MESSAGES
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,5 +142,5 @@ def redirect_stderr(root: Path) -> None:
 
 
 def lower_priority() -> None:
-    """Leave the processor to others; a little is left, as locks are held meanwhile."""
+    """Run at a low priority. Not at that of idle time: other processes wait for its locks."""
     os.nice(19)

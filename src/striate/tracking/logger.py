@@ -1,151 +1,124 @@
-"""A stage's end of the tracking: a pipe to a process that talks to MLflow beside it.
-
-Loading MLflow takes seconds and a server may hang or be gone. In a process of its own neither costs
-the stage anything, and when the stage is killed, the other side of the pipe notices. It logs a
-training while that goes on; the rest it takes from DVC's files, once DVC has ended.
-"""
+"""What the stages report, to every tracker that is switched on."""
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
-
-import psutil
+from typing import Any
 
 from striate.errors import UserError
-from striate.tracking import background, records
-from striate.tracking.records import Point
+from striate.tracking import points, records, trackers
+from striate.tracking.trackers import Tracker
 from striate.training import events
 from striate.training.torchrun import is_first
 
 SWITCH = "STRIATE_TRACKING"
+MLFLOW = "mlflow"
 
 
 class Logbook:
-    """What a stage reports; each method returns at once. Params are flat."""
+    """Reports a training to its trackers. A tracker that fails is dropped with a warning."""
 
-    def __init__(self, pipe: IO[str] | None) -> None:
-        self._pipe = pipe
+    def __init__(self, names: list[str]) -> None:
+        self._trackers: dict[str, Tracker] = {}
+        for name in names:
+            try:
+                self._trackers[name] = trackers.open_tracker(name)
+            except Exception as error:
+                _warn(name, error)
 
     def start(self, params: dict[str, Any], machine: dict[str, str]) -> None:
-        """A training begins, on a machine that these tags describe."""
-        tags = machine | {background.PROCESS: background.process_tag(os.getpid())}
-        self._send("start", params, tags)
+        """A training starts, with flat params, on a machine that these tags describe."""
+        self._report("start", params, machine)
 
     def epoch(self, row: dict[str, Any]) -> None:
-        """What `striate.training.loop.fit` yielded."""
+        """An epoch has ended; `row` is what `striate.training.loop.fit` yields."""
         events.tell(row)
         curves = {key: value for key, value in row.items() if key not in ("epoch", "step_losses")}
-        points: list[Point] = [(name, value, row["epoch"]) for name, value in curves.items()]
-        self._send("log", points + [("step_loss", loss, step) for step, loss in row["step_losses"]])
+        epoch = [(name, value, row["epoch"]) for name, value in curves.items()]
+        steps = [("step_loss", loss, step) for step, loss in row["step_losses"]]
+        self._report("log", epoch + steps)
 
     def trained(self, params: dict[str, Any], seconds: float) -> None:
-        """The checkpoint and the curves are written."""
-        here = Path()
-        summary = [*records.summary(here), ("training_seconds", seconds, 0)]
-        self._send("trained", records.training_identity(params, here), summary)
-
-    def _send(self, method: str, *arguments: Any) -> None:
-        if self._pipe is None:
+        """The checkpoint and the metrics of a training are written; it took so many seconds."""
+        if not self._trackers:
             return
-        try:
-            self._pipe.write(json.dumps([method, *arguments]) + "\n")
-            self._pipe.flush()
-        except OSError:
-            self._pipe = None  # the other process has said why it ended
+        curves = points.curves(lambda table: Path(table).read_text())
+        summary = points.summary(curves, json.loads(Path(records.TRAIN).read_text()))
+        identity = records.training_identity(params, Path())
+        self._report("trained", identity, [*summary, ("training_seconds", seconds, 0)])
+
+    def end(self, status: str) -> None:
+        """The stage ends: FINISHED, FAILED or KILLED."""
+        self._report("end", status)
+
+    def _report(self, method: str, *arguments: Any) -> None:
+        for name, tracker in list(self._trackers.items()):
+            try:
+                getattr(tracker, method)(*arguments)
+            except Exception as error:
+                del self._trackers[name]
+                _warn(name, error)
 
 
-def enabled() -> bool:
-    """Whether anything is tracked.
+def _warn(name: str, error: Exception) -> None:
+    print(
+        f"warning: tracker {name} failed, and the run goes on without it:"
+        f" {type(error).__name__}: {error}",
+        file=sys.stderr,
+    )
+
+
+def switched_on() -> list[str]:
+    """The names of the trackers that `STRIATE_TRACKING` switches on.
 
     Raises:
-        UserError: the switch is neither on nor off.
+        UserError: it is neither on nor off, nor a list of trackers.
     """
     value = os.environ.get(SWITCH, "")
-    if value.lower() not in ("", "on", "off"):
-        raise UserError(f"{SWITCH} is {value!r:.60}; it must be on or off")
-    return value.lower() != "off"
+    if value.lower() in ("", "on"):
+        return [MLFLOW]
+    if value.lower() == "off":
+        return []
+    names, known = value.split(","), trackers.names()
+    if not set(names) <= set(known):
+        raise UserError(
+            f"{SWITCH} is {value!r:.60}; it must be on, off, or trackers separated by commas:"
+            f" {', '.join(known)}"
+        )
+    return list(dict.fromkeys(names))
+
+
+def enabled(name: str = MLFLOW) -> bool:
+    """Whether a tracker is switched on.
+
+    Raises:
+        UserError: the switch is neither on nor off, nor a list of trackers.
+    """
+    return name in switched_on()
 
 
 @contextmanager
 def logbook() -> Iterator[Logbook]:
-    """Track a training; `STRIATE_TRACKING=off` tracks nothing.
-
-    Of several processes that train together, the first one is tracked.
-    """
-    if not (enabled() and is_first()):
-        yield Logbook(None)
-        return
-    tracker = _start(subprocess.PIPE)
-    log = Logbook(tracker.stdin if tracker else None)
+    """Report a training; in distributed training, only the main process does."""
+    log = Logbook(switched_on() if is_first() else [])
     status = "FAILED"
     try:
         yield log
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):
-        # The latter ends a process that has lost another one of its training.
+        # SystemExit ends a process whose training has lost another one.
         status = "KILLED"
         raise
     finally:
-        log._send("end", status)
-        if tracker and tracker.stdin:
-            with suppress(OSError):
-                tracker.stdin.close()
+        log.end(status)
 
 
 def record_later() -> None:
-    """Have MLflow agree with DVC once DVC, which runs this stage, has ended."""
+    """Bring MLflow in line with DVC's files once DVC, which runs this stage, has ended."""
     if enabled():
-        _start(subprocess.DEVNULL)
+        from striate.tracking.trackers import mlflow
 
-
-def _start(stdin: int) -> subprocess.Popen[str] | None:
-    """Start the process that talks to MLflow, which nothing waits for.
-
-    Without a pipe for messages, only where no earlier stage has started one.
-    """
-    root = Path(os.environ.get("DVC_ROOT", "."))
-    background.tell(root)
-    claim = None
-    try:
-        claim = background.claim(root)
-    except (OSError, psutil.Error) as error:
-        print(
-            f"warning: MLflow is not brought up to date after this ({error});"
-            " `striate sync` does it",
-            file=sys.stderr,
-        )
-    if claim is None and stdin == subprocess.DEVNULL:
-        return None
-    try:
-        # In a session of its own, an interrupt of the stage does not reach it before it has
-        # tidied up, and a terminal may be closed.
-        tracker = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "striate.tracking.mlflow_store",
-                *([str(claim.path)] if claim else []),
-            ],
-            stdin=stdin,
-            stdout=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
-            pass_fds=[claim.descriptor] if claim else [],
-        )
-    except OSError as error:
-        print(
-            f"warning: MLflow cannot be started ({error.strerror}); `striate sync` records this"
-            " from DVC's files",
-            file=sys.stderr,
-        )
-        return None
-    finally:
-        if claim:
-            os.close(claim.descriptor)  # the other process has it, too
-    tracker.returncode = 0  # nobody waits for it, and Python is not to warn of that
-    return tracker
+        mlflow.sync_after_dvc()

@@ -1,4 +1,4 @@
-"""Make MLflow's runs agree with DVC's experiments, and check that they do."""
+"""Bring MLflow's runs in line with DVC's experiments, and verify that they are."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from striate import progress
 from striate.data import files
-from striate.tracking import background, mlflow_store, records
-from striate.tracking.records import Point, Record
+from striate.tracking import background, mlflow_store, points, records
+from striate.tracking.points import Point
+from striate.tracking.records import Record
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
     from striate.tracking.mlflow_store import Store
 
-TAGS = (records.PARAMS, records.DATA, records.CHECKPOINT, records.EVALUATION)
+TAGS = (records.PARAMS, records.DATA, records.CHECKPOINT, records.EVALUATION)  # in this order
 
 
 class Row(NamedTuple):
@@ -33,37 +34,37 @@ class Row(NamedTuple):
 HEADER = Row("experiment", "run", "done")
 
 
-class Memory(NamedTuple):
-    """What the last `sync` left behind: a fingerprint, and each experiment's training time."""
+class Stamp(NamedTuple):
+    """What the last `sync` recorded: a fingerprint, and each experiment's training time."""
 
     fingerprint: str
     times: dict[str, tuple[float | None, str]]  # by the record's key
 
 
-def _memory(root: Path) -> Path:
+def _stamp_path(root: Path) -> Path:
     return root / ".dvc" / "tmp" / "striate-synced.json"
 
 
-def _remembered(root: Path, found: Sequence[Record]) -> Memory | None:
-    """What the last `sync` left behind, where nothing has changed since."""
+def _valid_stamp(root: Path, found: Sequence[Record]) -> Stamp | None:
+    """What the last `sync` recorded; None if anything has changed since."""
     try:
-        memory = Memory(**json.loads(_memory(root).read_text()))
+        stamp = Stamp(**json.loads(_stamp_path(root).read_text()))
     except (OSError, ValueError, TypeError):
         return None
-    return memory if memory.fingerprint == fingerprint(found) else None
+    return stamp if stamp.fingerprint == fingerprint(found) else None
 
 
-def agreed(root: Path, found: Sequence[Record]) -> bool:
-    """Whether nothing has changed since the last `sync`; needs no MLflow, and so no time."""
-    return _remembered(root, found) is not None
+def is_synced(root: Path, found: Sequence[Record]) -> bool:
+    """Whether nothing has changed since the last `sync`. Fast: does not load MLflow."""
+    return _valid_stamp(root, found) is not None
 
 
 def sync(root: Path, store: Store, found: Sequence[Record]) -> list[Row]:
-    """Give every experiment its one run, and every run the names that DVC has for it.
+    """Give every experiment exactly one run, tagged with the names that DVC has for it.
 
-    An experiment whose run is missing gets one out of DVC's files; scores, pictures and checkpoint
-    are added where they are absent; a run whose process is gone is closed. Doing it twice changes
-    nothing. Other processes get their turn after each experiment.
+    Missing runs are created from DVC's files; missing scores, pictures and checkpoints are added;
+    a run whose process is gone is terminated. Idempotent. The lock on the runs is released after
+    each experiment, so that concurrent processes take turns.
 
     Args:
         root: the repository.
@@ -71,28 +72,28 @@ def sync(root: Path, store: Store, found: Sequence[Record]) -> list[Row]:
         found: all experiments.
 
     Returns:
-        A row for each experiment, and for each run that was closed.
+        A row for each experiment, and for each run that was terminated.
     """
     before = fingerprint(found)
     with mlflow_store.runs_lock():
         runs = store.runs()
-        rows = _close(store, runs)
+        rows = _terminate_dead(store, runs)
     known = _by_identity(_finished(runs))
     times = {}
     for record in progress.track(found, "MLflow"):
         matching = known.get(_key(record), [])
-        if len(matching) == 1 and not any(_lacking(store, record, matching[0])):
+        if len(matching) == 1 and not any(_missing(store, record, matching[0])):
             run, done = matching[0], ""
         else:
             with mlflow_store.runs_lock():
-                run, done = _agree(root, store, record)
+                run, done = _sync_one(root, store, record)
         rows.append(Row(", ".join(name.name for name in record.names), run.info.run_name, done))
         times[record.key] = _time(run)
     now = fingerprint(found)
-    # What somebody else did meanwhile was not looked at.
+    # If another process changed the store meanwhile, its changes were not looked at.
     if now is not None and (now == before or any(row.done for row in rows)):
         with suppress(OSError):
-            files.write(_memory(root), json.dumps(Memory(now, times)._asdict()).encode())
+            files.write(_stamp_path(root), json.dumps(Stamp(now, times)._asdict()).encode())
     return rows
 
 
@@ -108,7 +109,7 @@ def _by_identity(runs: Sequence[Run]) -> dict[tuple[str | None, ...], list[Run]]
     return found
 
 
-def trained(record: Record) -> dict[str, str]:
+def training_tags(record: Record) -> dict[str, str]:
     """The identity of a record's training, whatever its scores."""
     return {key: value for key, value in record.identity.items() if key != records.EVALUATION}
 
@@ -117,49 +118,49 @@ def _key(record: Record) -> tuple[str, ...]:
     return tuple(record.identity[tag] for tag in TAGS)
 
 
-def _close(store: Store, runs: Sequence[Run]) -> list[Row]:
+def _terminate_dead(store: Store, runs: Sequence[Run]) -> list[Row]:
     """Terminate the runs whose process is gone."""
     rows = []
     for run in runs:
         process = run.data.tags.get(background.PROCESS)
         if run.info.status == "RUNNING" and process and background.is_gone(process):
             store.client.set_terminated(run.info.run_id, "KILLED")
-            rows.append(Row("–", run.info.run_name, "closed: its process is gone"))
+            rows.append(Row("–", run.info.run_name, "terminated: its process is gone"))
     return rows
 
 
-def _agree(root: Path, store: Store, record: Record) -> tuple[Run, str]:
-    """Give an experiment its one run, by what the store holds now; returns what was done, too."""
-    finished = _finished(store.runs(trained(record)))
+def _sync_one(root: Path, store: Store, record: Record) -> tuple[Run, str]:
+    """Give an experiment exactly one run; returns it, and what was done."""
+    finished = _finished(store.runs(training_tags(record)))
     matching = _by_identity(finished).get(_key(record), [])
     unscored = [run for run in finished if records.EVALUATION not in run.data.tags]
     done = []
     if matching:
         run = matching[0]
-        for twin in matching[1:]:
-            store.client.delete_run(twin.info.run_id)
-            done.append("removed a second run")
-        done += _complete(root, store, record, run)
+        for duplicate in matching[1:]:
+            store.client.delete_run(duplicate.info.run_id)
+            done.append("removed a duplicate run")
+        done += _add_missing(root, store, record, run)
     elif unscored:
         run = unscored[0]
-        done += _complete(root, store, record, run)
-        # Only now is it the experiment's. What broke off before is done again.
-        points = [point for point in _points(root, record) if point[0] not in run.data.metrics]
-        store.log(run.info.run_id, points)
+        done += _add_missing(root, store, record, run)
+        # The identity comes last: if this is interrupted, the next sync does it again.
+        missing = [point for point in _points(root, record) if point[0] not in run.data.metrics]
+        store.log(run.info.run_id, missing)
         store.tag(run.info.run_id, record.identity)
         done.insert(0, "added scores")
-        done += _settle(store, record)
+        done += _remove_duplicates(store, record)
     else:
         run = _create(root, store, record)
-        done += ["replayed", *_complete(root, store, record, run)]
-        # Only now is it the experiment's, and not touched any more.
+        done += ["replayed", *_add_missing(root, store, record, run)]
+        # Terminated last: if this is interrupted, the next sync starts over.
         store.client.set_terminated(run.info.run_id)
-        done += _settle(store, record)
+        done += _remove_duplicates(store, record)
     return run, ", ".join(done)
 
 
 def fingerprint(found: Sequence[Record]) -> str | None:
-    """Changes whenever `sync` may have something to do; None where that cannot be told.
+    """Changes whenever `sync` may have work to do; None for a store that is not our own database.
 
     Args:
         found: all experiments.
@@ -206,12 +207,11 @@ def _differences(
         ours, theirs = expected.get(key), run.data.params.get(key)
         if ours != theirs:
             faults.append(f"param {key} is {ours} in DVC and {theirs} in MLflow")
-    points = _points(root, record)
     by_name: dict[str, dict[int, float]] = {}
-    for name, value, step in points:
+    for name, value, step in _points(root, record):
         by_name.setdefault(name, {})[step] = value
-    for name in record.train.keys() - set(records.COUNTS):
-        by_name.setdefault(name, {})[records.kept_epoch(record.train)] = record.train[name]
+    for name in record.train.keys() - set(points.COUNTS):
+        by_name.setdefault(name, {})[points.kept_epoch(record.train)] = record.train[name]
     for name, curve in by_name.items():
         history = logged.get(name, [])
         theirs = dict(history)
@@ -237,9 +237,9 @@ def training_times(root: Path, found: Sequence[Record]) -> list[tuple[float | No
 
     None where no run says for how long, and nothing where none says what on.
     """
-    memory = _remembered(root, found)
-    if memory and all(record.key in memory.times for record in found):
-        return [tuple(memory.times[record.key]) for record in found]  # type: ignore[misc]
+    stamp = _valid_stamp(root, found)
+    if stamp and all(record.key in stamp.times for record in found):
+        return [tuple(stamp.times[record.key]) for record in found]  # type: ignore[misc]
     known = _by_identity(_finished(mlflow_store.open_store().runs()))
     runs = [known.get(_key(record), []) for record in found]
     return [_time(matching[0]) if matching else (None, "") for matching in runs]
@@ -264,39 +264,34 @@ def _create(root: Path, store: Store, record: Record) -> Run:
     return store.client.get_run(run_id)
 
 
-def _settle(store: Store, record: Record) -> list[str]:
+def _remove_duplicates(store: Store, record: Record) -> list[str]:
     """Remove all finished runs of a record but the first.
 
-    Two people who sync at once may both have made one. Whoever is done last sees both, and if both
+    Two people who sync a server at once may both create one. The last to finish sees both; if both
     do, they keep the same one.
     """
     runs = _finished(store.runs(record.identity))
     runs.sort(key=lambda run: (run.info.start_time, run.info.run_id))
-    for twin in runs[1:]:
-        store.client.delete_run(twin.info.run_id)
-    return ["somebody else made one too"] if runs[1:] else []
+    for duplicate in runs[1:]:
+        store.client.delete_run(duplicate.info.run_id)
+    return ["removed a duplicate that was created meanwhile"] if runs[1:] else []
 
 
 def _points(root: Path, record: Record) -> list[Point]:
     """All metrics of a record, with its curves."""
-    points = [
-        point
-        for table in records.TABLES
-        for point in records.curves(table, records.read(root, record, table))
-    ]
-    points += records.best(points)
-    return points + records.final(record.train) + records.scored(record.test)
+    curves = points.curves(lambda table: records.read(root, record, table))
+    return curves + points.summary(curves, record.train) + points.scores(record.test)
 
 
-class Lacking(NamedTuple):
-    """What a run has not got; all empty for one that is complete."""
+class Missing(NamedTuple):
+    """What a run lacks; all empty for a complete one."""
 
     artifacts: dict[str, str]  # path → its folder in the run
     tags: dict[str, str]
     params: dict[str, Any]
 
 
-def _lacking(store: Store, record: Record, run: Run) -> Lacking:
+def _missing(store: Store, record: Record, run: Run) -> Missing:
     present = store.files(run)
     wanted = {records.MODELS: "checkpoint"} | {path: records.PAGES[path] for path in record.pages}
     named = [name for name in record.names if name.commit]
@@ -305,31 +300,31 @@ def _lacking(store: Store, record: Record, run: Run) -> Lacking:
         "dvc.baseline": " ".join(sorted({name.baseline for name in named if name.baseline})),
         "dvc.commit": " ".join(sorted({name.commit for name in named})),
     }
-    if mlflow_store.shared():
-        # Others have other names for it.
+    if mlflow_store.is_server():
+        # Other people have other names for it.
         tags = {
             key: " ".join(sorted({*value.split(), *run.data.tags.get(key, "").split()}))
             for key, value in tags.items()
         }
-    return Lacking(
+    return Missing(
         {path: name for path, name in wanted.items() if name not in present},
         {key: value for key, value in tags.items() if value and run.data.tags.get(key) != value},
         {key: value for key, value in record.params.items() if key not in run.data.params},
     )
 
 
-def _complete(root: Path, store: Store, record: Record, run: Run) -> list[str]:
+def _add_missing(root: Path, store: Store, record: Record, run: Run) -> list[str]:
     """Add artifacts, params and tags that a run lacks; returns what was added."""
-    lacking = _lacking(store, record, run)
+    missing = _missing(store, record, run)
     done = []
-    for path, name in lacking.artifacts.items():
+    for path, name in missing.artifacts.items():
         with tempfile.TemporaryDirectory() as scratch:
             place = records.fetch(root, record, (path,), Path(scratch))
             store.upload(run.info.run_id, place / path, name)
         done.append(f"added {name}")
-    if lacking.tags:
-        store.tag(run.info.run_id, lacking.tags)
+    if missing.tags:
+        store.tag(run.info.run_id, missing.tags)
         done.append("named")
-    if lacking.params:
-        store.log_params(run.info.run_id, lacking.params)
+    if missing.params:
+        store.log_params(run.info.run_id, missing.params)
     return done

@@ -1,1 +1,1 @@
-"""The search for good params."""
+"""Hyperparameter search."""

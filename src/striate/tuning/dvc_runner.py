@@ -1,11 +1,11 @@
-"""One DVC experiment in a temporary folder, between whoever asked for it and DVC.
+"""Run one DVC experiment in a temporary folder, in a process of its own.
 
     python -m striate.tuning.dvc_runner NAME -S key=value ...
 
-A process of its own, because the one that asked may be killed: its end of the pipe closes then, and
-the experiment is interrupted in order, so that no training goes on unseen and no temporary folder
-is left. Each thing that happens is a line of JSON on standard output: what the training tells (see
-`striate.progress`), and at last DVC's status and words.
+If the worker that started it is killed, its end of the pipe closes, and this process interrupts the
+experiment: no training runs on unseen, and no temporary folder is left. It writes JSON lines to
+standard output: what the training publishes (`striate.training.events`), then DVC's exit status and
+output.
 """
 
 import ctypes
@@ -29,58 +29,58 @@ from striate.training import events
 from striate.training.states import STATES
 
 LOCK = STATES / "experiment.lock"
-WATCH_SECONDS = 0.1  # between two looks at what is new
-PATIENCE_SECONDS = 60.0  # for an interrupted experiment to end, before it is killed
-TAIL = 20_000  # characters of what DVC said that are passed on
-# Of an outer DVC process: they would name another repository. And what no training need know.
+POLL_SECONDS = 0.1
+GRACE_SECONDS = 60.0  # between the interrupt of an experiment and its kill
+TAIL = 20_000  # characters of DVC's output that are passed on
+# An outer DVC process sets these, for another repository; and a training needs no storage.
 HIDDEN = ("DVC_ROOT", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "DVC_STAGE", "STRIATE_STORAGE")
 
 
 class Experiment:
-    """An experiment that goes on, for the process that asked for it.
+    """A running experiment.
 
     Args:
         root: the repository.
         name: of the experiment.
         arguments: of `dvc exp run`, such as `-S`, `model.layers=3`.
-        threads: that each stage computes with, unless OMP_NUM_THREADS is set already.
+        threads: of each stage, unless OMP_NUM_THREADS is set.
     """
 
     def __init__(self, root: Path, name: str, arguments: list[str], threads: int) -> None:
-        self._guard = subprocess.Popen(
+        self._runner = subprocess.Popen(
             [sys.executable, "-m", "striate.tuning.dvc_runner", name, *arguments],
             cwd=root,
             env={"OMP_NUM_THREADS": str(threads)} | os.environ,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # an interrupt at the terminal is for who asked
+            start_new_session=True,  # an interrupt at the terminal is for the worker
         )
 
     def __enter__(self) -> "Experiment":
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Wait until it has ended, interrupted if need be."""
+        """Interrupt it if it still runs, and wait until it has ended."""
         self.stop()
-        self._guard.__exit__(None, None, None)
+        self._runner.__exit__(None, None, None)
 
     def stop(self) -> None:
-        """Have it interrupted; what happens until it has ended can still be read."""
-        assert self._guard.stdin is not None  # noqa: S101
+        """Interrupt it; its messages until it has ended can still be read."""
+        assert self._runner.stdin is not None  # noqa: S101
         with suppress(BrokenPipeError):
-            self._guard.stdin.close()
+            self._runner.stdin.close()
 
     def messages(self) -> Iterator[dict[str, Any]]:
-        """What the training tells, and at last `{"status": …, "said": …}`, unless it is killed."""
-        assert self._guard.stdout is not None  # noqa: S101
-        for line in self._guard.stdout:
+        """What the training publishes; then `{"status": …, "output": …}`, unless it is killed."""
+        assert self._runner.stdout is not None  # noqa: S101
+        for line in self._runner.stdout:
             yield json.loads(line)
 
 
 def main(name: str, arguments: list[str]) -> None:
-    """Run the experiment until it ends, or until nobody wants it any more."""
-    # What ends this process is its pipe. A handler, unlike SIG_IGN, is not passed on to DVC.
+    """Run the experiment until it ends; interrupt it when the other end of the pipe is closed."""
+    # The pipe ends this process. Unlike SIG_IGN, DVC does not inherit a handler.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     with tempfile.TemporaryDirectory() as scratch:
@@ -88,52 +88,70 @@ def main(name: str, arguments: list[str]) -> None:
         rows.touch()
         lock = FileLock(LOCK)
         LOCK.parent.mkdir(parents=True, exist_ok=True)
-        # DVC puts a temporary experiment on a stack in Git, and takes from there what lies on top,
-        # which may be another's. It says what it has taken when it is ready to run it.
+        # DVC pushes a temporary experiment onto a stack in Git and pops the top one, which may be
+        # another's. Its log says which it has popped.
         lock.acquire()
-        if _abandoned():
+        if _is_closed():
             return
-        with log.open("wb") as sink:
-            dvc = subprocess.Popen(
-                [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", name, *arguments],
-                env=_environment(rows),
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=sink,
-                start_new_session=True,
-                preexec_fn=_end_with_parent,
-            )
+        dvc = _start_dvc(name, arguments, log, rows)
         ready = f"Reproducing experiment '{name}'"
-        wanted, interrupted, seen = True, 0.0, 0
+        open_pipe, interrupted, sent = True, 0.0, 0
         while True:
             ended = dvc.poll() is not None
-            _, taken, stages = log.read_text(errors="replace").partition(ready)
-            if ended or taken:
+            _, popped, stages = log.read_text(errors="replace").partition(ready)
+            if ended or popped:
                 lock.release()
             *lines, _ = rows.read_text().split("\n")
-            for line in lines[seen:]:
-                wanted = wanted and _say(line)
-            seen = len(lines)
+            for line in lines[sent:]:
+                open_pipe = open_pipe and _send(line)
+            sent = len(lines)
             if ended:
                 break
-            if wanted:
-                wanted = not _abandoned(WATCH_SECONDS)
+            if open_pipe:
+                open_pipe = not _is_closed(POLL_SECONDS)
             else:
-                time.sleep(WATCH_SECONDS)
-                now = time.monotonic()
-                # Until its first stage DVC has the working tree in its hands, or a temporary folder
-                # that it would leave behind.
-                if not interrupted and stages.strip():
-                    interrupted = now
-                    os.killpg(dvc.pid, signal.SIGINT)
-                elif interrupted and now - interrupted > PATIENCE_SECONDS:
-                    os.killpg(dvc.pid, signal.SIGKILL)
-        said = log.read_text(errors="replace")[-TAIL:]
-    _say(json.dumps({"status": dvc.returncode, "said": said}))
+                time.sleep(POLL_SECONDS)
+                interrupted = _stop(dvc, bool(stages.strip()), interrupted)
+        output = log.read_text(errors="replace")[-TAIL:]
+    _send(json.dumps({"status": dvc.returncode, "output": output}))
+
+
+def _start_dvc(name: str, arguments: list[str], log: Path, rows: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as sink:
+        return subprocess.Popen(
+            [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", name, *arguments],
+            env=_environment(rows),
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
+            preexec_fn=_end_with_parent,
+        )
+
+
+def _stop(dvc: subprocess.Popen[bytes], in_stage: bool, interrupted: float) -> float:
+    """Interrupt DVC, and kill it if it has not ended after a while.
+
+    Args:
+        dvc: the process, which leads a group.
+        in_stage: whether it has reached its first stage. Before that, it is changing the working
+            tree, or creating a temporary folder that it would leave behind.
+        interrupted: the monotonic time of the interrupt, or 0.
+
+    Returns:
+        That time.
+    """
+    now = time.monotonic()
+    if not interrupted and in_stage:
+        os.killpg(dvc.pid, signal.SIGINT)
+        return now
+    if interrupted and now - interrupted > GRACE_SECONDS:
+        os.killpg(dvc.pid, signal.SIGKILL)
+    return interrupted
 
 
 def _environment(rows: Path) -> dict[str, str]:
-    """That of DVC: its stages run with this Python, and their words come at once."""
+    """DVC's environment: its stages run with this Python, unbuffered."""
     inherited = {key: value for key, value in os.environ.items() if key not in HIDDEN}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     return inherited | {
@@ -145,20 +163,20 @@ def _environment(rows: Path) -> dict[str, str]:
 
 
 def _end_with_parent() -> None:
-    """Ask Linux to kill DVC when this process is killed; the stage then ends by itself."""
+    """Ask Linux to kill DVC when this process is killed; the stage then ends itself."""
     if sys.platform == "linux":
         library = ctypes.CDLL(None)
         if hasattr(library, "prctl"):
             library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _abandoned(seconds: float = 0.0) -> bool:
-    """Whether the other end of standard input is closed; waits so long for it."""
+def _is_closed(seconds: float = 0.0) -> bool:
+    """Whether the other end of standard input is closed, or will be within `seconds`."""
     return bool(select.select([sys.stdin], [], [], seconds)[0])
 
 
-def _say(line: str) -> bool:
-    """Pass a line on; says whether there was somebody to hear it."""
+def _send(line: str) -> bool:
+    """Write a line to standard output. Returns False if the pipe is closed."""
     try:
         print(line, flush=True)
     except BrokenPipeError:

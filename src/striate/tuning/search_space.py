@@ -1,4 +1,4 @@
-"""What a search may draw: a file with a range, choices or one value for each param."""
+"""The search space: a YAML file with a range, choices or one value for each param."""
 
 from __future__ import annotations
 
@@ -19,55 +19,55 @@ if TYPE_CHECKING:
     import optuna
 
 RANGE_KEYS = {"low", "high", "step", "log"}
-MOST_CHOICES = 50
-DIGITS = 4  # significant ones of a number that is drawn
-# These say which images a trial is scored on, and trials that are compared share them.
-MEASURE = ("seed", "data.name", "data.path", "data.size", "data.test_size", "data.val_size")
+MAX_CHOICES = 50
+DIGITS = 4  # significant digits of a sampled float
+# These decide which images score a trial, and must be equal for all trials.
+SCORED_BY = ("seed", "data.name", "data.path", "data.size", "data.test_size", "data.val_size")
 
 
 def read(path: Path, base: Params) -> dict[str, Any]:
-    """Read a space, and check everything that a trial may draw from it.
+    """Read a search space, and check the params that a trial may draw from it.
 
     Args:
         path: a YAML file: for each param a range, a list of choices, or one fixed value.
-        base: the params that hold where the space says nothing.
+        base: the params that the space does not set.
 
     Returns:
         What the file holds.
 
     Raises:
-        UserError: names the key, and what it may be. Of ranges the ends are tried, each with all
-            choices and ends of every other key.
+        UserError: names the key, and what it may be. Checked are the ends of each range and all
+            choices, each with those of every other key.
     """
     space = read_yaml(path)
-    tried = {}
+    extremes = {}
     for key, asked in space.items():
         if not isinstance(key, str) or (key != "seed" and key.count(".") != 1):
             raise UserError(f"{path}: {key!r} is not the name of a param, such as model.layers")
-        tried[key] = _ends(f"{path}: {key}", asked)
-        if varies(asked) and (key in MEASURE or key.startswith("evaluate.")):
+        extremes[key] = _extremes(f"{path}: {key}", asked)
+        if varies(asked) and (key in SCORED_BY or key.startswith("evaluate.")):
             raise UserError(
                 f"{path}: {key} must be one value: it says how networks are scored, not what they"
                 " learn"
             )
     if not any(varies(asked) for asked in space.values()):
         raise UserError(f"{path}: no param varies; give one a list, or a range with low and high")
-    first = {key: values[0] for key, values in tried.items()}
-    chosen = [key for key, values in tried.items() if len(values) > 1]
+    first = {key: values[0] for key, values in extremes.items()}
+    chosen = [key for key, values in extremes.items() if len(values) > 1]
     _check_drawn(base, first, path)
-    # What the schema refuses of values together, it refuses of two.
+    # Each constraint of the schema is between two params.
     for keys in combinations(chosen, min(2, len(chosen))):
-        for drawn in product(*(tried[key] for key in keys)):
+        for drawn in product(*(extremes[key] for key in keys)):
             _check_drawn(base, first | dict(zip(keys, drawn, strict=True)), path)
     return space
 
 
 def varies(asked: Any) -> bool:
-    """Whether trials may differ in what a space asks for."""
+    """Whether an entry of a search space may differ between trials."""
     return isinstance(asked, list | dict)
 
 
-def _ends(place: str, asked: Any) -> list[Any]:
+def _extremes(place: str, asked: Any) -> list[Any]:
     """The choices, the ends of a range, or the one value.
 
     Raises:
@@ -75,8 +75,8 @@ def _ends(place: str, asked: Any) -> list[Any]:
     """
     if isinstance(asked, list):
         texts = [json.dumps(choice) for choice in asked]
-        if not 0 < len(asked) <= MOST_CHOICES or len(set(texts)) < len(texts):
-            raise UserError(f"{place} must list 1 to {MOST_CHOICES} choices, each once")
+        if not 0 < len(asked) <= MAX_CHOICES or len(set(texts)) < len(texts):
+            raise UserError(f"{place} must list 1 to {MAX_CHOICES} choices, each once")
         return asked
     if not isinstance(asked, dict):
         return [asked]
@@ -106,32 +106,32 @@ def _ends(place: str, asked: Any) -> list[Any]:
 
 
 def _check_drawn(base: Params, drawn: dict[str, Any], path: Path) -> None:
-    """Refuse what no training can have, by the schema and by the images."""
-    settings = check(laid_over(base, drawn), path)
+    """Refuse params that the schema or the images do not allow."""
+    settings = check(override(base, drawn), path)
     known = catalogue.CATALOGUE.get(settings.data.name)
     try:
         if known is not None:
             shape, count = known.shape, known.counts[0]
             validation.check(settings, shape, len(known.classes), count)
-            held = float(splits.check_val_size(settings.data.val_size, count))
+            held_out = float(splits.check_val_size(settings.data.val_size, count))
         else:
-            held = settings.data.val_size  # of a person's own pictures, whose number is not known
+            held_out = settings.data.val_size  # the number of images is not known
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    if not held:
+    if not held_out:
         raise UserError(
             f"data.val_size is {settings.data.val_size:g}, which leaves no validation images to"
             " choose by; it must be larger"
         )
 
 
-def laid_over(base: Params, drawn: dict[str, Any]) -> dict[str, Any]:
-    """The params as sections, with some of their values replaced, by keys such as `model.width`."""
+def override(base: Params, drawn: dict[str, Any]) -> dict[str, Any]:
+    """The params as sections, with some values replaced, by keys such as `model.width`."""
     return nested(drawn, base.model_dump())
 
 
 def nested(values: dict[str, Any], sections: dict[str, Any]) -> dict[str, Any]:
-    """Put values that have keys such as `model.width` into sections, which are returned."""
+    """Put values with keys such as `model.width` into `sections`; returns these."""
     for key, value in values.items():
         section, _, name = key.rpartition(".")
         if section:
@@ -142,11 +142,11 @@ def nested(values: dict[str, Any], sections: dict[str, Any]) -> dict[str, Any]:
 
 
 def propose(trial: optuna.Trial, space: dict[str, Any], base: Params) -> dict[str, Any]:
-    """What Optuna proposes for each param that varies, as it keeps it."""
+    """Have Optuna propose each param that varies; returns its values, as Optuna stores them."""
     values = flat(base)
     for key, asked in space.items():
         if isinstance(asked, list):
-            trial.suggest_categorical(key, [_named(choice) for choice in asked])
+            trial.suggest_categorical(key, [_encoded(choice) for choice in asked])
         elif isinstance(asked, dict):
             low, high, log = asked["low"], asked["high"], asked.get("log", False)
             if isinstance(values[key], float):  # also where the ends are written as 0 and 1
@@ -157,23 +157,23 @@ def propose(trial: optuna.Trial, space: dict[str, Any], base: Params) -> dict[st
 
 
 def flat(base: Params) -> dict[str, Any]:
-    """Like `striate.config.params.flatten`, but 1.0 stays a number with a fraction."""
+    """Like `striate.config.params.flatten`, but 1.0 stays a float."""
     sections = base.model_dump()
     flat = {"seed": sections.pop("seed")}
     return flat | {f"{name}.{k}": v for name, keys in sections.items() for k, v in keys.items()}
 
 
-def _named(choice: Any) -> Any:
-    """A choice as Optuna stores it, which knows no lists."""
+def _encoded(choice: Any) -> Any:
+    """A choice as Optuna stores it: lists as JSON."""
     return json.dumps(choice) if isinstance(choice, list) else choice
 
 
 def values_of(proposed: dict[str, Any], space: dict[str, Any]) -> dict[str, Any]:
-    """The params that a trial sets: what was proposed, in few digits, and what is fixed."""
+    """The params that a trial sets: rounded proposals, and fixed values."""
     found = {}
     for key, asked in space.items():
         if isinstance(asked, list):
-            found[key] = next(c for c in asked if _named(c) == proposed[key])
+            found[key] = next(c for c in asked if _encoded(c) == proposed[key])
         elif isinstance(asked, dict):
             value = proposed[key]
             if isinstance(value, float):

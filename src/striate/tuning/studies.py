@@ -1,4 +1,4 @@
-"""The study of a search: its database, its trials, and what becomes of those that nobody runs."""
+"""Optuna studies: their database, sampler and pruner, and trials whose worker is gone."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from filelock import FileLock
 from striate.config.params import Params, check
 from striate.data import results
 from striate.errors import UserError
+from striate.tracking.addresses import sqlite_address, with_driver
 from striate.tracking.background import is_gone
-from striate.tracking.mlflow_store import address, with_driver
 from striate.training.states import STATES
 from striate.tuning.search_space import flat, nested, values_of, varies
 
@@ -33,10 +33,10 @@ LOCK = STATES / "tuning.lock"
 SAMPLERS = ("tpe", "random")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,60}")
 
-STARTUP_TRIALS = 10  # that are drawn at random before any is proposed, and finish before any is cut
-FIRST_JUDGED = 2  # epoch; after the first one, the order is mostly that of the learning rates
-BEAT_SECONDS, SILENT_SECONDS = 20, 120  # a worker elsewhere that is silent for so long is dead
-MOST_TRIES = 4  # of a trial whose workers are killed
+STARTUP_TRIALS = 10  # random ones, before TPE proposes any and the pruner stops any
+WARMUP_EPOCHS = 2  # without pruning: at first, the ranking is mostly that of learning rates
+HEARTBEAT_SECONDS, GRACE_SECONDS = 20, 120  # of workers on other machines
+MAX_ATTEMPTS = 4  # at a trial whose workers are killed
 
 # User attributes of a trial.
 EXPERIMENT, TRAINING, PROCESS = "experiment", "training", "process"
@@ -45,7 +45,7 @@ SPACE, BASE = "space", "base"  # and of a study
 
 
 class Row(NamedTuple):
-    """A trial for the table; `accuracy` is a fraction, of the validation images."""
+    """A trial in the table; `accuracy` is that on the validation set, from 0 to 1."""
 
     number: int
     experiment: str
@@ -56,12 +56,12 @@ class Row(NamedTuple):
 
 
 def default_storage(root: Path) -> str:
-    """A database beside MLflow's: it cannot be made anew from DVC's files, so it is no scratch."""
-    return address(root / "tune.db")
+    """A database beside MLflow's. Unlike that, it cannot be recreated from DVC's files."""
+    return sqlite_address(root / "tune.db")
 
 
-def shown(storage: str) -> str:
-    """The address of a storage without what it says of users and passwords."""
+def masked(storage: str) -> str:
+    """The address of a storage without user names and passwords."""
     from sqlalchemy.engine import make_url
 
     url = make_url(storage)
@@ -79,12 +79,12 @@ def reachable(storage: str) -> Iterator[None]:
     try:
         url = make_url(storage)
         if "@" in (url.host or ""):
-            raise ValueError("a part of the password")
+            raise ValueError("part of the password was parsed as the host")
         if url.drivername.partition("+")[0] not in ("sqlite", "postgresql", "postgres"):
-            raise ValueError("nothing that studies are tried with")
-        shown(storage)
+            raise ValueError("an unsupported database")
+        masked(storage)
     except (SQLAlchemyError, ValueError):
-        # What is wrong with it may be a password that is not quoted.
+        # Do not show it: the fault may be an unquoted password.
         raise UserError(
             "the storage must be an address such as sqlite:///tune.db or"
             " postgresql://USER:PASSWORD@HOST/DATABASE, with %40 for an @ in a password"
@@ -92,21 +92,21 @@ def reachable(storage: str) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, StorageInternalError, ImportError, AssertionError) as error:
-        # Optuna asserts that it can keep how a trial ended.
+        # Optuna asserts that it can store the state of a finished trial.
         failure = error.__context__ if isinstance(error, AssertionError) else error
         if not isinstance(failure, SQLAlchemyError | StorageInternalError | ImportError):
             raise
         cause = failure.__cause__ if isinstance(failure.__cause__, Exception) else failure
-        said = results.one_line(getattr(cause, "orig", None) or cause)
+        text = results.one_line(getattr(cause, "orig", None) or cause)
         password = str(url.password or "")
         options = [value for values in url.normalized_query.values() for value in values]
         for secret in (storage, password, quote(password, safe=""), *options):
-            said = said.replace(secret, "***") if secret else said
-        raise UserError(f"the studies in {shown(storage)} cannot be used: {said}") from None
+            text = text.replace(secret, "***") if secret else text
+        raise UserError(f"the studies in {masked(storage)} cannot be used: {text}") from None
 
 
 def open_study(name: str, storage: str, root: Path) -> optuna.Study:
-    """A study in its database, both of which are made where they are missing."""
+    """Open a study; create it and its database where they are missing."""
     import optuna
     from sqlalchemy.exc import IntegrityError, ProgrammingError
 
@@ -114,16 +114,16 @@ def open_study(name: str, storage: str, root: Path) -> optuna.Study:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     storage = with_driver(storage)
-    # SQLite has one writer at a time, and a connection to a server may have been closed meanwhile.
+    # SQLite has one writer at a time; a server may have closed an idle connection.
     local = storage.startswith("sqlite")
     options: dict[str, Any] = (
         {"connect_args": {"timeout": 60}} if local else {"pool_pre_ping": True}
     )
-    # Two processes that create one SQLite database at once leave it broken; of two machines that
-    # create the tables of a server's, one is refused.
-    for left in (2, 1, 0):
+    # Two processes that create one SQLite database at once leave it broken. On a server, one of two
+    # machines that create the tables at once gets an error.
+    for retries in (2, 1, 0):
         try:
-            with alone(root):
+            with worker_lock(root):
                 return optuna.create_study(
                     study_name=name,
                     direction="maximize",
@@ -131,120 +131,120 @@ def open_study(name: str, storage: str, root: Path) -> optuna.Study:
                     storage=optuna.storages.RDBStorage(
                         storage.replace("{", "{{").replace("}", "}}"),
                         engine_kwargs=options,
-                        heartbeat_interval=BEAT_SECONDS,
-                        grace_period=SILENT_SECONDS,
-                        heartbeat_stale_trial_callback=try_again,
+                        heartbeat_interval=HEARTBEAT_SECONDS,
+                        grace_period=GRACE_SECONDS,
+                        heartbeat_stale_trial_callback=retry_trial,
                     ),
                     pruner=pruner(),
                 )
         except (IntegrityError, ProgrammingError):
-            if not left:
+            if not retries:
                 raise
             time.sleep(1)
     raise AssertionError
 
 
-def alone(root: Path) -> FileLock:
-    """A lock among the workers of this machine."""
+def worker_lock(root: Path) -> FileLock:
+    """The lock that the workers on this machine share."""
     path = root / LOCK
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(path)
 
 
-def agree(study: optuna.Study, space: dict[str, Any], base: Params) -> None:
-    """Give a new study its space and its params, or compare them with those that it has.
+def set_space(study: optuna.Study, space: dict[str, Any], base: Params) -> None:
+    """Set the search space and the base params of a new study; check those of an existing one.
 
     Raises:
-        UserError: they differ, so that its trials would not be comparable.
+        UserError: they differ, so its trials would not be comparable.
     """
-    ours: dict[str, dict[str, Any]] = {BASE: flat(base), SPACE: space}
-    for key, values in ours.items():
+    given: dict[str, dict[str, Any]] = {BASE: flat(base), SPACE: space}
+    for key, values in given.items():
         if key not in study.user_attrs:
             study.set_user_attr(key, values)
-        theirs = study.user_attrs[key]
-        for name in [*values, *theirs]:
-            if values.get(name) != theirs.get(name) and not (key == BASE and name in space):
+        stored = study.user_attrs[key]
+        for name in [*values, *stored]:
+            if values.get(name) != stored.get(name) and not (key == BASE and name in space):
                 raise UserError(
-                    f"study {study.study_name} was begun with {name} {theirs.get(name, 'not set')},"
+                    f"study {study.study_name} was begun with {name} {stored.get(name, 'not set')},"
                     f" which is now {values.get(name, 'not set')}; put it back, or begin another"
                     " study: --study NAME"
                 )
 
 
-def base_of(study: optuna.Study) -> Params:
-    """The params that hold where the space of a study says nothing."""
+def base_params(study: optuna.Study) -> Params:
+    """The params of a study that its search space does not set."""
     return check(nested(study.user_attrs[BASE], {}), f"study {study.study_name}")
 
 
-def sampler_of(kind: str, seed: int) -> optuna.samplers.BaseSampler:
-    """Optuna's sampler of that name, which draws anew for each trial, by the number that it has.
+def make_sampler(kind: str, seed: int) -> optuna.samplers.BaseSampler:
+    """Optuna's sampler of that name, seeded anew for each trial with the trial's number.
 
-    So a study that was stopped goes on as if it had not been, and no two workers draw the same.
+    A resumed study then proposes what an uninterrupted one would, and no two workers the same.
     """
     import optuna
 
-    class Numbered(optuna.samplers.BaseSampler):
+    class SeededPerTrial(optuna.samplers.BaseSampler):
         def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-            drawn = random.Random(f"{seed} {trial.number}").randrange(2**32)  # noqa: S311
-            self.own: optuna.samplers.BaseSampler = (
-                optuna.samplers.RandomSampler(drawn)
+            trial_seed = random.Random(f"{seed} {trial.number}").randrange(2**32)  # noqa: S311
+            self.inner: optuna.samplers.BaseSampler = (
+                optuna.samplers.RandomSampler(trial_seed)
                 if kind == "random"
-                else optuna.samplers.TPESampler(seed=drawn, n_startup_trials=STARTUP_TRIALS)
+                else optuna.samplers.TPESampler(seed=trial_seed, n_startup_trials=STARTUP_TRIALS)
             )
-            self.own.before_trial(study, trial)
+            self.inner.before_trial(study, trial)
 
         def infer_relative_search_space(self, *arguments: Any) -> Any:
-            return self.own.infer_relative_search_space(*arguments)
+            return self.inner.infer_relative_search_space(*arguments)
 
         def sample_relative(self, *arguments: Any) -> Any:
-            return self.own.sample_relative(*arguments)
+            return self.inner.sample_relative(*arguments)
 
         def sample_independent(self, *arguments: Any) -> Any:
-            return self.own.sample_independent(*arguments)
+            return self.inner.sample_independent(*arguments)
 
-    return Numbered()
+    return SeededPerTrial()
 
 
 def pruner() -> optuna.pruners.BasePruner:
-    """What cuts a trial: after some epoch, it was never as good as half of the others were there.
+    """The median pruner: stops a trial whose best accuracy is below the median at some epoch.
 
-    Methods that give few epochs to many trials (Hyperband) need more epochs to divide than the five
-    that are usual here.
+    Hyperband, which gives few epochs to many trials, needs more epochs than the five that are usual
+    here.
     """
     import optuna
 
-    return optuna.pruners.MedianPruner(STARTUP_TRIALS, n_warmup_steps=FIRST_JUDGED)
+    return optuna.pruners.MedianPruner(STARTUP_TRIALS, n_warmup_steps=WARMUP_EPOCHS)
 
 
 def finished(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Those that were trained to the end, or cut because others were better."""
+    """The trials that were trained to the end or pruned."""
     return [trial for trial in trials if is_finished(trial)]
 
 
 def is_finished(trial: FrozenTrial) -> bool:
-    """Whether a trial counts towards those that are asked for."""
+    """Whether a trial counts towards `--trials`."""
     return trial.state.name in ("COMPLETE", "PRUNED")
 
 
 def running(trials: Sequence[FrozenTrial]) -> int:
-    """How many of the trials go on."""
+    """How many trials are running."""
     return sum(trial.state.name == "RUNNING" for trial in trials)
 
 
-def try_again(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Put a trial whose worker was ended in line once more, with the same params and name."""
+def retry_trial(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Enqueue a trial whose worker was stopped again, with the same params and name."""
     import optuna
 
     kept = (EXPERIMENT, TRAINING)
     trial.user_attrs = {key: trial.user_attrs[key] for key in kept if key in trial.user_attrs}
-    retry = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=MOST_TRIES - 1)
+    retry = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=MAX_ATTEMPTS - 1)
     retry(study, trial)
 
 
-def bury(study: optuna.Study) -> None:
-    """Fail the trials of workers that are gone, and put them in line again.
+def fail_stale_trials(study: optuna.Study) -> None:
+    """Fail the trials of workers that are gone, and enqueue them again.
 
-    Those of this machine are known at once, those of others by their silence.
+    On this machine, a dead worker is noticed at once; on others, when its heartbeat stops.
     """
     import optuna
 
@@ -252,35 +252,35 @@ def bury(study: optuna.Study) -> None:
     for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
         worker = trial.user_attrs.get(PROCESS)
         since = datetime.now() - (trial.datetime_start or datetime.now())
-        # One that was killed before it said who it is has drawn nothing worth keeping.
-        nameless = worker is None and since > timedelta(seconds=SILENT_SECONDS)
-        if nameless or (worker is not None and is_gone(worker)):
+        # A worker that was killed before it set PROCESS has drawn no params worth keeping.
+        anonymous = worker is None and since > timedelta(seconds=GRACE_SECONDS)
+        if anonymous or (worker is not None and is_gone(worker)):
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
             if worker is not None:
-                try_again(study, trial)
+                retry_trial(study, trial)
 
 
 def rows(study: optuna.Study) -> list[Row]:
-    """The trials for a table, best first; those that were put in line again come last."""
+    """The finished and failed trials, best first."""
     space = study.user_attrs[SPACE]
     found = []
     for trial in study.get_trials(deepcopy=False):
         done = is_finished(trial)
         if not done and REASON not in trial.user_attrs:
-            continue  # its worker was ended, and another trial has its name
-        state = {"COMPLETE": "complete", "PRUNED": "cut"}.get(trial.state.name, "failed")
+            continue  # its worker was stopped; it was enqueued again under the same name
+        state = {"COMPLETE": "complete", "PRUNED": "pruned"}.get(trial.state.name, "failed")
         drawn = values_of(trial.params, space)
         varied = {key: drawn[key] for key, asked in space.items() if varies(asked)}
         found.append(
             Row(trial.number, trial.user_attrs[EXPERIMENT], state, trial.user_attrs.get(EPOCHS),
                 trial.value if done else None, varied)
         )  # fmt: skip
-    order = ("complete", "cut", "failed")
+    order = ("complete", "pruned", "failed")
     return sorted(found, key=lambda row: (order.index(row.state), -(row.accuracy or 0), row.number))
 
 
 def table(found: Sequence[Row]) -> list[list[str]]:
-    """The cells of the trials, under a heading."""
+    """The cells of a table of trials, headings first."""
     keys = list(found[0].params) if found else []
     short = [key.rpartition(".")[2] for key in keys]
     names = [key if short.count(one) > 1 else one for key, one in zip(keys, short, strict=True)]

@@ -1,8 +1,8 @@
-"""Hyper-parameter search: Optuna proposes params, and each trial is an experiment of DVC.
+"""Hyperparameter search: Optuna proposes params, and each trial is a DVC experiment.
 
-A study lives in a database, which any number of workers share, also on several machines. What a
-worker that was killed had begun is begun again by another, under the same name, and its training
-goes on from the state that was saved last.
+A study lives in a database, which any number of workers share, also on several machines. If a
+worker is killed, another one runs its trial again under the same name, and the training resumes
+from its last saved state.
 
 Run as a script, it is one worker of `striate tune`.
 """
@@ -25,12 +25,12 @@ from striate.config.params import Params, check
 from striate.data import results
 from striate.errors import UserError, reported
 from striate.tracking import records
+from striate.tracking.background import process_tag
 from striate.tracking.git import git
-from striate.tracking.mlflow_store import process_tag
 from striate.training.states import DONE, STATES
 from striate.training.torchrun import cores
 from striate.tuning.dvc_runner import Experiment
-from striate.tuning.search_space import laid_over, propose, values_of
+from striate.tuning.search_space import override, propose, values_of
 from striate.tuning.studies import (
     EPOCHS,
     EXPERIMENT,
@@ -38,43 +38,44 @@ from striate.tuning.studies import (
     REASON,
     SPACE,
     TRAINING,
-    alone,
-    base_of,
-    bury,
+    base_params,
+    fail_stale_trials,
     finished,
+    make_sampler,
     open_study,
     reachable,
+    retry_trial,
     running,
-    sampler_of,
-    try_again,
+    worker_lock,
 )
 
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-STORAGE = "STRIATE_STORAGE"  # the address of the studies, which may hold a password
+STORAGE = "STRIATE_STORAGE"  # the address of the database of studies; may hold a password
 
-MOST_LOST = 3  # times that an experiment is run and not there
-MOST_FAILURES = 5  # trials in a row, after which it is not the params
-MOST_DEATHS = 10  # of workers, while no trial finishes
-BUSY_SECONDS, MOST_BUSY = 2.0, 60  # how often, and how many times, DVC's own lock is waited for
-SHOWN_SECONDS = 2.0  # between two epochs of a trial that are shown in a terminal
-BUSY = ("Unable to acquire lock", "is busy")  # in its words
+MAX_LOST = 3  # runs of an experiment after which DVC has none
+MAX_FAILURES = 5  # trials in a row; after so many, the params are not to blame
+MAX_DEATHS = 10  # of workers, while no trial finishes
+BUSY_SECONDS, MAX_BUSY = 2.0, 60  # interval and number of retries while DVC's lock is taken
+BUSY = ("Unable to acquire lock", "is busy")  # in DVC's messages about its lock
+SHOWN_SECONDS = 2.0  # between two epochs that are shown in a terminal
+POLL_SECONDS = 0.2  # between two looks at the workers
 
 
 class TrialFailedError(Exception):
-    """A training ended by a fault of its params, such as a loss that is no number."""
+    """A training failed because of its params, for example by a loss of nan."""
 
 
 class Worker:
-    """Runs trials, one at a time, until the study has enough of them.
+    """Runs trials, one at a time, until enough have finished.
 
     Args:
-        study: which it has opened.
-        count: how many finished trials are enough.
+        study: opened by this process.
+        count: of finished trials, whoever ran them.
         sampler: one of SAMPLERS.
-        threads: that a training computes with.
+        threads: of each training.
         root: the repository.
     """
 
@@ -83,51 +84,50 @@ class Worker:
     ) -> None:
         self.study, self.count, self.threads, self.root = study, count, threads, root
         self.space: dict[str, Any] = study.user_attrs[SPACE]
-        self.base = base_of(study)
-        study.sampler = sampler_of(sampler, self.base.seed)
-        self._lock = alone(root)
-        self._number: int | None = None  # of the trial that goes on
-        self._failures: list[str] = []  # of the last trials, one after the other
+        self.base = base_params(study)
+        study.sampler = make_sampler(sampler, self.base.seed)
+        self._lock = worker_lock(root)
+        self._number: int | None = None  # of the running trial
+        self._failures: list[str] = []  # of the last trials in a row
 
     def work(self) -> None:
-        """Run trials until there are enough finished ones.
+        """Run trials until enough have finished.
 
         Raises:
-            UserError: something is wrong that is not a trial's.
+            UserError: something other than a trial's params is wrong.
         """
         while True:
-            # What is looked at here must hold until the next trial has begun.
+            # Until the next trial has started, no other worker may change what is read here.
             with self._lock:
-                bury(self.study)
+                fail_stale_trials(self.study)
                 trials = self.study.get_trials(deepcopy=False)
                 done = len(finished(trials))
                 if done >= self.count:
                     return
-                if len(self._failures) >= MOST_FAILURES:
+                if len(self._failures) >= MAX_FAILURES:
                     raise UserError(
-                        f"{MOST_FAILURES} trials in a row failed; the last one:"
-                        f" {self._failures[-1]}"
+                        f"{MAX_FAILURES} trials in a row failed; the last one: {self._failures[-1]}"
                     )
                 if done + running(trials) < self.count:
-                    self._one()
+                    self._run_trial()
                     continue
-            # The others' trials are enough, unless one of them fails.
+            # The trials of other workers are enough, unless one of them fails.
             time.sleep(1)
 
-    def _one(self) -> None:
+    def _run_trial(self) -> None:
         self._number = None
         try:
             self.study.optimize(self._objective, n_trials=1, catch=(TrialFailedError,))
         except (KeyboardInterrupt, UserError):
             trial = self._frozen()
             if trial is not None and trial.state.name == "FAIL":
-                try_again(self.study, trial)
+                retry_trial(self.study, trial)
             raise
         except ValueError:
             trial = self._frozen()
             if trial is None or trial.state.name != "FAIL":
                 raise
-            # This machine was silent for so long that another one has taken the trial.
+            # This machine's heartbeat was late, so another one has taken over the trial.
 
     def _frozen(self) -> FrozenTrial | None:
         return None if self._number is None else self.study.get_trials()[self._number]
@@ -140,16 +140,16 @@ class Worker:
         trials = self.study.get_trials(deepcopy=False)
         ahead = [other for other in trials if other.number < trial.number]
         if len(finished(trials)) + running(ahead) >= self.count:
-            # A worker elsewhere has begun the last one at the same moment.
+            # A worker on another machine has started the last one at the same moment.
             raise TrialFailedError
         name = trial.user_attrs.get(EXPERIMENT)
         if name is None:
             name = free_name(self.root, f"{self.study.study_name}-{trial.number}")
             trial.set_user_attr(EXPERIMENT, name)
         self._lock.release(force=True)
-        twins = [other.number for other in ahead if other.params == trial.params]
-        while running([self.study.get_trials(deepcopy=False)[number] for number in twins]):
-            time.sleep(1)  # its result will be in the cache
+        equals = [other.number for other in ahead if other.params == trial.params]
+        while running([self.study.get_trials(deepcopy=False)[number] for number in equals]):
+            time.sleep(1)  # its result will be in DVC's cache
         failures, self._failures = self._failures, []
         try:
             return self._train(trial, name, drawn)
@@ -163,65 +163,73 @@ class Worker:
         """Run the experiment, unless DVC has it already; returns the validation accuracy."""
         import optuna
 
-        params = laid_over(self.base, drawn)
+        params = override(self.base, drawn)
         settings = check(params)
-        # All params, so that an edit of params.yaml meanwhile changes no trial.
+        # All params, so that later edits of params.yaml change no trial.
         arguments = [*recipes.arguments(params), *_copied(self.root, settings)]
         busy = lost = 0
-        while busy < MOST_BUSY and lost < MOST_LOST:
-            kept = metrics_of(self.root, name)
-            if kept is not None:
-                trial.set_user_attr(EPOCHS, int(kept["epochs"]))
-                print(f"{name}: {kept['val_accuracy']:.2%}", flush=True)
-                return kept["val_accuracy"]
+        while busy < MAX_BUSY and lost < MAX_LOST:
+            train = metrics_of(self.root, name)
+            if train is not None:
+                trial.set_user_attr(EPOCHS, int(train["epochs"]))
+                print(f"{name}: {train['val_accuracy']:.2%}", flush=True)
+                return train["val_accuracy"]
             print(f"{name}: training", flush=True)
-            cut, status, said, shown = None, 0, "", time.monotonic()
-            with Experiment(self.root, name, arguments, self.threads) as experiment:
-                for message in experiment.messages():
-                    if "training" in message:
-                        trial.set_user_attr(TRAINING, message["training"])
-                    elif "epoch" in message and cut is None:
-                        epoch = message["epoch"]
-                        trial.report(message["val_accuracy"], epoch)
-                        trial.set_user_attr(EPOCHS, epoch)
-                        if sys.stdout.isatty() and time.monotonic() - shown > SHOWN_SECONDS:
-                            shown = time.monotonic()
-                            print(
-                                f"{name}: epoch {epoch} of {settings.training.epochs},"
-                                f" {message['val_accuracy']:.2%}",
-                                flush=True,
-                            )
-                        if epoch < settings.training.epochs and trial.should_prune():
-                            cut = f"{message['val_accuracy']:.2%} after epoch {epoch}"
-                            experiment.stop()
-                    elif "status" in message:
-                        status, said = message["status"], message["said"]
+            pruned, status, output = self._run_experiment(
+                trial, name, arguments, settings.training.epochs
+            )
             if metrics_of(self.root, name) is not None:
-                continue  # also where it had ended before it could be cut
-            if cut is not None:
-                forget(self.root, [trial.user_attrs])
-                print(f"{name}: cut, {cut}", flush=True)
+                continue  # also if it finished before it could be pruned
+            if pruned:
+                remove_states(self.root, [trial.user_attrs])
+                print(f"{name}: pruned, {pruned}", flush=True)
                 raise optuna.TrialPruned
-            if status:
-                fault = reason(said)
-                if "failed to reproduce 'train'" in said:
-                    forget(self.root, [trial.user_attrs])
-                    raise TrialFailedError(fault)
-                if not any(sign in said for sign in BUSY):
-                    raise UserError(f"{name} cannot be run: {fault}")
+            if status == 0:
+                lost += 1  # its process was killed; or DVC kept no experiment, without a message
+            elif "failed to reproduce 'train'" in output:
+                remove_states(self.root, [trial.user_attrs])
+                raise TrialFailedError(error_line(output))
+            elif any(sign in output for sign in BUSY):
                 busy += 1
                 time.sleep(BUSY_SECONDS)
             else:
-                lost += 1  # what ran it was killed; or DVC kept nothing, and says nothing
-        said = "DVC keeps no experiment" if lost == MOST_LOST else "another DVC command goes on"
-        raise UserError(f"{name} cannot be run: {said}")
+                raise UserError(f"{name} cannot be run: {error_line(output)}")
+        cause = "DVC keeps no experiment" if lost == MAX_LOST else "another DVC command is running"
+        raise UserError(f"{name} cannot be run: {cause}")
+
+    def _run_experiment(
+        self, trial: optuna.Trial, name: str, arguments: list[str], epochs: int
+    ) -> tuple[str, int, str]:
+        """Run an experiment, and prune it if others are better.
+
+        Returns:
+            Why it was pruned, or an empty string; DVC's exit status; DVC's output.
+        """
+        pruned, status, output, shown = "", 0, "", time.monotonic()
+        with Experiment(self.root, name, arguments, self.threads) as experiment:
+            for message in experiment.messages():
+                if "training" in message:
+                    trial.set_user_attr(TRAINING, message["training"])
+                elif "epoch" in message and not pruned:
+                    epoch, accuracy = message["epoch"], message["val_accuracy"]
+                    trial.report(accuracy, epoch)
+                    trial.set_user_attr(EPOCHS, epoch)
+                    if sys.stdout.isatty() and time.monotonic() - shown > SHOWN_SECONDS:
+                        shown = time.monotonic()
+                        print(f"{name}: epoch {epoch} of {epochs}, {accuracy:.2%}", flush=True)
+                    if epoch < epochs and trial.should_prune():
+                        pruned = f"{accuracy:.2%} after epoch {epoch}"
+                        experiment.stop()
+                elif "status" in message:
+                    status, output = message["status"], message["output"]
+        return pruned, status, output
 
 
 def _copied(root: Path, settings: Params) -> list[str]:
-    """Arguments for the files that a training reads and Git does not track."""
+    """Arguments that copy the files that a training reads and Git does not track."""
     paths = []
     if settings.data.name == "folder" and not Path(settings.data.path).is_absolute():
-        # DVC copies no folder to where there is one already, such as images/ with its README.
+        # DVC does not copy to an existing folder, such as images/ with its README.
         paths += sorted(Path(root, settings.data.path).glob("*/"))
     if not Path(settings.training.init_from).is_absolute():
         paths.append(root / settings.training.init_from)
@@ -233,9 +241,9 @@ def _tracked(root: Path, path: Path) -> bool:
     return bool(git(root, "ls-files", "--", str(path)))
 
 
-def reason(said: str) -> str:
-    """The line in the words of DVC and its stages that says what was wrong."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+def error_line(output: str) -> str:
+    """The line in the output of DVC and its stages that says what went wrong."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     for sign in ("error: ", "ERROR: "):
         for line in lines:
             if line.startswith(sign):
@@ -244,7 +252,7 @@ def reason(said: str) -> str:
 
 
 def free_name(root: Path, wanted: str) -> str:
-    """A name that no experiment has: the wanted one, or one with a number behind it."""
+    """A name that no experiment has: the wanted one, or one with a number appended."""
     name, number = wanted, 1
     while _commit(root, name):
         number += 1
@@ -255,9 +263,9 @@ def free_name(root: Path, wanted: str) -> str:
 
 
 def _commit(root: Path, name: str) -> str:
-    """Where DVC keeps the experiment of that name, or nothing."""
-    asked = ("for-each-ref", "--count=1", "--format=%(objectname)", f"refs/exps/*/*/{name}")
-    return (git(root, *asked) or "").strip()
+    """The commit of the experiment of that name, or an empty string."""
+    arguments = ("for-each-ref", "--count=1", "--format=%(objectname)", f"refs/exps/*/*/{name}")
+    return (git(root, *arguments) or "").strip()
 
 
 def metrics_of(root: Path, name: str) -> dict[str, float] | None:
@@ -273,88 +281,114 @@ def metrics_of(root: Path, name: str) -> dict[str, float] | None:
     return found
 
 
-def forget(root: Path, attributes: Sequence[dict[str, Any]]) -> None:
-    """Remove the saved states of trainings that nobody will take up again."""
+def remove_states(root: Path, attributes: Sequence[dict[str, Any]]) -> None:
+    """Remove the resume checkpoints of trials that will not be resumed, by user attributes."""
     for one in attributes:
         if TRAINING in one:
             for ending in (".state", DONE):
                 Path(root, STATES, one[TRAINING] + ending).unlink(missing_ok=True)
 
 
+class Team:
+    """The worker processes of one `striate tune`."""
+
+    def __init__(self, study: optuna.Study, command: list[str], root: Path, storage: str) -> None:
+        self.study, self.command, self.root, self.storage = study, command, root, storage
+        self.workers: dict[int, subprocess.Popen[bytes]] = {}
+        self.deaths = self.finished = 0
+
+    def run(self, size: int) -> None:
+        """Start so many workers, replace those that are killed, and wait until all have ended.
+
+        Raises:
+            UserError: what one of them has found wrong.
+        """
+        with tempfile.TemporaryDirectory() as logs:
+            try:
+                for index in range(size):
+                    self._start(index, Path(logs))
+                while self.workers:
+                    time.sleep(POLL_SECONDS)
+                    for index, worker in list(self.workers.items()):
+                        self._check(index, worker.poll(), Path(logs))
+            finally:
+                for worker in self.workers.values():
+                    assert worker.stdin is not None  # noqa: S101
+                    worker.stdin.close()
+                for worker in self.workers.values():
+                    worker.wait()
+
+    def _start(self, index: int, logs: Path) -> None:
+        with Path(logs, str(index)).open("wb") as log:
+            self.workers[index] = subprocess.Popen(
+                self.command,
+                cwd=self.root,
+                env=os.environ | {STORAGE: self.storage},
+                stdin=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def _check(self, index: int, status: int | None, logs: Path) -> None:
+        """Act on the exit status of a worker, which is None while it runs."""
+        if status is None:
+            return
+        if status == 0:
+            del self.workers[index]
+            return
+        if status > 0:
+            text = Path(logs, str(index)).read_text(errors="replace").strip()
+            raise UserError(text.removeprefix("error: "))
+        done = len(finished(self.study.get_trials(deepcopy=False)))
+        self.deaths = 1 if done > self.finished else self.deaths + 1
+        self.finished = max(done, self.finished)
+        if self.deaths >= MAX_DEATHS:
+            raise UserError(
+                f"{self.deaths} workers were killed and no trial finished, the last one by signal"
+                f" {-status}; is there too little memory?"
+            )
+        self._start(index, logs)
+
+
 def tune(
     study: optuna.Study, storage: str, root: Path, count: int, workers: int, sampler: str
 ) -> None:
-    """Run workers until the study has so many finished trials.
+    """Run workers until the study has `count` finished trials.
 
     Args:
-        study: whose space is set.
+        study: with its search space set.
         storage: its address.
         root: the repository.
         count: of finished trials, whoever ran them.
-        workers: how many processes run trials here, side by side.
+        workers: number of processes on this machine.
         sampler: one of SAMPLERS.
 
     Raises:
-        UserError: what one of them found wrong.
+        UserError: what one of the workers has found wrong.
     """
     missing = count - len(finished(study.get_trials(deepcopy=False)))
     threads = max(1, cores() // workers)
-    deaths = known = 0
-    with tempfile.TemporaryDirectory() as scratch:
-        team: dict[int, subprocess.Popen[bytes]] = {}
-
-        def start(index: int) -> None:
-            with Path(scratch, str(index)).open("wb") as sink:
-                team[index] = subprocess.Popen(
-                    [sys.executable, "-m", "striate.tuning.workers", study.study_name, str(count),
-                     sampler, str(threads)],
-                    cwd=root, env=os.environ | {STORAGE: storage}, stderr=sink,
-                    stdin=subprocess.PIPE, start_new_session=True,
-                )  # fmt: skip
-
-        try:
-            for index in range(min(workers, missing)):
-                start(index)
-            while team:
-                time.sleep(0.2)
-                for index, worker in list(team.items()):
-                    status = worker.poll()
-                    if status == 0:
-                        del team[index]
-                    elif status is not None and status < 0:
-                        done = len(finished(study.get_trials(deepcopy=False)))
-                        deaths, known = (1, done) if done > known else (deaths + 1, known)
-                        if deaths >= MOST_DEATHS:
-                            raise UserError(
-                                f"{deaths} workers were killed and no trial finished, the last one"
-                                f" by signal {-status}; is there too little memory?"
-                            )
-                        start(index)
-                    elif status is not None:
-                        said = Path(scratch, str(index)).read_text(errors="replace").strip()
-                        raise UserError(said.removeprefix("error: "))
-        finally:
-            for worker in team.values():
-                assert worker.stdin is not None  # noqa: S101
-                worker.stdin.close()
-            for worker in team.values():
-                worker.wait()
-    # Where a trial's workers were killed too often, or a state is of another number of threads.
+    command = [
+        sys.executable, "-m", "striate.tuning.workers", study.study_name, str(count), sampler,
+        str(threads),
+    ]  # fmt: skip
+    Team(study, command, root, storage).run(min(workers, missing))
+    # The states of trials whose workers were killed too often, or of another number of threads.
     trials = study.get_trials(deepcopy=False)
-    wanted = [one.user_attrs.get(TRAINING) for one in trials if not one.state.is_finished()]
-    left = [one.user_attrs for one in trials if one.user_attrs.get(TRAINING) not in wanted]
-    forget(root, left)
+    needed = [one.user_attrs.get(TRAINING) for one in trials if not one.state.is_finished()]
+    stale = [one.user_attrs for one in trials if one.user_attrs.get(TRAINING) not in needed]
+    remove_states(root, stale)
 
 
 def main(name: str, count: int, sampler: str, threads: int) -> None:
-    """Be one worker, until the study is complete or whoever started it is gone."""
+    """Work until the study is complete or the parent process is gone."""
 
-    def follow() -> None:
-        os.read(sys.stdin.fileno(), 1)  # nothing comes, until the other end is closed
+    def interrupt_with_parent() -> None:
+        os.read(sys.stdin.fileno(), 1)  # blocks until the parent closes the pipe
         os.kill(os.getpid(), signal.SIGINT)
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    threading.Thread(target=follow, daemon=True).start()
+    threading.Thread(target=interrupt_with_parent, daemon=True).start()
     storage, root = os.environ[STORAGE], Path.cwd()
     with reachable(storage):
         Worker(open_study(name, storage, root), count, sampler, threads, root).work()

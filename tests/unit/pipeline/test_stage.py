@@ -215,5 +215,6 @@ def test_a_faulty_switch_of_the_tracking_ends_a_stage_before_its_work(
     assert worked is not bool(status)
     if status:
         assert caught.value.code == status
-        said = "error: STRIATE_TRACKING is 'banana'; it must be on or off\n"
+        said = "error: STRIATE_TRACKING is 'banana'; it must be on, off, or trackers separated by"
+        said += " commas: mlflow\n"
         assert capsys.readouterr().err == said

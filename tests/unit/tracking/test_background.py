@@ -47,11 +47,11 @@ def test_of_all_stages_of_one_dvc_the_first_has_the_job_and_a_command_waits_for_
     running.stdout.close()
     running.wait()
     begin = time.monotonic()
-    background.settle(tmp_path)
+    background.wait(tmp_path)
     assert 1 < time.monotonic() - begin < 30
-    assert capsys.readouterr().err == "MLflow is being written to; waiting for it ...\n"
+    assert capsys.readouterr().err == "waiting for the process that writes to MLflow ...\n"
     assert list((tmp_path / background.PENDING).iterdir()) == []
-    background.settle(tmp_path)
+    background.wait(tmp_path)
     assert capsys.readouterr().err == ""
 
 
@@ -59,7 +59,7 @@ def test_a_dvc_that_goes_on_is_not_waited_for(tmp_path):
     path = tmp_path / background.PENDING / background.process_tag(os.getpid())
     path.parent.mkdir(parents=True)
     path.touch()
-    background.settle(tmp_path)
+    background.wait(tmp_path)
     assert path.exists()
 
 
@@ -104,7 +104,7 @@ print("not heard", file=sys.stderr)
     run = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
     assert run.stderr == "heard\n"
     for expected in ("not heard\n", ""):
-        background.tell(tmp_path)
+        background.print_messages(tmp_path)
         assert capsys.readouterr().err == expected
 
 
@@ -135,12 +135,12 @@ def test_messages_that_come_after_others_were_told_are_told_too(tmp_path, capfd)
         try:
             os.dup2(kept.fileno(), 2)
             background.redirect_stderr(tmp_path)
-            background.tell(tmp_path)
+            background.print_messages(tmp_path)
             os.write(2, b"late\n")
         finally:
             os.dup2(saved, 2)
             os.close(saved)
-    background.tell(tmp_path)
+    background.print_messages(tmp_path)
     assert capfd.readouterr().err == "late\n"
 
 
@@ -169,5 +169,5 @@ def test_where_the_job_cannot_be_claimed_it_is_said(dvc, tmp_path, monkeypatch, 
     monkeypatch.delenv(logger.SWITCH, raising=False)
     logger.record_later()
     said = capsys.readouterr().err
-    assert said.startswith("warning: MLflow is not brought up to date after this ([Errno 20]")
+    assert said.startswith("warning: MLflow is not updated after this run ([Errno 20]")
     assert "`striate sync` does it" in said

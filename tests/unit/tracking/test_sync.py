@@ -13,8 +13,10 @@ import yaml
 from clones import Clone
 
 from striate import cli
+from striate.config import params
+from striate.data import files
 from striate.errors import UserError
-from striate.tracking import background, mlflow_store, records, sync
+from striate.tracking import background, commits, mlflow_store, points, records, sync
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +65,8 @@ def test_hashes_are_those_of_dvc(clone):
     outs = [out for stage in lock.values() for out in stage["outs"]]
     assert len(outs) == 13
     for out in outs:
-        assert records.md5(clone.folder / out["path"]) == out["md5"], out["path"]
-    params = yaml.safe_load((clone.folder / "params.yaml").read_text())
-    flat = records.flatten(params)
+        assert files.md5(clone.folder / out["path"]) == out["md5"], out["path"]
+    flat = params.flatten(yaml.safe_load((clone.folder / "params.yaml").read_text()))
     identity = records.training_identity(flat, clone.folder)
     identity |= records.evaluation_identity(flat, clone.folder)
     main, other = found(clone)
@@ -191,7 +192,7 @@ def test_a_second_run_of_one_experiment_is_removed(clone):
     faults = sync.verify(clone.folder, store, found(clone))
     assert faults == (["main: 2 runs in MLflow, not 1; `striate sync`"])
     rows = {row.experiment: row.done for row in sync.sync(clone.folder, store, found(clone))}
-    assert rows["main"] == "removed a second run"
+    assert rows["main"] == "removed a duplicate run"
     assert "twin" not in {run.info.run_name for run in store.runs()}
 
 
@@ -208,11 +209,14 @@ def test_a_run_of_a_training_gets_its_scores_files_and_names(clone):
     """As that of a stage, which ends before DVC has recorded what it made."""
     store, main = without_run(clone)
     told = {"torch.threads": "3", "striate.residency": "disk"}
-    params = records.trained_by(main.params)
-    points = [point for point in sync._points(clone.folder, main) if "test_" not in point[0]]
+    logged = [point for point in sync._points(clone.folder, main) if "test_" not in point[0]]
     half = mlflow_store.replay(
-        store, "half", params, sync.trained(main) | told, [*points, ("training_seconds", 4.5, 0)]
-    )
+        store,
+        "half",
+        records.training_params(main.params),
+        sync.training_tags(main) | told,
+        [*logged, ("training_seconds", 4.5, 0)],
+    )  # fmt: skip
     store.client.set_terminated(half)
     # And its scores had begun to come.
     store.log(half, [("test_accuracy", main.test["accuracy"], 0)])
@@ -249,7 +253,7 @@ def test_other_scores_of_a_checkpoint_get_a_run_of_their_own(clone):
 def test_scores_never_go_to_a_run_that_did_not_finish(clone):
     store, main = without_run(clone)
     own = {background.PROCESS: background.process_tag(os.getpid())}
-    running = store.create("running", {}, sync.trained(main) | own)
+    running = store.create("running", {}, sync.training_tags(main) | own)
     rows = {row.experiment: row for row in sync.sync(clone.folder, store, found(clone))}
     assert rows["main"].done.startswith("replayed")
     assert "test_accuracy" not in store.client.get_run(running).data.metrics
@@ -259,13 +263,13 @@ def test_scores_never_go_to_a_run_that_did_not_finish(clone):
 def test_what_a_commit_says_is_read_once_and_what_is_in_the_cache_each_time(clone, monkeypatch):
     whole = found(clone)
     parsed = []
-    parse = records._parse
+    parse = commits.parse
     monkeypatch.setattr(
-        records, "_parse", lambda *texts, **cure: parsed.append(texts) or parse(*texts, **cure)
+        commits, "parse", lambda *texts, **cure: parsed.append(texts) or parse(*texts, **cure)
     )
     assert [record.key for record in found(clone)] == [record.key for record in whole]
     assert len(parsed) == 1  # the working tree, which changes
-    (clone.folder / records.MEMORY).write_text("{")
+    (clone.folder / commits.CACHE).write_text("{")
     assert [record.key for record in found(clone)] == [record.key for record in whole]
     assert len(parsed) == 4
     digest = whole[1].hashes["predictions"]
@@ -563,7 +567,7 @@ def test_with_tracking_off_sync_says_so(tmp_path, monkeypatch, capsys):
 
 
 def test_best_has_the_direction_of_the_metric():
-    points = [("val_accuracy", value, step) for step, value in enumerate([0.5, 0.75, 0.25], 1)]
-    points += [("val_loss", value, step) for step, value in enumerate([3.0, 1.0, 2.0], 1)]
-    points += [("step_loss", 0.1, 1), ("learning_rate", 0.1, 1)]
-    assert records.best(points) == [("best/val_accuracy", 0.75, 0), ("best/val_loss", 1.0, 0)]
+    curves = [("val_accuracy", value, step) for step, value in enumerate([0.5, 0.75, 0.25], 1)]
+    curves += [("val_loss", value, step) for step, value in enumerate([3.0, 1.0, 2.0], 1)]
+    curves += [("step_loss", 0.1, 1), ("learning_rate", 0.1, 1)]
+    assert points.best(curves) == [("best/val_accuracy", 0.75, 0), ("best/val_loss", 1.0, 0)]

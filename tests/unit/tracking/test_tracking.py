@@ -24,7 +24,17 @@ from mlflow.exceptions import MlflowException
 
 from striate.data import results
 from striate.errors import UserError
-from striate.tracking import logger, mlflow_store, records, sync
+from striate.tracking import (
+    addresses,
+    logger,
+    mlflow_database,
+    mlflow_errors,
+    mlflow_process,
+    mlflow_store,
+    points,
+    records,
+    sync,
+)
 from striate.tracking.background import PROCESS, is_gone, process_tag
 from striate.training import history
 from striate.tuning import studies
@@ -73,11 +83,13 @@ def store(folder):
 
 def train(store, folder, **changes):
     """Report a whole training; returns the session."""
-    session = mlflow_store.Session(store, mlflow_store.origin())
+    session = mlflow_process.Session(store, mlflow_process.source_tags())
     params = PARAMS | changes
     session.start(params, {"torch.threads": "2", PROCESS: process_tag(os.getpid())})
     session.log([("train_loss", row["train_loss"], row["epoch"]) for row in ROWS])
-    summary = [*records.summary(folder), ("training_seconds", 1.5, 0)]
+    curves = points.curves(lambda table: (folder / table).read_text())
+    summary = points.summary(curves, results.read_json(folder / "metrics/train.json"))
+    summary = [*summary, ("training_seconds", 1.5, 0)]
     session.trained(records.training_identity(params, folder), summary)
     session.end("FINISHED")
     return session
@@ -127,7 +139,7 @@ def test_a_run_is_named_after_its_dvc_experiment_and_says_where_it_comes_from(
 
 
 def test_outside_git_and_dvc_a_run_has_no_such_tags(store, folder, monkeypatch):
-    monkeypatch.setattr(mlflow_store, "git", lambda *arguments: None)
+    monkeypatch.setattr(mlflow_process, "git", lambda *arguments: None)
     train(store, folder)
     (run,) = store.runs()
     assert not {"dvc.experiment", "dvc.baseline", "mlflow.source.git.commit"} & set(run.data.tags)
@@ -144,7 +156,7 @@ def test_the_same_training_again_is_the_same_run(store, folder):
 
 @pytest.mark.parametrize("status", ["FAILED", "KILLED"])
 def test_a_training_that_ends_early_keeps_its_curves_and_its_status(store, folder, status):
-    session = mlflow_store.Session(store, {})
+    session = mlflow_process.Session(store, {})
     session.start(PARAMS, {})
     session.log([("train_loss", 2.0, 1)])
     assert store.runs()[0].info.status == "RUNNING"
@@ -159,7 +171,7 @@ def test_a_training_that_ends_early_keeps_its_curves_and_its_status(store, folde
 
 
 def test_a_session_without_a_training_ignores_its_messages(store, folder):
-    session = mlflow_store.Session(store, {})
+    session = mlflow_process.Session(store, {})
     session.log([("train_loss", 2.0, 1)])
     session.trained({}, [])
     session.end("FINISHED")
@@ -184,7 +196,7 @@ def test_a_sync_looks_up_each_run_when_it_comes_to_it(store, folder, monkeypatch
             store.client.set_terminated(other)
         return []
 
-    monkeypatch.setattr(sync, "_complete", complete)
+    monkeypatch.setattr(sync, "_add_missing", complete)
     monkeypatch.setattr(sync, "_points", lambda *arguments: [])
     rows = sync.sync(folder, store, [first, second])
     assert [(row.run, row.done) for row in rows] == [
@@ -224,7 +236,7 @@ def test_whoever_waits_for_the_runs_goes_before_whoever_takes_them_again(tmp_pat
 
 def test_a_wait_for_the_runs_is_said_once(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    mlflow_store._say_waiting.cache_clear()
+    mlflow_store._note_waiting.cache_clear()
     held = threading.Event()
 
     def hold():
@@ -285,19 +297,17 @@ def test_a_moved_store_finds_its_artifacts(store, folder, tmp_path_factory, monk
 
 def test_a_new_store_keeps_its_artifacts_beside_its_database(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for variable in mlflow_store.REQUEST_LIMITS:
+    for variable in mlflow_store.ENVIRONMENT:
         monkeypatch.delenv(variable, raising=False)
     made = mlflow_store.open_store()
     experiment = made.client.get_experiment_by_name(mlflow_store.EXPERIMENT)
     assert made.experiment == experiment.experiment_id
     assert experiment.artifact_location == (tmp_path / "mlartifacts").as_uri()
-    assert {
-        name: os.environ[name] for name in mlflow_store.REQUEST_LIMITS
-    } == mlflow_store.REQUEST_LIMITS
+    assert {name: os.environ[name] for name in mlflow_store.ENVIRONMENT} == mlflow_store.ENVIRONMENT
     before = (tmp_path / "mlflow.db").read_bytes()
     assert mlflow_store.open_store().experiment == made.experiment
     assert (tmp_path / "mlflow.db").read_bytes() == before
-    for variable in mlflow_store.REQUEST_LIMITS:
+    for variable in mlflow_store.ENVIRONMENT:
         monkeypatch.delenv(variable)
 
 
@@ -322,23 +332,23 @@ def test_a_moved_store_keeps_addresses_that_are_not_its_own(store, folder, tmp_p
     with sqlite3.connect(folder / "mlflow.db") as connection:
         connection.execute("UPDATE runs SET artifact_uri = ?", (elsewhere,))
     connection.close()
-    mlflow_store._relocate(folder / "mlflow.db", "file:///new")
+    mlflow_database.relocate(folder / "mlflow.db", "striate", "file:///new")
     assert store.client.get_run(run_id).info.artifact_uri == elsewhere
 
 
 def test_a_database_that_is_no_store_yet_is_left_alone(tmp_path):
     sqlite3.connect(tmp_path / "empty.db").close()
-    mlflow_store._relocate(tmp_path / "empty.db", "file:///new")
+    mlflow_database.relocate(tmp_path / "empty.db", "striate", "file:///new")
     assert (tmp_path / "empty.db").read_bytes() == b""
 
 
 def test_the_store_is_that_of_the_main_repository_or_the_named_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert mlflow_store.tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+    assert addresses.tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("DVC_ROOT", "/main")
-    assert mlflow_store.tracking_uri() == "sqlite:////main/mlflow.db"
+    assert addresses.tracking_uri() == "sqlite:////main/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:1")
-    assert mlflow_store.tracking_uri() == "http://localhost:1"
+    assert addresses.tracking_uri() == "http://localhost:1"
 
 
 def test_a_store_that_is_no_database_is_named(tmp_path, monkeypatch):
@@ -376,7 +386,7 @@ def test_a_refusal_of_mlflow_is_one_short_line():
     ],
 )  # fmt: skip
 def test_no_address_is_shown_with_a_name_and_a_password(text, shown):
-    assert mlflow_store.masked(text) == shown
+    assert addresses.masked(text) == shown
 
 
 def test_a_failure_does_not_tell_the_password(tmp_path, monkeypatch):
@@ -393,14 +403,14 @@ def test_credentials_in_a_servers_address_are_moved_to_variables(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ann:s%40cret@host:1/path")
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "")
-    mlflow_store._set_credentials_apart()
-    assert mlflow_store.tracking_uri() == "https://host:1/path"
+    addresses.move_credentials()
+    assert addresses.tracking_uri() == "https://host:1/path"
     assert os.environ["MLFLOW_TRACKING_USERNAME"] == "ann"
     assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "s@cret"
     # A database is no server: its address is the only place for them.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://ann:secret@host/db")
-    mlflow_store._set_credentials_apart()
-    assert mlflow_store.tracking_uri() == "postgresql+psycopg2://ann:secret@host/db"
+    addresses.move_credentials()
+    assert addresses.tracking_uri() == "postgresql+psycopg2://ann:secret@host/db"
 
 
 class Away:
@@ -422,13 +432,13 @@ def test_a_server_that_is_away_is_sent_the_same_again(monkeypatch):
     client = Away(3, MlflowException("connection refused"))
     metrics = [("loss", 1.0, 123, 1)]
     assert (
-        mlflow_store.Patient(client, lambda since: True).log_batch("run", metrics=metrics)
+        mlflow_store.RetryingClient(client, lambda since: True).log_batch("run", metrics=metrics)
         == "logged"
     )
     assert client.sent == [("run", metrics)] * 4
     client = Away(3, MlflowException("connection refused"))
     with pytest.raises(MlflowException, match="refused"):
-        mlflow_store.Patient(client, lambda since: False).log_batch("run", metrics=metrics)
+        mlflow_store.RetryingClient(client, lambda since: False).log_batch("run", metrics=metrics)
     assert len(client.sent) == 1
 
 
@@ -440,7 +450,7 @@ def test_a_server_that_refuses_is_not_asked_again(code):
 
     client = Away(3, MlflowException("no", error_code=getattr(databricks_pb2, code)))
     with pytest.raises(MlflowException):
-        mlflow_store.Patient(client, lambda since: True).log_batch("run", metrics=[])
+        mlflow_store.RetryingClient(client, lambda since: True).log_batch("run", metrics=[])
     assert len(client.sent) == 1
 
 
@@ -452,22 +462,20 @@ def test_a_server_is_asked_for_as_long_as_the_stage_goes_on_and_not_much_longer(
         nobody.bind(("127.0.0.1", 0))
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://a:b@127.0.0.1:{nobody.getsockname()[1]}")
-        monkeypatch.setattr(mlflow_store, "AWAY_SECONDS", 0)
+        monkeypatch.setattr(mlflow_store, "RETRY_SECONDS", 0)
         monkeypatch.setattr(mlflow_store, "PAUSE_SECONDS", 0.1)
         say(monkeypatch, ["start", PARAMS, {}], ["end", "FINISHED"])
     said = capsys.readouterr().err
     where = f"MLflow at http://127.0.0.1:{os.environ['MLFLOW_TRACKING_URI'].split(':')[-1]}"
-    assert said.startswith(
-        f"note: {where} does not answer; it is asked again\nwarning: {where} failed"
-    )
+    assert said.startswith(f"note: {where} does not answer; retrying\nwarning: {where} failed")
     assert "a:b" not in said
     assert not (tmp_path / ".dvc").exists()  # no lock is held for a server
 
 
 def test_a_view_is_written_once_so_that_a_reader_can_open_it(store, monkeypatch):
-    key = store.share_view()
+    key = store.save_view()
     monkeypatch.delattr(type(store.client), "set_experiment_tag")
-    assert store.share_view() == key
+    assert store.save_view() == key
 
 
 def test_a_process_is_told_from_all_others():
@@ -487,7 +495,7 @@ def say(monkeypatch, *messages):
     """Run the tracking process on these messages."""
     text = "".join(json.dumps(message) + "\n" for message in messages)
     monkeypatch.setattr("sys.stdin", io.StringIO(text))
-    mlflow_store.main({})
+    mlflow_process.main({})
 
 
 def test_messages_are_carried_out_in_their_order(folder, monkeypatch):
@@ -517,7 +525,9 @@ def test_a_training_that_was_stopped_is_told_from_one_that_failed(monkeypatch, e
     said = []
     pipe = SimpleNamespace(write=said.append, flush=lambda: None, close=lambda: None)
     tracker = SimpleNamespace(stdin=pipe)
-    monkeypatch.setattr("striate.tracking.logger.subprocess.Popen", lambda *_, **__: tracker)
+    monkeypatch.setattr(
+        "striate.tracking.trackers.mlflow.subprocess.Popen", lambda *_, **__: tracker
+    )
     monkeypatch.delenv("STRIATE_TRACKING", raising=False)
     with pytest.raises(end), logger.logbook():
         raise end
@@ -532,8 +542,8 @@ def test_a_failure_of_mlflow_is_a_warning_and_the_rest_is_read(folder, monkeypat
     say(monkeypatch, ["start", PARAMS, {}], ["end", "FINISHED"])
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith("warning: MLflow at sqlite:")
-    assert first.endswith("failed; this is not recorded there: no room left")
-    assert "`striate sync` records it" in second
+    assert first.endswith("failed, so this run is not logged there: no room left")
+    assert "`striate sync` logs it later" in second
 
 
 @pytest.mark.parametrize("name", ["50%25 done", "what?now", "ü#&+';\\\n"])
@@ -553,7 +563,7 @@ def test_a_repository_may_have_any_name(template, tmp_path, monkeypatch, name):
     store.client.download_artifacts(back.info.run_id, "checkpoint", str(moved))
     assert (moved / "checkpoint/file").read_text() == "content"
     studies.open_study("study", studies.default_storage(moved), moved)
-    assert studies.shown(studies.default_storage(moved)) == f"sqlite:///{moved}/tune.db"
+    assert studies.masked(studies.default_storage(moved)) == f"sqlite:///{moved}/tune.db"
     assert list(tmp_path.iterdir()) == [moved]
     assert {path.name for path in moved.iterdir()} == {
         ".dvc", "checkpoint", "file", "mlartifacts", "mlflow.db", "tune.db",
@@ -568,7 +578,7 @@ def test_a_relative_address_counts_from_the_main_repository(template, tmp_path, 
     monkeypatch.setenv("DVC_ROOT", str(main))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///my.db")
     monkeypatch.chdir(copy)
-    assert mlflow_store.tracking_uri() == f"sqlite:///{main}/my.db"
+    assert addresses.tracking_uri() == f"sqlite:///{main}/my.db"
     mlflow_store.open_store().create("here", {}, {})
     monkeypatch.chdir(main)
     monkeypatch.delenv("DVC_ROOT")
@@ -576,7 +586,7 @@ def test_a_relative_address_counts_from_the_main_repository(template, tmp_path, 
     assert list(copy.iterdir()) == []
     for kept in ("sqlite://", "sqlite:///:memory:", "sqlite:////a/b.db?timeout=3"):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", kept)
-        assert mlflow_store.tracking_uri() == kept
+        assert addresses.tracking_uri() == kept
 
 
 def test_a_named_store_keeps_new_artifacts_in_the_main_repository(tmp_path, monkeypatch):
@@ -644,7 +654,7 @@ def test_an_address_of_no_store_is_one_line_without_its_password(
 @pytest.mark.parametrize(
     ("work", "status", "before", "after"),
     [
-        ("mlflow_store.main({})", 0, "warning: ", "; this is not recorded there: "),
+        ("mlflow_process.main({})", 0, "warning: ", ", so this run is not logged there: "),
         (
             "with reported(), mlflow_store.reachable(): mlflow_store.open_store()",
             2,
@@ -666,20 +676,21 @@ def test_an_mlflow_that_cannot_be_loaded_is_one_line(
     monkeypatch.chdir(tmp_path)
     script = (
         f"import sys; sys.modules['{module}'] = None\n"
-        f"from striate.tracking import mlflow_store\nfrom striate.errors import reported\n{work}"
+        "from striate.tracking import mlflow_process, mlflow_store\n"
+        f"from striate.errors import reported\n{work}"
     )
     command = [sys.executable, "-c", script]
     found = subprocess.run(command, input='["end", "FINISHED"]\n', capture_output=True, text=True)
     first, *rest = found.stderr.splitlines()
     assert found.returncode == status
     assert first == f"{before}MLflow at sqlite:///{tmp_path}/mlflow.db failed{after}{said}"
-    recorded = "         Nothing else is lost: `striate sync` records it from DVC's files."
+    recorded = "         Nothing is lost: `striate sync` logs it later from DVC's files."
     assert rest == ([] if status else [recorded])
 
 
 def test_an_mlflow_that_breaks_in_another_way_names_the_fault(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow.exceptions", SimpleNamespace())
-    assert mlflow_store.failures() == (sqlite3.DatabaseError, OSError, ImportError)
+    assert mlflow_errors.failures() == (sqlite3.DatabaseError, OSError, ImportError)
 
 
 def test_a_database_of_a_newer_mlflow_gets_advice_that_helps(folder):
@@ -689,16 +700,16 @@ def test_a_database_of_a_newer_mlflow_gets_advice_that_helps(folder):
     command = [
         sys.executable,
         "-c",
-        "from striate.tracking import mlflow_store; mlflow_store.main({})",
+        "from striate.tracking import mlflow_process; mlflow_process.main({})",
     ]
     said = subprocess.run(
         command, input='["end", "FINISHED"]', capture_output=True, text=True, check=True
     )
     first, _ = said.stderr.splitlines()
-    assert first.endswith(f"failed; this is not recorded there: {newer}")
+    assert first.endswith(f"failed, so this run is not logged there: {newer}")
     known = next(tracking_versions().glob("*.py")).name.split("_")[0]
     older = f"Detected out-of-date database schema (found version {known}, but expected a1)."
-    assert mlflow_store._reason(MlflowException(older)) == older
+    assert mlflow_errors.reason(MlflowException(older)) == older
 
 
 def tracking_versions():
@@ -716,10 +727,10 @@ def test_a_fault_of_the_code_is_a_warning_and_its_traceback_is_kept(folder, monk
     log = folder / ".dvc/tmp/striate-tracking.log"
     first, second = capsys.readouterr().err.splitlines()
     assert first == (
-        f"warning: MLflow at sqlite:///{folder}/mlflow.db failed; this is not recorded there:"
+        f"warning: MLflow at sqlite:///{folder}/mlflow.db failed, so this run is not logged there:"
         f" AttributeError: nobody expected this (traceback in {log})"
     )
-    assert "Nothing else is lost: `striate sync` records it" in second
+    assert "Nothing is lost: `striate sync` logs it later" in second
     assert "in fault" in log.read_text()
     with pytest.raises(AttributeError), mlflow_store.reachable():
         fault()
@@ -731,8 +742,8 @@ def test_no_proxy_stands_between_this_machine_and_itself(monkeypatch):
         monkeypatch.setenv(name.upper(), "http://127.0.0.1:1")
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.setenv("NO_PROXY", "example.org")
-    mlflow_store.spare_loopback()
-    mlflow_store.spare_loopback()
+    addresses.bypass_proxy()
+    addresses.bypass_proxy()
     assert os.environ["no_proxy"] == "example.org,localhost,127.0.0.1,::1"
     with HTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
         monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
@@ -746,7 +757,7 @@ def test_no_proxy_stands_between_this_machine_and_itself(monkeypatch):
 
 
 def test_the_table_is_ordered_by_validation_accuracy_and_test_scores_come_last(store):
-    store.share_view()
+    store.save_view()
     tags = store.client.get_experiment(store.experiment).tags
     view = json.loads(tags["mlflow.sharedViewState.striate"])
     assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`val_accuracy`", False)

@@ -90,7 +90,7 @@ def test_what_a_trial_draws_is_of_the_kind_that_the_param_has(tmp_path):
     seen = []
     for _ in range(40):
         drawn = search_space.values_of(search_space.propose(study.ask(), space, BASE), space)
-        settings = params.check(search_space.laid_over(BASE, drawn))
+        settings = params.check(search_space.override(BASE, drawn))
         assert settings.seed == 3
         assert drawn["training.warmup"] in (0, 0.1, 0.2, 0.3)
         assert len(f"{drawn['training.learning_rate']:e}".split("e")[0].rstrip("0")) <= 5

@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 
 from striate.config import params
 from striate.errors import UserError
-from striate.tracking import mlflow_store
+from striate.tracking import background
 from striate.training import events
 from striate.training.states import STATES
 from striate.tuning import search_space, studies, workers
@@ -48,7 +48,7 @@ def root(tmp_path, monkeypatch):
 
 def opened(root, space=None, name="tune"):
     study = studies.open_study(name, studies.default_storage(root), root)
-    studies.agree(study, space or SPACE, BASE)
+    studies.set_space(study, space or SPACE, BASE)
     return study
 
 
@@ -112,7 +112,7 @@ def test_the_last_trial_is_run_once_where_two_machines_begin_it(root, monkeypatc
     elsewhere = opened(root)
     asked(elsewhere)  # it was begun after this worker had looked
     with here._lock:
-        here._one()
+        here._run_trial()
     assert [trial.state.name for trial in elsewhere.trials] == ["RUNNING", "FAIL"]
     assert studies.rows(elsewhere) == []
 
@@ -123,47 +123,49 @@ def test_the_trial_of_a_worker_that_is_gone_is_begun_again_under_its_name(root, 
     lost = asked(study)
     search_space.propose(lost, SPACE, BASE)
     with subprocess.Popen(["true"]) as process:
-        tag = mlflow_store.process_tag(process.pid)
+        tag = background.process_tag(process.pid)
     for key, value in {"experiment": "tune-0", "training": "abc", "process": tag}.items():
         lost.set_user_attr(key, value)
     alive = asked(study)
-    alive.set_user_attr("process", mlflow_store.process_tag(os.getpid()))
-    nameless = asked(study)
-    assert nameless.number == 2
+    alive.set_user_attr("process", background.process_tag(os.getpid()))
+    anonymous = asked(study)
+    assert anonymous.number == 2
     successor = worker(root, 3)
-    studies.bury(successor.study)
-    successor._one()
+    studies.fail_stale_trials(successor.study)
+    successor._run_trial()
     trials = opened(root).trials
     assert [trial.state.name for trial in trials] == ["FAIL", "RUNNING", "RUNNING", "COMPLETE"]
     assert trials[3].params == trials[0].params
     assert trials[3].user_attrs["experiment"] == "tune-0"
     assert [(row.number, row.experiment) for row in studies.rows(study)] == [(3, "tune-0")]
-    monkeypatch.setattr(studies, "SILENT_SECONDS", -1)
-    studies.bury(study)  # the one that never said whose it is does not hold the study up
+    monkeypatch.setattr(studies, "GRACE_SECONDS", -1)
+    studies.fail_stale_trials(
+        study
+    )  # the one that never said whose it is does not hold the study up
     assert [trial.state.name for trial in study.trials][:3] == ["FAIL", "RUNNING", "FAIL"]
 
 
 def test_a_worker_elsewhere_that_is_silent_is_given_up(root, monkeypatch):
-    monkeypatch.setattr(studies, "BEAT_SECONDS", 1)
-    monkeypatch.setattr(studies, "SILENT_SECONDS", 1)
+    monkeypatch.setattr(studies, "HEARTBEAT_SECONDS", 1)
+    monkeypatch.setattr(studies, "GRACE_SECONDS", 1)
     study = opened(root)
     trial = asked(study)
     trial.set_user_attr("process", "elsewhere 1 1")
     study._storage.record_heartbeat(trial._trial_id)
-    studies.bury(study)
+    studies.fail_stale_trials(study)
     assert [one.state.name for one in study.trials] == ["RUNNING"]
     time.sleep(3)
-    studies.bury(study)
+    studies.fail_stale_trials(study)
     assert [one.state.name for one in study.trials] == ["FAIL", "WAITING"]
 
 
 def test_a_trial_whose_workers_are_killed_again_and_again_is_given_up(root):
     study = opened(root)
     with subprocess.Popen(["true"]) as process:
-        tag = mlflow_store.process_tag(process.pid)
+        tag = background.process_tag(process.pid)
     for _ in range(6):
         asked(study).set_user_attr("process", tag)
-        studies.bury(study)
+        studies.fail_stale_trials(study)
     numbers = [trial.system_attrs.get("failed_trial") for trial in study.trials]
     assert numbers == [None, 0, 0, 0, None, 4, 4]
 
@@ -211,12 +213,14 @@ def epochs(*accuracies):
     return [{"epoch": epoch, "val_accuracy": accuracy} for epoch, accuracy in rows]
 
 
-def test_a_trial_that_is_worse_than_half_of_the_others_is_cut(root, canned, monkeypatch, capsys):
+def test_a_trial_that_is_worse_than_half_of_the_others_is_pruned(root, canned, monkeypatch, capsys):
     monkeypatch.setattr(studies, "STARTUP_TRIALS", 2)
     curves = [(0.2, 0.5, 0.6, 0.7, 0.8), (0.3, 0.6, 0.7, 0.8, 0.9), (0.9, 0.1, 0.1, 0.1, 0.1),
               (0.1, 0.2)]  # fmt: skip
     for number, curve in enumerate(curves):
-        canned.runs.append([{"training": f"t{number}"}, *epochs(*curve), {"status": 0, "said": ""}])
+        canned.runs.append(
+            [{"training": f"t{number}"}, *epochs(*curve), {"status": 0, "output": ""}]
+        )
         (root / STATES / f"t{number}.state").touch()
     canned.runs[3][-1]["status"] = 255
     for number in range(3):
@@ -233,14 +237,14 @@ def test_a_trial_that_is_worse_than_half_of_the_others_is_cut(root, canned, monk
     assert states(root) == ["t0.state", "t1.state", "t2.state"]  # which are DVC's stages' to remove
     said = capsys.readouterr().out
     assert "tune-1: 90.00%\n" in said
-    assert "tune-3: cut, 20.00% after epoch 2\n" in said
+    assert "tune-3: pruned, 20.00% after epoch 2\n" in said
     table = studies.table(studies.rows(study))
     assert table[0][4:] == ["validation accuracy", "learning_rate"]
     assert [cells[:5] for cells in table[1:]] == [
         ["1", "tune-1", "complete", "5", "90.00%"],
         ["0", "tune-0", "complete", "5", "80.00%"],
         ["2", "tune-2", "complete", "5", "10.00%"],
-        ["3", "tune-3", "cut", "2", "20.00%"],
+        ["3", "tune-3", "pruned", "2", "20.00%"],
     ]
 
 
@@ -249,7 +253,7 @@ def test_a_terminal_shows_the_epochs_of_a_trial(root, canned, monkeypatch, capsy
     monkeypatch.setattr(workers, "SHOWN_SECONDS", -1)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
     metrics = {"epochs": 2, "val_accuracy": 0.8}
-    messages = [*epochs(0.5, 0.8), {"status": 0, "said": ""}]
+    messages = [*epochs(0.5, 0.8), {"status": 0, "output": ""}]
     canned.runs.append(iter_then(messages, lambda: canned.kept.update({"tune-0": metrics})))
     worker(root, 1).work()
     shown = ["tune-0: epoch 1 of 5, 50.00%", "tune-0: epoch 2 of 5, 80.00%"] * terminal
@@ -267,7 +271,7 @@ NAN = "error: the loss became nan at step 3\nERROR: failed to reproduce 'train':
 
 def test_a_training_that_fails_is_not_tried_again_and_others_follow(root, canned, capsys):
     for number in (0, 2):
-        canned.runs.append([{"training": f"t{number}"}, {"status": 255, "said": NAN}])
+        canned.runs.append([{"training": f"t{number}"}, {"status": 255, "output": NAN}])
         (root / STATES / f"t{number}.state").touch()
         (root / STATES / f"t{number}.done").touch()
     canned.kept["tune-1"] = {"epochs": 5, "val_accuracy": 0.5}
@@ -282,7 +286,7 @@ def test_a_training_that_fails_is_not_tried_again_and_others_follow(root, canned
 
 
 def test_where_every_training_fails_the_study_ends(root, canned):
-    canned.runs += [[{"status": 255, "said": NAN}] for _ in range(5)]
+    canned.runs += [[{"status": 255, "output": NAN}] for _ in range(5)]
     with pytest.raises(UserError, match="5 trials in a row failed; the last one: the loss became"):
         worker(root, 3).work()
 
@@ -296,13 +300,13 @@ def test_where_every_training_fails_the_study_ends(root, canned):
     ],
 )
 def test_what_is_no_fault_of_the_params_ends_the_study(root, canned, said, expected):
-    canned.runs.append([{"status": 255, "said": said}])
+    canned.runs.append([{"status": 255, "output": said}])
     with pytest.raises(UserError, match=expected):
         worker(root, 3).work()
 
 
 def test_while_dvc_is_busy_a_trial_waits(root, canned):
-    busy = [{"status": 255, "said": "ERROR: Unable to acquire lock. Most likely another"}]
+    busy = [{"status": 255, "output": "ERROR: Unable to acquire lock. Most likely another"}]
     metrics = {"epochs": 5, "val_accuracy": 0.5}
     canned.runs += [busy, [], iter_then(busy, lambda: canned.kept.update({"tune-0": metrics}))]
     worker(root, 1).work()
@@ -313,11 +317,11 @@ def test_while_dvc_is_busy_a_trial_waits(root, canned):
     ("end", "said"),
     [
         ([], "DVC keeps no experiment"),
-        ([{"status": 255, "said": "'/work/data' is busy"}], "another DVC command goes on"),
+        ([{"status": 255, "output": "'/work/data' is busy"}], "another DVC command is running"),
     ],
 )
 def test_a_trial_waits_not_for_ever(root, canned, monkeypatch, end, said):
-    monkeypatch.setattr(workers, "MOST_BUSY", 3)
+    monkeypatch.setattr(workers, "MAX_BUSY", 3)
     canned.runs += [list(end)] * 3
     with pytest.raises(UserError, match=f"tune-0 cannot be run: {said}"):
         worker(root, 1).work()
@@ -392,15 +396,15 @@ def refused(said):
 
 def test_a_study_keeps_its_space_and_its_params(root):
     study = opened(root)
-    studies.agree(study, SPACE, BASE)
-    assert studies.base_of(study) == BASE
+    studies.set_space(study, SPACE, BASE)
+    assert studies.base_params(study) == BASE
     with refused(r"study tune was begun with training.epochs 5, which is now 6; put it back"):
-        changed = params.check(search_space.laid_over(BASE, {"training.epochs": 6}))
-        studies.agree(study, SPACE, changed)
+        changed = params.check(search_space.override(BASE, {"training.epochs": 6}))
+        studies.set_space(study, SPACE, changed)
     with refused(r"begun with model.layers not set, which is now \[1, 2\]"):
-        studies.agree(study, SPACE | {"model.layers": [1, 2]}, BASE)
+        studies.set_space(study, SPACE | {"model.layers": [1, 2]}, BASE)
     with refused(r"begun with training.learning_rate .*, which is now not set"):
-        studies.agree(study, {}, BASE)
+        studies.set_space(study, {}, BASE)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from dvc.repo import Repo
 
 from striate.errors import UserError
-from striate.tracking import share
+from striate.tracking import run_cache
 
 
 @pytest.fixture
@@ -18,10 +18,10 @@ def repository(tmp_path):
 
 def test_without_a_remote_it_says_so(repository):
     with pytest.raises(UserError, match=r"^DVC's remote cannot be written: .*remote"):
-        share.share(repository)
+        run_cache.push(repository)
 
 
 def test_a_repository_in_which_nothing_ran_has_nothing_to_share(repository):
     (repository / ".dvc/config").write_text("['remote \"here\"']\n    url = ../remote\n"
                                             "[core]\n    remote = here\n")  # fmt: skip
-    assert share.share(repository) == (0, 0)
+    assert run_cache.push(repository) == (0, 0)

@@ -1,7 +1,7 @@
-"""Push what a colleague needs so that no stage that ran here has to run there.
+"""Push DVC's run cache, so that teammates need not run a stage that ran here.
 
-`dvc push --run-cache` pushes what was run and its files, but not the metrics, which Git keeps and
-without which DVC runs a stage again.
+`dvc push --run-cache` leaves out the metrics, which Git keeps, and without them DVC runs a stage
+again.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from striate.data.results import one_line
 from striate.errors import UserError
 
 
-def share(root: Path) -> tuple[int, int]:
-    """Push the run cache with all files that its runs made, as far as they are here.
+def push(root: Path) -> tuple[int, int]:
+    """Push the run cache with all outputs of its runs that are here.
 
     Args:
         root: the repository.
 
     Returns:
-        How many runs it has, and how many files were not there yet.
+        The number of runs, and that of the files that the remote did not have yet.
 
     Raises:
-        UserError: there is no remote, or it refuses.
+        UserError: there is no remote, or it refuses the files.
     """
     from dvc.exceptions import CollectCacheError, DvcException
     from dvc.repo import Repo
@@ -35,7 +35,7 @@ def share(root: Path) -> tuple[int, int]:
                 try:
                     used = repo.stage_cache.get_used_objs([run])
                 except CollectCacheError:
-                    continue  # `dvc gc` has removed what it made
+                    continue  # `dvc gc` has removed its outputs
                 for files in used.values():
                     done = repo.cloud.push(files)
                     if done.failed:

@@ -1,0 +1,188 @@
+"""The background process that logs a training to MLflow.
+
+`striate.tracking.trackers.mlflow` starts it as a script. It executes what the stage writes to its
+standard input, and brings MLflow in line with DVC's files once DVC has ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from striate.tracking import background, commits, records
+from striate.tracking.addresses import masked, root, tracking_uri
+from striate.tracking.git import git
+from striate.tracking.mlflow_errors import reason
+from striate.tracking.mlflow_store import Store, open_store, retries_left, run_name
+from striate.tracking.points import Point
+
+
+class Session:
+    """The run of one training. The methods are the messages of the stage's tracker."""
+
+    def __init__(self, store: Store, source_tags: dict[str, str]) -> None:
+        self.store = store
+        self.source_tags = source_tags
+        self.run_id: str | None = None
+
+    def start(self, params: dict[str, Any], tags: dict[str, str]) -> None:
+        """Create the run."""
+        self.run_id = self.store.create(
+            run_name(params), records.training_params(params), self.source_tags | tags
+        )
+
+    def log(self, points: list[Point]) -> None:
+        """Log metrics."""
+        if self.run_id:
+            self.store.log(self.run_id, points)
+
+    def trained(self, identity: dict[str, str], summary: list[Point]) -> None:
+        """Add the tags by which the run is found; delete it if there is an identical one."""
+        if not self.run_id:
+            return
+        if any(run.info.status == "FINISHED" for run in self.store.runs(identity)):
+            # The same training again, with the same bytes, is the same experiment.
+            self.store.client.delete_run(self.run_id)
+            self.run_id = None
+            return
+        self.store.log(self.run_id, summary)
+        self.store.tag(self.run_id, identity)
+
+    def end(self, status: str) -> None:
+        """Terminate the run."""
+        if self.run_id:
+            self.store.client.set_terminated(self.run_id, status)
+            self.run_id = None
+
+
+def source_tags() -> dict[str, str]:
+    """Tags that say which commit and which DVC experiment this stage belongs to."""
+    tags = {
+        "mlflow.source.git.commit": (git(Path(), "rev-parse", "HEAD") or "").strip(),
+        "dvc.experiment": os.environ.get("DVC_EXP_NAME", ""),
+        "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
+    }
+    return {key: value for key, value in tags.items() if value}
+
+
+def main(
+    tags: dict[str, str], claim: Path | None = None, on_end: Callable[[], None] = lambda: None
+) -> None:
+    """Execute the messages of a stage. If they stop without `end`, the stage was killed.
+
+    A server that is away is retried for as long as the stage runs, which waits for nothing.
+
+    Args:
+        tags: of the run of a training.
+        claim: the file by which this process has claimed the sync after DVC's end, if it has.
+        on_end: called when the stage has ended.
+    """
+    ended = threading.Event()
+
+    def end() -> None:
+        ended.set()
+        on_end()
+
+    messages = _messages(end)
+    noted = False
+
+    def may_retry(since: float) -> bool:
+        nonlocal noted
+        if not noted:
+            noted = True
+            where = masked(tracking_uri())
+            print(f"note: MLflow at {where} does not answer; retrying", file=sys.stderr)
+        return not ended.is_set() or retries_left(since)
+
+    warned: set[str] = set()
+    try:
+        with _warning(warned):
+            session = Session(open_store(may_retry), tags)
+            for method, *arguments in messages:
+                getattr(session, method)(*arguments)
+            session.end("KILLED")
+        for _ in messages:
+            pass
+        if claim:
+            with _warning(warned):
+                _sync_after(claim)
+    finally:
+        if claim:
+            claim.unlink(missing_ok=True)
+
+
+def _messages(on_end: Callable[[], None]) -> Iterator[list[Any]]:
+    """The messages on standard input, read at once so that the sender never blocks.
+
+    Args:
+        on_end: called when the stage has ended, while messages may still be queued.
+    """
+    messages: queue.SimpleQueue[list[Any] | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            message = json.loads(line)
+            if message[0] == "end":
+                on_end()
+            messages.put(message)
+        on_end()
+        messages.put(None)
+
+    # At once and not when the first message is asked for: the end may come before that.
+    threading.Thread(target=read, daemon=True).start()
+    return iter(messages.get, None)
+
+
+@contextmanager
+def _warning(warned: set[str]) -> Iterator[None]:
+    """Turn a failure into a warning, once: the stage goes on, whatever it is."""
+    try:
+        yield
+    except Exception as error:
+        text = reason(error)
+        if not warned:
+            print(
+                f"warning: MLflow at {masked(tracking_uri())}"
+                f" failed, so this run is not logged there: {text}"
+                "\n         Nothing is lost: `striate sync` logs it later from DVC's files.",
+                file=sys.stderr,
+            )
+        warned.add(text)
+
+
+def _sync_after(claim: Path) -> None:
+    """Bring MLflow in line with DVC, once the DVC process in the claim's name has ended."""
+    from striate.tracking.sync import sync
+
+    while not background.is_gone(claim.name):
+        time.sleep(0.1)
+    # They would name the runs of other experiments.
+    for variable in ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
+        os.environ.pop(variable, None)
+    sync(root(), open_store(), records.find(root()).records)
+
+
+def _run() -> None:
+    # Both read the code now: DVC may remove the folder that it is in before the sync.
+    from striate.tracking import sync  # noqa: F401
+
+    commits.code_hash()
+
+    background.lower_priority()
+    tags = source_tags()
+    claim = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else None
+    os.environ["DVC_ROOT"] = str(root())
+    os.chdir(root())
+    main(tags, claim, lambda: background.redirect_stderr(root()))
+
+
+if __name__ == "__main__":
+    _run()
