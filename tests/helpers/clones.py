@@ -10,10 +10,9 @@ from pathlib import Path
 
 import yaml
 from filelock import FileLock
+from paths import ROOT
 
 from striate.tracking import background
-
-ROOT = Path(__file__).parents[2]
 
 
 def without_waits(said):

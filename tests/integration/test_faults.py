@@ -15,8 +15,9 @@ import torch
 import yaml
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from paths import ROOT
 from test_params import COMMITTED, changed
-from test_stages import ROOT, STAGES, fail_stage, run_stage, write_params
+from test_stages import STAGES, fail_stage, run_stage, write_params
 
 from striate.config import params, validation
 from striate.data import arrays, tensors

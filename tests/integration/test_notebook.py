@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from paths import ROOT
 from test_models import ARCHITECTURE, Tutorial
-from test_stages import ROOT, write_params
+from test_stages import write_params
 from torch import nn
 
 from striate.data import arrays

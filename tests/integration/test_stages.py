@@ -5,20 +5,19 @@ import runpy
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import torch
 import yaml
+from paths import ROOT
 
 from striate.data import results
 from striate.evaluation import inspection, predictions, scoring
 from striate.models import checkpoint
 from striate.tracking import background, mlflow_store, records
 
-ROOT = Path(__file__).parents[2]
 STAGES = ("download", "train", "evaluate", "visualize")
 
 

@@ -18,7 +18,8 @@ import psutil
 import psycopg2
 import pytest
 from botocore.config import Config
-from clones import ROOT, Clone
+from clones import Clone
+from paths import ROOT
 
 sys.path[:0] = [str(ROOT / "deploy"), str(ROOT / "benchmarks")]
 import people  # noqa: E402

@@ -3,14 +3,13 @@
 import copy
 import re
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import yaml
+from paths import ROOT
 
 from striate.config import params
 
-ROOT = Path(__file__).parents[3]
 COMMITTED = yaml.safe_load((ROOT / "params.yaml").read_text())
 
 

@@ -5,8 +5,9 @@ import sys
 
 import pytest
 import torch
+from paths import ROOT
 from test_params import changed
-from test_stages import ROOT, fail_stage, write_params
+from test_stages import fail_stage, write_params
 from torch import nn
 
 from striate.config import params, validation

@@ -5,18 +5,17 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 from clones import Clone
+from paths import ROOT
 
 from striate.data.files import md5
 from striate.models import portable
 
-ROOT = Path(__file__).parents[3]
 EMULATOR = shutil.which("qemu-x86_64")
 
 

@@ -4,17 +4,16 @@ import base64
 import io
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import ROOT
 from PIL import Image
 
 from striate.config import params
 from striate.evaluation import scores, scoring
 from striate.reporting import figures, report
 
-ROOT = Path(__file__).parents[3]
 PICTURES = (
     "curves", "curves_stacked", "confusion", "calibration", "feature_maps", "filters_layer1",
 )  # fmt: skip

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from conftest import ROOT
+from paths import ROOT
 from safetensors import safe_open
 from test_checkpoint import ARCHITECTURE, CPU, MANIFEST
 from test_stages import STAGES, run_stage, write_params

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -17,6 +16,7 @@ import pytest
 import torch
 import yaml
 from clones import without_waits
+from paths import ROOT
 from test_training import ARCHITECTURE, NO_AUGMENTATION, SETTINGS, SPEEDRUN, bars
 
 from striate.config import params
@@ -26,7 +26,6 @@ from striate.models import networks, sizing
 from striate.models.normalization import Normalization
 from striate.training import distributed, loop, norms, torchrun, transfer
 
-ROOT = Path(__file__).parents[3]
 KILLS = os.environ.get("STRIATE_KILLS", "")
 PLAIN = ARCHITECTURE | {"norm": "none", "dropout": 0.0}
 EVERY = SimpleNamespace(

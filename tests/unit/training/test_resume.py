@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from paths import ROOT
 from test_training import ARCHITECTURE, NO_AUGMENTATION, SETTINGS, SPEEDRUN, bars
 
 from striate.errors import UserError
@@ -19,7 +19,6 @@ from striate.models import networks
 from striate.models.normalization import Normalization
 from striate.training import loop, resume
 
-ROOT = Path(__file__).parents[3]
 AUGMENTATION = SimpleNamespace(
     translate=1, flip=True, rotate=5, zoom=0.1, cutout=1, shrink=4, shrink_until=0.5
 )

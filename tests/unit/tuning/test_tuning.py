@@ -18,6 +18,7 @@ import pytest
 import yaml
 from clones import Clone
 from optuna.trial import TrialState
+from paths import ROOT
 
 from striate.config import params
 from striate.errors import UserError
@@ -26,7 +27,6 @@ from striate.training import events
 from striate.training.states import STATES
 from striate.tuning import search_space, studies, workers
 
-ROOT = Path(__file__).parents[3]
 BASE = params.load(ROOT / "params.yaml")
 SPACE = {"training.learning_rate": {"low": 0.001, "high": 0.1, "log": True}}
 
