@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from paths import ROOT
+from stages import write_params
 from test_models import ARCHITECTURE, Tutorial
-from test_stages import write_params
 from torch import nn
 
 from striate.data import arrays

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from paths import ROOT
 from PIL import Image
-from test_stages import STAGES, fail_stage, run_stage, write_params
+from stages import STAGES, fail_stage, run_stage, write_params
 
 from striate.data import arrays, tensors
 from striate.datasets import catalogue, image_folder, image_reading

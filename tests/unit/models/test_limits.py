@@ -6,11 +6,11 @@ import sys
 import pytest
 import torch
 from paths import ROOT
-from test_params import changed
-from test_stages import fail_stage, write_params
+from settings import architecture, settings
+from stages import fail_stage, write_params
 from torch import nn
 
-from striate.config import params, validation
+from striate.config import validation
 from striate.datasets.catalogue import CATALOGUE
 from striate.errors import UserError
 from striate.models import networks, sizing
@@ -19,12 +19,8 @@ SPEEDRUN = {"arch": "speedrun", "whiten": 2, "width": 4, "convs_per_layer": 2}
 
 
 def check(name="digits", **changes):
-    values = changed("seed", 0)
-    for key, value in changes.items():
-        section, _, key = key.partition("__")
-        values[section][key] = value
     entry = CATALOGUE[name]
-    validation.check(params.check(values), entry.shape, len(entry.classes), entry.counts[0])
+    validation.check(settings(**changes), entry.shape, len(entry.classes), entry.counts[0])
 
 
 def speedrun(**changes):
@@ -74,12 +70,12 @@ def test_a_last_step_of_one_image_is_refused_where_a_norm_would_see_one_value():
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (1, 28, 28)])
 @pytest.mark.parametrize(
-    "architecture",
+    "changes",
     [{"layers": 1}, {"width": 5, "kernel_size": 3}, {"width": [3, 7]}, SPEEDRUN,
      SPEEDRUN | {"whiten": 0, "width": [4, 6]}],
 )  # fmt: skip
-def test_weights_are_counted_as_they_are_built(shape, architecture):
-    model = changed("seed", 0)["model"] | architecture
+def test_weights_are_counted_as_they_are_built(shape, changes):
+    model = architecture(**changes)
     network = networks.build(shape, 10, model)
     built = [part for part in network.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
     assert sizing.weights(model, shape, 10) == sum(part.weight.numel() for part in built)
@@ -124,7 +120,7 @@ def test_download_needs_no_torch_to_refuse(tmp_path):
 
 def test_what_is_refused_could_not_be_trained():
     """A norm of one value is what torch refuses; nothing more is refused here."""
-    network = networks.build((1, 8, 8), 10, changed("seed", 0)["model"] | SPEEDRUN | {"whiten": 4})
+    network = networks.build((1, 8, 8), 10, architecture(**SPEEDRUN | {"whiten": 4}))
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         network.train()(torch.zeros(1, 1, 8, 8))
     network(torch.zeros(2, 1, 8, 8))

@@ -10,8 +10,8 @@ import pytest
 import torch
 from paths import ROOT
 from safetensors import safe_open
+from stages import STAGES, run_stage, write_params
 from test_checkpoint import ARCHITECTURE, CPU, MANIFEST
-from test_stages import STAGES, run_stage, write_params
 
 from striate.data import tensors
 from striate.models import checkpoint, prediction

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from paths import ROOT
+from stages import run_stage, write_params
 from test_training import ARCHITECTURE, NO_AUGMENTATION, SETTINGS, SPEEDRUN, bars
 
 from striate.errors import UserError
@@ -244,8 +245,6 @@ def test_a_second_interrupt_comes_through_at_once(tmp_path, monkeypatch):
 
 @pytest.mark.walk
 def test_trainings_killed_at_random_instants_end_with_the_same_bytes(tmp_path):
-    from test_stages import run_stage, write_params
-
     write_params(
         tmp_path, model__dropout=0.1, augment__translate=1, augment__rotate=5, augment__flip=True,
         training__epochs=8, training__batch_size=20, training__schedule="cosine",
