@@ -1,4 +1,4 @@
-"""What several test files share."""
+"""Fixtures of all tests, and their order."""
 
 import os
 import sys

@@ -2,51 +2,14 @@
 
 import pytest
 import torch
+from networks import SPEEDRUN, Tutorial, build
+from settings import COMMITTED
 from torch import nn
 
 from striate.errors import UserError
 from striate.evaluation import inspection
 from striate.models import networks
 from striate.training import norms, transfer
-
-ARCHITECTURE = {
-    "arch": "convnet",
-    "layers": 2,
-    "width": 16,
-    "kernel_size": 5,
-    "convs_per_layer": 1,
-    "norm": "batch",
-    "activation": "relu",
-    "dropout": 0.0,
-    "whiten": 0,
-}
-SPEEDRUN = {
-    "arch": "speedrun", "width": [8, 16], "kernel_size": 3, "convs_per_layer": 2,
-    "activation": "gelu", "whiten": 2,
-}  # fmt: skip
-
-
-def build(shape=(1, 28, 28), classes=10, **changes):
-    return networks.build(shape, classes, ARCHITECTURE | changes)
-
-
-class Tutorial(nn.Module):
-    """The two-layer network of the notebook, put together by hand."""
-
-    def __init__(self, channels, side):
-        super().__init__()
-        for number, (inputs, outputs) in enumerate([(channels, 16), (16, 32)], start=1):
-            block = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 5, stride=1, padding=2),
-                nn.BatchNorm2d(outputs),
-                nn.ReLU(),
-                nn.MaxPool2d(2, 2),
-            )
-            setattr(self, f"layer{number}", block)
-        self.fc = nn.Linear(side * side * 32, 10)
-
-    def forward(self, x):
-        return self.fc(self.layer2(self.layer1(x)).flatten(1))
 
 
 @pytest.mark.parametrize(("shape", "side"), [((1, 28, 28), 7), ((3, 32, 32), 8)])
@@ -101,7 +64,7 @@ def test_the_schema_and_the_model_know_the_same_names():
 
     schema = Model.model_json_schema()["properties"]
     assert set(schema["activation"]["enum"]) == set(networks.ACTIVATIONS)
-    assert set(schema) == set(ARCHITECTURE)
+    assert set(schema) == set(COMMITTED["model"])
 
 
 def test_parameters_of_the_notebooks_network_on_mnist():

@@ -8,10 +8,10 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from checkpoints import ARCHITECTURE, CPU, MANIFEST
 from paths import ROOT
 from safetensors import safe_open
 from stages import STAGES, run_stage, write_params
-from test_checkpoint import ARCHITECTURE, CPU, MANIFEST
 
 from striate.data import tensors
 from striate.models import checkpoint, prediction

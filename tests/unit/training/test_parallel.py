@@ -9,15 +9,14 @@ import subprocess
 import sys
 import threading
 import time
-from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
 from clones import without_waits
 from paths import ROOT
-from settings import changed, write_yaml
-from test_training import ARCHITECTURE, NO_AUGMENTATION, SETTINGS, SPEEDRUN, bars
+from settings import changed, settings, write_yaml
+from toys import ARCHITECTURE, DIVERGING, NO_AUGMENTATION, SPEEDRUN, bars, training
 
 from striate.config import params
 from striate.data import results
@@ -28,9 +27,10 @@ from striate.training import distributed, loop, norms, torchrun, transfer
 
 KILLS = os.environ.get("STRIATE_KILLS", "")
 PLAIN = ARCHITECTURE | {"norm": "none", "dropout": 0.0}
-EVERY = SimpleNamespace(
-    translate=1, flip=True, rotate=5, zoom=0.1, cutout=1, shrink=0, shrink_until=0.0
-)
+EVERY = settings(
+    augment__translate=1, augment__flip=True, augment__rotate=5, augment__zoom=0.1,
+    augment__cutout=1,
+).augment  # fmt: skip
 
 
 class Threads:
@@ -68,7 +68,7 @@ def fit(size, keepers=None, architecture=PLAIN, augmentation=NO_AUGMENTATION, **
         try:
             for row in loop.fit(
                 replicas[rank], bars(50), bars(30, seed=1),
-                settings=SimpleNamespace(**SETTINGS | {"log_every": 1} | changes),
+                settings=training(**{"log_every": 1} | changes),
                 augmentation=augmentation, normalize=Normalization(255, None, None), seed=0,
                 keeper=keepers[rank] if keepers else None, group=group,
             ):  # fmt: skip
@@ -206,7 +206,7 @@ def test_another_number_of_processes_goes_on_from_the_same_state():
 
 
 def test_a_loss_that_is_no_number_ends_all_at_the_same_step():
-    changes = {"optimizer": "sgd", "learning_rate": 1e30}
+    changes = {"architecture": DIVERGING, "optimizer": "sgd", "learning_rate": 100, "epochs": 9}
     said = {str(failure) for _, _, failure in fit(2, **changes)}
     ((_, _, alone),) = fit(1, **changes)
     assert said == {str(alone)}
