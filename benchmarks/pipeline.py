@@ -16,8 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import ROOT, header, spread, table
-from tracking_cost import cold_repro
+from common import ROOT, Clone, header, spread, table
 
 
 def notebook(folder):
@@ -34,16 +33,15 @@ def main():
     parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        clone, folder = Path(name, "clone"), Path(name, "script")
+        clone, folder = Clone(Path(name, "clone"), "HEAD"), Path(name, "script")
         folder.mkdir()
-        subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
-        text = (clone / "params.yaml").read_text()
+        text = (clone.folder / "params.yaml").read_text()
         text = text.replace("name: digits ", "name: mnist ").replace("val_size: 0.1", "val_size: 0")
-        (clone / "params.yaml").write_text(text)
+        (clone.folder / "params.yaml").write_text(text)
         theirs, ours = [], []
         for _ in range(arguments.rounds):
             theirs.append(notebook(folder))
-            ours.append(cold_repro(clone, "on")["together"])
+            ours.append(sum(clone.reproduce(STRIATE_TRACKING="on")))
     print(header() + "\n")
     ratio = statistics.median(ours) / statistics.median(theirs)
     table(["MNIST, 5 epochs", "seconds", "ratio"], [

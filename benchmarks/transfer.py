@@ -10,7 +10,6 @@ which draw the images, too. The shares are of the target's test images.
 
 import statistics
 import sys
-from types import SimpleNamespace
 
 import common
 import torch
@@ -41,7 +40,7 @@ def some(split, size, seed):
 
 def trained(values, manifest, classes, split, seed, first=None, freeze="none"):
     """A network after training, with its normalisation; `first` is a state dict to begin with."""
-    settings = {key: SimpleNamespace(**v) for key, v in values.items() if isinstance(v, dict)}
+    settings = common.sections(values)
     batch = settings["training"].batch_size
     steps = -(-len(split.labels) // batch)
     settings["training"].epochs = max(EPOCHS, -(-STEPS // steps))

@@ -1,4 +1,4 @@
-"""What several test files share."""
+"""Fixtures of all tests, and their order."""
 
 import os
 import sys
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from clones import Clone
+from paths import ROOT
 
 from striate import cli, progress
 
-ROOT = Path(__file__).parent.parent
 # Read here, before `clean_environment` hides it.
 MIRROR = Path(os.environ.get("STRIATE_MIRROR") or ROOT.parent / "shared" / "data").absolute()
 

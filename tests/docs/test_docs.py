@@ -2,15 +2,14 @@
 
 import re
 import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import ROOT
 
 from striate.data import tensors
 from striate.datasets import catalogue
 
-ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 
 

@@ -2,16 +2,15 @@
 
 import itertools
 import re
-from pathlib import Path
 
 import pytest
 import yaml
 from clones import Clone
+from paths import ROOT
 
 from striate import cli
 from striate.config import params
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import yaml
 from filelock import FileLock
+from paths import ROOT
+from settings import write_yaml
 
 from striate.tracking import background
-
-ROOT = Path(__file__).parents[2]
 
 
 def without_waits(said):
@@ -70,12 +70,7 @@ class Clone:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target)
-        path = folder / "params.yaml"
-        params = yaml.safe_load(path.read_text())
-        for key, value in changes.items():
-            section, name = key.split("__")
-            params[section][name] = value
-        path.write_text(yaml.safe_dump(params))
+        write_yaml(folder, **changes)
         clone = cls(folder)
         clone.env |= variables or {}
         clone.run("git", "init", "-q", "-b", "main")

@@ -15,7 +15,8 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from paths import ROOT
+
 NAMES = [f"striate-{os.getpid()}-{letter}" for letter in "ab"]
 DEVICES = [f"st{os.getpid()}{letter}" for letter in "ab"]  # at most 15 characters
 ADDRESSES = ["10.77.0.1", "10.77.0.2"]

@@ -20,6 +20,8 @@ import sys
 import time
 from pathlib import Path
 
+from paths import ROOT
+
 import striate.config.params
 import striate.data.results
 import striate.models.checkpoint
@@ -27,7 +29,7 @@ import striate.pipeline.stage
 import striate.training.loop  # noqa: F401  # all for the forks
 from striate.training import resume
 
-STAGE = Path(__file__).parents[2] / "stages" / "train.py"
+STAGE = ROOT / "stages" / "train.py"
 STATES = Path(".dvc/tmp/striate")
 
 

@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 
 import psutil
+from paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 STATES = Path(".dvc/tmp/striate")
 
 

@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import os
-import re
 import shutil
 import signal
 import socket
@@ -13,6 +12,8 @@ import sys
 import time
 import urllib.request
 from contextlib import closing, contextmanager
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -24,14 +25,6 @@ from striate.tracking import mlflow_store
 pytestmark = pytest.mark.walk
 
 SMALL = {"training__epochs": 1, "model__width": 4}
-
-
-def agree(clone):
-    """Verify must pass; returns the number of experiments, which is that of finished runs."""
-    said = clone.striate("verify")
-    count = int(re.search(r"on (\d+) experiment", said)[1])
-    assert statuses(clone).count("FINISHED") == count
-    return count
 
 
 def statuses(clone):
@@ -84,57 +77,71 @@ def free_port():
         return probe.getsockname()[1]
 
 
-@pytest.mark.slow
-def test_one_experiment_one_run_the_same_numbers(tmp_path):
-    clone = Clone.of_this_tree(tmp_path / "first", **SMALL)
-    table = [("dvc repro, committed", agree(clone))]
+class Step(NamedTuple):
+    """What a step of the scenario printed, then `striate verify`; the runs of MLflow after it."""
 
-    def step(name, expected, current=clone):
-        table.append((name, agree(current)))
-        print(f"{name:<55} {table[-1][1]} experiments, as many runs, verify 0")
-        assert table[-1][1] == expected, name
+    said: str
+    verified: str
+    statuses: list[str]
 
-    clone.run("dvc", "exp", "run", "-n", "deep", "-S", "model.layers=3")
-    step("dvc exp run -S model.layers=3", 2)
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory):
+    """A repository whose experiments come about in every way, and are recorded; its steps by name.
+
+    The names are those of EXPERIMENTS. `again` holds what further calls of `sync` said.
+    """
+    folder = tmp_path_factory.mktemp("agreement")
+    clone = Clone.of_this_tree(folder / "first", **SMALL)
+    steps, again = {}, []
+
+    def done(name, said="", current=clone):
+        steps[name] = Step(said, current.striate("verify", status=None), statuses(current))
+
+    def run(*arguments):
+        return clone.run("dvc", "exp", *arguments)
+
+    done("dvc repro, committed")
+    run("run", "-n", "deep", "-S", "model.layers=3")
+    done("dvc exp run")
     clone.go_back()
-    clone.run("dvc", "exp", "run", "-f", "-n", "deep", "-S", "model.layers=3")
-    step("the same again, from the cache", 2)
+    run("run", "-f", "-n", "deep", "-S", "model.layers=3")
+    done("the same again, from the cache")
     clone.go_back()
-    clone.run("dvc", "exp", "run", "--temp", "-n", "wide", "-S", "model.width=8")
-    step("dvc exp run --temp", 3)
-    clone.run("dvc", "exp", "run", "--queue", "-S", "seed=1,2,3,4")
-    clone.run("dvc", "exp", "run", "--run-all", "-j", "2")
-    clone.striate("sync")
-    step("a queue of 4 with 2 workers, sync", 7)
-    assert "nothing to do" in clone.striate("sync")
-    clone.run("dvc", "exp", "run", "-n", "batches", "-S", "evaluate.batch_size=7")
-    step("an evaluation of a cached checkpoint", 8)
+    run("run", "--temp", "-n", "wide", "-S", "model.width=8")
+    done("dvc exp run --temp")
+    run("run", "--queue", "-S", "seed=1,2,3,4")
+    run("run", "--run-all", "-j", "2")
+    done("a queue of 4 with 2 workers, sync", clone.striate("sync"))
+    again.append(clone.striate("sync"))
+    run("run", "-n", "batches", "-S", "evaluate.batch_size=7")
+    done("an evaluation of a cached checkpoint")
     clone.go_back()
-    clone.run("dvc", "exp", "apply", "deep")
-    step("dvc exp apply of an older experiment", 8)
+    run("apply", "deep")
+    done("dvc exp apply of an older experiment")
     clone.go_back()
-    clone.run("dvc", "exp", "branch", "wide", "wide-branch")
-    step("dvc exp branch", 8)
+    run("branch", "wide", "wide-branch")
+    done("dvc exp branch")
     (clone.folder / "mlflow.db").unlink()
     shutil.rmtree(clone.folder / "mlartifacts")
-    assert clone.striate("sync").count("replayed") == 8
-    step("removal of the database, sync", 8)
-    assert "nothing to do" in clone.striate("sync")
+    done("removal of the database, sync", clone.striate("sync"))
+    again.append(clone.striate("sync"))
+    copy = copied(clone, folder / "second")
+    done("a copy of the repository, sync there", copy.striate("sync"), copy)
+    kill_training(clone)
+    done("kill -9 of a trainer, sync", clone.striate("sync"))
+    again.append(clone.striate("sync"))
+    return SimpleNamespace(by_name=steps, again=again, copy=copy)
 
-    shutil.copytree(clone.folder, tmp_path / "second", symlinks=True)
-    copy = Clone(tmp_path / "second")
-    (copy.folder / ".dvc/tmp/striate-synced.json").unlink()
-    copy.striate("sync")
-    step("a copy of the repository, sync there", 8, copy)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(copy.folder)
-        store = mlflow_store.open_store()
-        for run in store.runs():
-            assert run.info.artifact_uri.startswith((copy.folder / "mlartifacts").as_uri())
-            paths = {artifact.path for artifact in store.client.list_artifacts(run.info.run_id)}
-            assert paths == {"checkpoint", "figures", "report", "card"}
-    shutil.rmtree(copy.folder)
 
+def copied(clone, folder):
+    shutil.copytree(clone.folder, folder, symlinks=True)
+    (folder / ".dvc/tmp/striate-synced.json").unlink()
+    return Clone(folder)
+
+
+def kill_training(clone):
+    """Begin an experiment, kill all of its processes, and put the working tree back."""
     trainer = subprocess.Popen(
         ["dvc", "exp", "run", "-n", "killed", "-S", "training.epochs=5000"],
         cwd=clone.folder, env=clone.env, stdout=subprocess.DEVNULL, start_new_session=True,
@@ -144,11 +151,58 @@ def test_one_experiment_one_run_the_same_numbers(tmp_path):
         process.kill()
     trainer.wait()
     clone.go_back()
-    assert "terminated: its process is gone" in clone.striate("sync")
-    step("kill -9 of a trainer, sync", 8)
-    assert statuses(clone).count("KILLED") == 1
-    assert "RUNNING" not in statuses(clone)
-    assert "nothing to do" in clone.striate("sync")
+
+
+EXPERIMENTS = {  # after each step
+    "dvc repro, committed": 1,
+    "dvc exp run": 2,
+    "the same again, from the cache": 2,
+    "dvc exp run --temp": 3,
+    "a queue of 4 with 2 workers, sync": 7,
+    "an evaluation of a cached checkpoint": 8,
+    "dvc exp apply of an older experiment": 8,
+    "dvc exp branch": 8,
+    "removal of the database, sync": 8,
+    "a copy of the repository, sync there": 8,
+    "kill -9 of a trainer, sync": 8,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "count"), EXPERIMENTS.items(), ids=EXPERIMENTS)
+def test_one_experiment_one_run_the_same_numbers(steps, name, count):
+    step = steps.by_name[name]
+    assert f"MLflow agrees with DVC on {count} experiment" in step.verified
+    assert step.statuses.count("FINISHED") == count
+
+
+@pytest.mark.slow
+def test_a_second_sync_has_nothing_to_do(steps):
+    assert all("nothing to do" in said for said in steps.again)
+
+
+@pytest.mark.slow
+def test_every_run_of_a_removed_database_is_replayed(steps):
+    assert steps.by_name["removal of the database, sync"].said.count("replayed") == 8
+
+
+@pytest.mark.slow
+def test_the_runs_of_a_copy_have_their_files_in_the_copy(steps, monkeypatch):
+    folder = steps.copy.folder
+    monkeypatch.chdir(folder)
+    store = mlflow_store.open_store()
+    for run in store.runs():
+        assert run.info.artifact_uri.startswith((folder / "mlartifacts").as_uri())
+        paths = {artifact.path for artifact in store.client.list_artifacts(run.info.run_id)}
+        assert paths == {"checkpoint", "figures", "report", "card"}
+
+
+@pytest.mark.slow
+def test_the_run_of_a_killed_training_is_closed(steps):
+    step = steps.by_name["kill -9 of a trainer, sync"]
+    assert "terminated: its process is gone" in step.said
+    assert step.statuses.count("KILLED") == 1
+    assert "RUNNING" not in step.statuses
 
 
 def create_stores(barrier, folders, failures):
@@ -184,15 +238,21 @@ def test_four_processes_may_create_the_store_at_once(tmp_path, monkeypatch):
         assert len(mlflow_store.open_store().runs()) == 4
 
 
-@pytest.mark.slow
-def test_a_server_that_is_killed_costs_no_work(tmp_path):
-    clone = Clone.of_this_tree(tmp_path / "repository", **SMALL)
+@pytest.fixture(scope="module")
+def outage(tmp_path_factory):
+    """A training whose MLflow server is killed in its 20th epoch, and comes back after it.
+
+    Has the `clone`, the server's `address`, the `status` of the training and what was said: by the
+    training, by `verify` without the server, and by `sync` and `verify` with it.
+    """
+    folder = tmp_path_factory.mktemp("outage")
+    clone = Clone.of_this_tree(folder / "repository", **SMALL)
     port = free_port()
     address = f"http://127.0.0.1:{port}"
-    command = ["server", "--workers", "1", "--backend-store-uri", f"sqlite:///{tmp_path}/server.db",
-               "--artifacts-destination", str(tmp_path / "artifacts")]  # fmt: skip
+    command = ["server", "--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/server.db",
+               "--artifacts-destination", str(folder / "artifacts")]  # fmt: skip
     clone.env["MLFLOW_TRACKING_URI"] = address
-    with server(tmp_path, command, port):
+    with server(folder, command, port):
         training = subprocess.Popen(
             ["dvc", "exp", "run", "-n", "cut", "-S", "training.epochs=150"],
             cwd=clone.folder, env=clone.env, text=True,
@@ -204,21 +264,39 @@ def test_a_server_that_is_killed_costs_no_work(tmp_path):
             if "epoch 20/150" in line:
                 break
     seen += training.communicate()[0]  # the server is gone by now
-    assert training.returncode == 0, seen
-    assert "Traceback" not in seen
-    assert f"note: MLflow at {address} does not answer; retrying" in seen
-    assert clone.json("metrics/train.json")["epochs"] == 150
-    assert clone.json("metrics/test.json")["n"] == 360
-    said = clone.striate("verify", status=2)
+    verified = clone.striate("verify", status=2)
+    with server(folder, command, port):
+        synced, verified_then = clone.striate("sync"), clone.striate("verify", status=None)
+    return SimpleNamespace(
+        clone=clone, address=address, status=training.returncode, trained=seen, verified=verified,
+        synced=synced, verified_then=verified_then,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_training_survives_the_server_it_is_recorded_on(outage):
+    assert outage.status == 0, outage.trained
+    assert "Traceback" not in outage.trained
+    said = f"note: MLflow at {outage.address} does not answer; retrying"
+    assert said in outage.trained
+    assert outage.clone.json("metrics/train.json")["epochs"] == 150
+    assert outage.clone.json("metrics/test.json")["n"] == 360
+
+
+@pytest.mark.slow
+def test_that_the_server_is_gone_is_told_once_and_verify_fails(outage):
     # What was said behind the prompt is told by whatever comes next; then, what this command found.
-    assert (seen + said).count(
-        f"warning: MLflow at {address} failed, so this run is not logged there"
-    ) == 1
-    assert said.count(f"error: MLflow at {address} failed") == 1
-    assert "Traceback" not in said
-    with server(tmp_path, command, port):
-        assert "replayed" in clone.striate("sync")
-        clone.striate("verify")
+    said = outage.trained + outage.verified
+    warning = f"warning: MLflow at {outage.address} failed, so this run is not logged there"
+    assert said.count(warning) == 1
+    assert outage.verified.count(f"error: MLflow at {outage.address} failed") == 1
+    assert "Traceback" not in outage.verified
+
+
+@pytest.mark.slow
+def test_sync_records_what_a_killed_server_missed(outage):
+    assert "replayed" in outage.synced
+    assert "MLflow agrees with DVC on" in outage.verified_then
 
 
 @pytest.mark.slow

@@ -1,13 +1,12 @@
 """What CI runs is what a developer types."""
 
 import re
-from pathlib import Path
 
 import pytest
 import yaml
 from clones import Clone
+from paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
 
 

@@ -15,8 +15,9 @@ import torch
 import yaml
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from test_params import COMMITTED, changed
-from test_stages import ROOT, STAGES, fail_stage, run_stage, write_params
+from paths import ROOT
+from settings import COMMITTED, changed
+from stages import STAGES, fail_stage, run_stage, write_params
 
 from striate.config import params, validation
 from striate.data import arrays, tensors
@@ -94,14 +95,14 @@ def dumped(values):
 
 
 def without(key):
-    values = changed("seed", 0)
+    values = changed()
     section, _, name = key.rpartition(".")
     del (values[section] if section else values)[name]
     return values
 
 
 def with_unknown(section, key):
-    values = changed("seed", 0)
+    values = changed()
     (values[section] if section else values)[key] = 1
     return values
 
@@ -116,10 +117,10 @@ values_start = st.sampled_from([CONTENT.index(b": ", CONTENT.index(key.split("."
                                 + 2 for key in KEYS])  # fmt: skip
 # Pairs of the key that is at fault, where it is known, and the file.
 faulty_params = st.one_of(
-    st.tuples(st.sampled_from(KEYS), any_value).map(lambda t: (t[0], dumped(changed(*t)))),
-    st.tuples(st.sampled_from(KEYS), any_value).map(lambda t: (t[0], dumped(changed(*t)))),
+    st.tuples(st.sampled_from(KEYS), any_value).map(lambda t: (t[0], dumped(changed(**dict([t]))))),
+    st.tuples(st.sampled_from(KEYS), any_value).map(lambda t: (t[0], dumped(changed(**dict([t]))))),
     st.tuples(st.sampled_from(["data", "augment", "model", "training", "evaluate"]), any_value).map(
-        lambda t: (t[0], dumped(changed(*t)))
+        lambda t: (t[0], dumped(changed(**dict([t]))))
     ),
     st.sampled_from(KEYS).map(lambda key: (key, dumped(without(key)))),
     st.tuples(st.sampled_from(["", "data", "model"]), any_key).map(

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_models import ARCHITECTURE, Tutorial
-from test_stages import ROOT, write_params
+from networks import Tutorial
+from paths import ROOT
+from settings import COMMITTED
+from stages import write_params
 from torch import nn
 
 from striate.data import arrays
@@ -72,7 +74,7 @@ def test_a_checkpoint_of_the_notebooks_loop_scores_the_same(name, mirror, tmp_pa
     torch.save(model.state_dict(), "models/cnn_trained.ckpt")
     manifest = arrays.load_manifest(Path("data"))
     description = checkpoint.describe(
-        ARCHITECTURE, manifest, normalization.pick_normalization(manifest, "unit")
+        COMMITTED["model"], manifest, normalization.pick_normalization(manifest, "unit")
     )
     Path("models/model.json").write_text(json.dumps(description))
     runpy.run_path(str(ROOT / "stages/evaluate.py"), run_name="__main__")

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 from clones import Clone
+from paths import ROOT
 from PIL import Image
 
 from striate.tracking import mlflow_store
 
-ROOT = Path(__file__).parents[2]
 # Not dependencies of a stage: what they do reaches its outputs through params and messages only,
 # and logging must not retrain.
 EXEMPT = {"config", "errors", "pipeline", "progress", "schema", "tracking"}

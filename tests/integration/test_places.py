@@ -4,7 +4,8 @@ import os
 import shutil
 
 import pytest
-from clones import ROOT, Clone
+from clones import Clone
+from paths import ROOT
 
 SMALL = {"training__epochs": 1, "model__width": 4}
 

@@ -1,50 +1,22 @@
 """The four stages, one after the other, on digits: what they write, say and log."""
 
 import json
-import runpy
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import torch
 import yaml
+from paths import ROOT
+from stages import STAGES, fail_stage, run_stage, write_params
 
 from striate.data import results
 from striate.evaluation import inspection, metrics, predictions
 from striate.models import checkpoint
 from striate.tracking import background, mlflow_store, records
-
-ROOT = Path(__file__).parents[2]
-STAGES = ("download", "train", "evaluate", "visualize")
-
-
-def write_params(folder, **changes):
-    """The committed params, made small, with keys such as `model__layers` replaced."""
-    values = yaml.safe_load((ROOT / "params.yaml").read_text())
-    small = {"model__width": 4, "training__epochs": 2, "training__log_every": 5}
-    for key, value in (small | changes).items():
-        section, _, name = key.partition("__")
-        if name:
-            values[section][name] = value
-        else:
-            values[section] = value
-    (folder / "params.yaml").write_text(yaml.safe_dump(values))
-
-
-def run_stage(name):
-    runpy.run_path(str(ROOT / "stages" / f"{name}.py"), run_name="__main__")
-
-
-def fail_stage(name, capsys):
-    """Run a stage that must refuse its input; returns what it wrote to standard error."""
-    with pytest.raises(SystemExit) as caught:
-        run_stage(name)
-    assert caught.value.code == 2
-    return capsys.readouterr().err
 
 
 def written(folder):

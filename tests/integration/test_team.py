@@ -18,7 +18,8 @@ import psutil
 import psycopg2
 import pytest
 from botocore.config import Config
-from clones import ROOT, Clone
+from clones import Clone
+from paths import ROOT
 
 sys.path[:0] = [str(ROOT / "deploy"), str(ROOT / "benchmarks")]
 import people  # noqa: E402
@@ -198,9 +199,10 @@ def status(services, name, password, method, path, values=None):
         return error.code
 
 
-def test_who_may_do_what_in_mlflow(services):
-    known = {name: person.password for name, person in services.people.items()}
-    ask = people.administrator(services.tracking, "admin", known["admin"])
+@pytest.fixture
+def calls(services):
+    """Calls of MLflow's server by what they need, as (method, path, a function of the values)."""
+    ask = people.administrator(services.tracking, "admin", services.people["admin"].password)
     number = ask("2.0/mlflow/experiments/get-by-name?experiment_name=striate")["experiment"][
         "experiment_id"
     ]
@@ -208,55 +210,66 @@ def test_who_may_do_what_in_mlflow(services):
     run = made["run"]["info"]["run_id"]
     artifact = f"api/2.0/mlflow-artifacts/artifacts/workspaces/default/{number}/{run}/artifacts"
     path = f"{artifact}/probe/file"
-    assert status(services, "writer", known["writer"], "PUT", path, {"a": 1}) == 200
+    answer = status(services, "writer", services.people["writer"].password, "PUT", path, {"a": 1})
+    assert answer == 200
     api = "api/2.0/mlflow"
-    reading = [
-        ("POST", f"{api}/runs/search", {"experiment_ids": [str(number)]}),
-        ("GET", f"{api}/runs/get?run_id={run}", {}),
-        ("GET", path, {}),
-        ("GET", f"{api}/experiments/get-by-name?experiment_name=striate", {}),
-    ]
-    free = itertools.count()
-    writing = [
-        ("POST", f"{api}/runs/create", lambda: {"experiment_id": str(number), "run_name": "probe"}),
-        ("POST", f"{api}/runs/set-tag", lambda: {"run_id": run, "key": "probe", "value": "1"}),
-        ("PUT", path, lambda: {"a": 1}),
-        ("POST", f"{api}/experiments/create", lambda: {"name": f"probe {next(free)}"}),
-        ("POST", f"{api}/registered-models/create", lambda: {"name": f"probe {next(free)}"}),
-    ]
-    ruling = [
-        ("POST", f"{api}/users/create", {"username": "third", "password": "a long password"}),
-        ("PATCH", f"{api}/users/update-admin", {"username": "reader", "is_admin": True}),
-        ("POST", f"{api}/experiments/delete", {"experiment_id": number}),
-    ]
-
-    def answers(name, password, calls):
-        return [
-            status(services, name, password, method, path, v() if callable(v) else v)
-            for method, path, v in calls
-        ]
-
-    for name in ("reader", "writer", "admin"):
-        assert answers(name, known[name], reading) == [200] * 4, name
-    assert answers("reader", known["reader"], writing) == [403] * 5
-    assert answers("writer", known["writer"], writing) == [200] * 5
-    for name in ("reader", "writer"):
-        assert set(answers(name, known[name], ruling[:2])) == {403}
-    delete = f"{api}/experiments/delete"
-    for name in ("reader", "writer"):
-        call = status(services, name, known[name], "POST", delete, {"experiment_id": number})
-        assert call == 403
-    wrong = [
-        ("reader", "wrong password"),
-        ("admin", "password1234"),
-        ("nobody", "at all"),
-        ("", ""),
-    ]
-    for name, password in wrong:
-        assert set(answers(name, password, reading + writing + ruling)) == {401}, name
+    third = {"username": "third", "password": "a long password"}
+    promoted = {"username": "reader", "is_admin": True}
+    yield {
+        "reading": [
+            ("POST", f"{api}/runs/search", lambda: {"experiment_ids": [str(number)]}),
+            ("GET", f"{api}/runs/get?run_id={run}", dict),
+            ("GET", path, dict),
+            ("GET", f"{api}/experiments/get-by-name?experiment_name=striate", dict),
+        ],
+        "writing": [
+            ("POST", f"{api}/runs/create",
+             lambda: {"experiment_id": str(number), "run_name": "probe"}),
+            ("POST", f"{api}/runs/set-tag", lambda: {"run_id": run, "key": "probe", "value": "1"}),
+            ("PUT", path, lambda: {"a": 1}),
+            ("POST", f"{api}/experiments/create", lambda: {"name": f"probe {next(FREE)}"}),
+            ("POST", f"{api}/registered-models/create", lambda: {"name": f"probe {next(FREE)}"}),
+        ],
+        "ruling": [
+            ("POST", f"{api}/users/create", lambda: third),
+            ("PATCH", f"{api}/users/update-admin", lambda: promoted),
+            ("POST", f"{api}/experiments/delete", lambda: {"experiment_id": number}),
+        ],
+    }  # fmt: skip
     query_without_answer(
         services, "UPDATE runs SET lifecycle_stage = 'deleted' WHERE name = 'probe'"
     )
+
+
+FREE = itertools.count()  # for names that nothing has
+
+
+def answers_of_mlflow(services, name, password, calls):
+    return [
+        status(services, name, password, method, path, values()) for method, path, values in calls
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "expected"),
+    [
+        ("reader", "reading", {200}), ("writer", "reading", {200}), ("admin", "reading", {200}),
+        ("reader", "writing", {403}), ("writer", "writing", {200}),
+        ("reader", "ruling", {403}), ("writer", "ruling", {403}),
+    ],
+)  # fmt: skip
+def test_what_a_role_may_do_in_mlflow(services, calls, name, kind, expected):
+    password = services.people[name].password
+    assert set(answers_of_mlflow(services, name, password, calls[kind])) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "password"),
+    [("reader", "wrong password"), ("admin", "password1234"), ("nobody", "at all"), ("", "")],
+)
+def test_mlflow_refuses_every_call_without_the_right_password(services, calls, name, password):
+    every = itertools.chain(*calls.values())
+    assert set(answers_of_mlflow(services, name, password, every)) == {401}
 
 
 def test_somebody_without_a_role_sees_nothing(services, monkeypatch, capsys):
@@ -291,28 +304,55 @@ def code(call, **options):
         return error.response["Error"]["Code"]
 
 
-# moto itself opens files that it leaves to the garbage collector.
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_who_may_do_what_in_the_storage(services):
-    def answers(key, secret, bucket=deploy.DVC):
-        client = storage(services, key, secret)
-        return [
-            code(client.list_objects_v2, Bucket=bucket, MaxKeys=1),
-            code(client.put_object, Bucket=bucket, Key="probe", Body=b"x"),
-            code(client.put_object, Bucket=bucket, Key="probe", Body=b"y"),  # it is there already
-            code(client.get_object, Bucket=bucket, Key="probe"),
-            code(client.delete_object, Bucket=bucket, Key="other"),
-        ]
+def answers_of_storage(services, key, secret, bucket=deploy.DVC):
+    """To listing, writing, overwriting, reading and deleting."""
+    client = storage(services, key, secret)
+    return [
+        code(client.list_objects_v2, Bucket=bucket, MaxKeys=1),
+        code(client.put_object, Bucket=bucket, Key="probe", Body=b"x"),
+        code(client.put_object, Bucket=bucket, Key="probe", Body=b"y"),
+        code(client.get_object, Bucket=bucket, Key="probe"),
+        code(client.delete_object, Bucket=bucket, Key="other"),
+    ]
 
-    own = {name: (person.key, person.secret) for name, person in services.people.items()}
-    denied = "AccessDenied"
-    assert answers(*own["admin"]) == [200, 200, 200, 200, 204]
-    assert answers(*own["writer"]) == [200, 200, 200, 200, 204]
-    assert answers(*own["reader"]) == [200, denied, denied, 200, denied]
-    for name in ("writer", "reader"):  # artifacts are MLflow's, which asks who it is
-        assert answers(*own[name], bucket=deploy.MLFLOW) == [denied] * 5
-    assert set(answers(own["writer"][0], "x" * 40)) == {"SignatureDoesNotMatch"}
-    assert set(answers("AKIANOBODYATALL00000", own["writer"][1])) == {"InvalidAccessKeyId"}
+
+DENIED = "AccessDenied"
+# moto itself opens files that it leaves to the garbage collector.
+of_moto = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+
+@of_moto
+@pytest.mark.parametrize(
+    ("name", "bucket", "expected"),
+    [
+        ("admin", deploy.DVC, [200, 200, 200, 200, 204]),
+        ("writer", deploy.DVC, [200, 200, 200, 200, 204]),
+        ("reader", deploy.DVC, [200, DENIED, DENIED, 200, DENIED]),
+        # Artifacts are MLflow's, which asks who it is.
+        ("writer", deploy.MLFLOW, [DENIED] * 5),
+        ("reader", deploy.MLFLOW, [DENIED] * 5),
+    ],
+)
+def test_what_a_role_may_do_in_the_storage(services, name, bucket, expected):
+    admin, person = services.people["admin"], services.people[name]
+    client = storage(services, admin.key, admin.secret)
+    assert code(client.put_object, Bucket=deploy.DVC, Key="probe", Body=b"y") == 200
+    assert answers_of_storage(services, person.key, person.secret, bucket) == expected
+
+
+@of_moto
+def test_the_storage_refuses_keys_that_do_not_belong_together(services):
+    writer = services.people["writer"]
+    assert set(answers_of_storage(services, writer.key, "x" * 40)) == {"SignatureDoesNotMatch"}
+    unknown = answers_of_storage(services, "AKIANOBODYATALL00000", writer.secret)
+    assert set(unknown) == {"InvalidAccessKeyId"}
+
+
+@of_moto
+def test_without_keys_nothing_is_read_or_changed_in_the_storage(services):
+    admin = services.people["admin"]
+    client = storage(services, admin.key, admin.secret)
+    client.put_object(Bucket=deploy.DVC, Key="probe", Body=b"y")
     for method, key in itertools.product(("GET", "PUT", "DELETE"), ("probe", "new")):
         request = urllib.request.Request(
             f"{services.storage}/{deploy.DVC}/{key}",
@@ -321,57 +361,79 @@ def test_who_may_do_what_in_the_storage(services):
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(request, timeout=30)
         refused.value.close()
-    client = storage(services, *own["admin"])
     assert client.get_object(Bucket=deploy.DVC, Key="probe")["Body"].read() == b"y"
     assert code(client.get_object, Bucket=deploy.DVC, Key="new") == "NoSuchKey"
 
 
-def test_who_may_only_read_trains_and_somebody_else_records_it(services, first, second):
+@pytest.fixture(scope="module")
+def reader(services, second):
+    """Who may only read, trained, and tried to record and to push it; another person recorded it.
+
+    Has what the commands said (`trained`, `synced`, `shared`), what `sync` of the other person said
+    (`recorded`), and how many runs were finished before and after that (`counts`).
+    """
     reader = Member(second.folder, services.environment("reader"))
-    said = reader.run("dvc", "exp", "run", "--temp", "-n", "readers", "-S", "model.width=3")
-    assert "Ran experiment(s): readers" in said
-    refused = reader.striate("sync", status=2)
-    # What the background process has to say is told by whatever comes next.
-    (warning,) = [line for line in (said + refused).splitlines() if line.startswith("warning: ")]
-    assert "failed, so this run is not logged there: " in warning
-    (error,) = [line for line in refused.splitlines() if line.startswith("error: ")]
-    assert error.startswith(f"error: MLflow at {services.tracking} failed: ")
-    assert "Permission denied" in warning
-    assert "Permission denied" in error
-    assert "Traceback" not in said + refused
-    refused = reader.striate("share", status=2)  # what was made just now is not there yet
-    assert refused.splitlines()[-1].startswith("error: ")  # below DVC's own, a line a file
-    assert "Traceback" not in refused
+    settings = ("-n", "readers", "-S", "model.width=3")
+    reader.trained = reader.run("dvc", "exp", "run", "--temp", *settings)
+    reader.synced = reader.striate("sync", status=2)
+    reader.shared = reader.striate("share", status=2)
     before = count_of_runs(services)["FINISHED"]
-    assert "replayed" in second.striate("sync")
-    assert count_of_runs(services)["FINISHED"] == before + 1
+    reader.recorded = second.striate("sync")
+    reader.counts = before, count_of_runs(services)["FINISHED"]
+    return reader
+
+
+def test_who_may_only_read_trains_and_is_told_that_it_is_not_recorded(services, reader):
+    assert "Ran experiment(s): readers" in reader.trained
+    said = reader.trained + reader.synced
+    # What the background process has to say is told by whatever comes next.
+    (warning,) = [line for line in said.splitlines() if line.startswith("warning: ")]
+    assert "failed, so this run is not logged there: " in warning
+    (error,) = [line for line in reader.synced.splitlines() if line.startswith("error: ")]
+    assert error.startswith(f"error: MLflow at {services.tracking} failed: ")
+    assert all("Permission denied" in line for line in (warning, error))
+    assert "Traceback" not in said
+
+
+def test_who_may_only_read_pushes_nothing(reader):
+    assert reader.shared.splitlines()[-1].startswith("error: ")  # below DVC's own, a line a file
+    assert "Traceback" not in reader.shared
+
+
+def test_somebody_else_records_what_a_reader_trained(reader):
+    before, after = reader.counts
+    assert "replayed" in reader.recorded
+    assert after == before + 1
     assert reader.striate("verify") == "MLflow agrees with DVC on 3 experiments\n"
+
+
+def test_without_a_login_verify_ends_in_one_line(services, second):
     stranger = Member(second.folder, {"MLFLOW_TRACKING_URI": services.tracking})
     refused = stranger.striate("verify", status=2)
     assert "You are not authenticated" in refused
     assert refused.count("\n") == 1
 
 
-# moto itself opens files that it leaves to the garbage collector.
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_a_password_is_nowhere_but_where_it_was_put(services, first, tmp_path):
-    said = first.said + first.striate("verify") + first.striate("ui")
-    assert f"{services.tracking}/#/experiments/" in said
-    assert "stages/train.py" in said
-    person = services.people["writer"]
+def test_an_address_is_shown_without_its_password(services, first):
+    assert f"{services.tracking}/#/experiments/" in first.striate("ui")
+    password = services.people["writer"].password
     nowhere = f"127.0.0.1:{deploy.free_port()}"
-    lost = Member(first.folder, {"MLFLOW_TRACKING_URI": f"http://a:{person.password}@{nowhere}"})
+    lost = Member(first.folder, {"MLFLOW_TRACKING_URI": f"http://a:{password}@{nowhere}"})
     refused = lost.striate("verify", status=2)
     assert f"MLflow at http://{nowhere} failed" in refused
-    own = services.database.split(":")[2].split("@")[0]
+    assert password not in refused
+
+
+def stored_texts(services, folders):
+    """All that is stored, by name, but for the files that passwords belong in."""
     database = services.database.replace("+psycopg2", "")
-    dump = subprocess.run(
-        [deploy.find_postgresql() / "pg_dump", "--dbname", database, "--inserts"],
-        check=True, capture_output=True, text=True,
-    ).stdout  # fmt: skip
-    assert "model.width" in dump
-    texts = {"said": said + refused, "dump": dump}
-    for folder in (first.folder, services.folder):
+    texts = {
+        "dump": subprocess.run(
+            [deploy.find_postgresql() / "pg_dump", "--dbname", database, "--inserts"],
+            check=True, capture_output=True, text=True,
+        ).stdout
+    }  # fmt: skip
+    for folder in folders:
         for file in folder.rglob("*"):
             kept = file.suffix == ".env" or file.name == "auth.ini" or "postgresql" in file.parts
             if file.is_file() and not kept:
@@ -382,10 +444,23 @@ def test_a_password_is_nowhere_but_where_it_was_put(services, first, tmp_path):
             for entry in page["Contents"]:
                 body = client.get_object(Bucket=bucket, Key=entry["Key"])["Body"]
                 texts[f"{bucket}/{entry['Key']}"] = body.read().decode(errors="replace")
+    return texts
+
+
+@of_moto
+def test_no_password_is_printed_or_stored_where_it_does_not_belong(services, first):
+    texts = stored_texts(services, (first.folder, services.folder))
+    texts["said"] = first.said + first.striate("verify") + first.striate("ui")
+    assert "stages/train.py" in texts["said"]
+    assert "model.width" in texts["dump"]
     assert len(texts) > 100
-    secrets = [own, *(p.password for p in services.people.values())]
-    secrets += [p.secret for p in services.people.values()]
+    secrets = [services.database.split(":")[2].split("@")[0]]
+    for person in services.people.values():
+        secrets += [person.password, person.secret]
     assert [name for name, text in texts.items() if any(secret in text for secret in secrets)] == []
+
+
+def test_files_with_passwords_are_their_owners_alone(services):
     for name in ("admin.env", "writer.env", "reader.env", "auth.ini"):
         assert stat.S_IMODE((services.folder / name).stat().st_mode) == 0o600
 

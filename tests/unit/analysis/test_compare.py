@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from clones import Clone
-from test_report import Page
+from pages import Page
 
 from striate.analysis import compare
 from striate.analysis.compare import McNemarResult, Scored, Side

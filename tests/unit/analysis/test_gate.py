@@ -7,12 +7,12 @@ import re
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
+from paths import ROOT
 from scipy import stats
 
 from striate import cli
@@ -265,7 +265,7 @@ def test_what_noise_is_stands_below_the_table_where_a_rule_has_it():
 
 
 def test_the_size_of_the_network_is_shown_and_not_judged():
-    rules = gate.load_rules(Path(__file__).parents[3] / "gate.yaml")
+    rules = gate.load_rules(ROOT / "gate.yaml")
     before, now = ({"metrics/train.json": {"train_loss": 1, "parameters": n}} for n in (10, 20))
     rules = {"metrics/train.json": rules["metrics/train.json"]}
     assert [check.status for check in gate.compare(before, now, rules)] == [

@@ -10,14 +10,12 @@ import subprocess
 import sys
 import time
 import urllib.request
-from pathlib import Path
 
 import commands
 import pytest
+from paths import ROOT
 
 from striate import cli
-
-ROOT = Path(__file__).parents[3]
 
 NOTE_OTHER_CODE = cli._note_other_code  # before a fixture hides it
 

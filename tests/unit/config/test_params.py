@@ -3,25 +3,12 @@
 import copy
 import re
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
-import yaml
+from paths import ROOT
+from settings import COMMITTED, changed
 
 from striate.config import params
-
-ROOT = Path(__file__).parents[3]
-COMMITTED = yaml.safe_load((ROOT / "params.yaml").read_text())
-
-
-def changed(key, value):
-    values = copy.deepcopy(COMMITTED)
-    *sections, last = key.split(".")
-    place = values
-    for section in sections:
-        place = place[section]
-    place[last] = value
-    return values
 
 
 def test_the_committed_file_is_valid_and_every_value_is_kept():
@@ -106,7 +93,7 @@ def test_the_schema_repeats_no_default():
 )
 def test_a_faulty_value_is_explained_in_one_line(key, value, explanation):
     with pytest.raises(params.ParamsError, match=explanation) as caught:
-        params.check(changed(key, value))
+        params.check(changed(**{key: value}))
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -182,7 +169,7 @@ def test_all_faults_of_a_network_are_listed():
 
 def test_a_long_value_is_cut():
     with pytest.raises(params.ParamsError, match=r"data.name is 'x{59}…; it must"):
-        params.check(changed("data.name", "x" * 1000))
+        params.check(changed(data__name="x" * 1000))
 
 
 @pytest.mark.parametrize(
@@ -266,7 +253,7 @@ def test_the_file_that_is_read_is_the_one_that_is_named(tmp_path):
 )
 def test_a_value_is_cut_after_sixty_characters(value, shown):
     with pytest.raises(params.ParamsError, match=rf"data\.name is {shown}; it must"):
-        params.check(changed("data.name", value))
+        params.check(changed(data__name=value))
 
 
 @pytest.mark.parametrize(("length", "shown"), [(60, "k" * 60), (61, "'" + "k" * 59 + "…")])

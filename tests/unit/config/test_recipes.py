@@ -3,16 +3,15 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from paths import ROOT
 
 from striate.config import params, recipes
 from striate.errors import UserError
 from striate.models import configs, registry
 
-ROOT = Path(__file__).parents[3]
 NAMES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
 SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 # What says where and how often, and not what is learnt.

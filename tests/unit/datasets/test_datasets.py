@@ -29,13 +29,13 @@ import pytest
 import torch
 import torchvision
 import yaml
+from paths import ROOT
 from sklearn.datasets import load_digits
 
 from striate.data import arrays, tensors
 from striate.datasets import catalogue
 from striate.datasets.catalogue import CATALOGUE, DataError, Dataset, File, Part, prepare
 
-ROOT = Path(__file__).parents[3]
 STORED = ["images.npy", "labels.npy"]
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from paths import ROOT
 from PIL import Image
-from test_stages import STAGES, fail_stage, run_stage, write_params
+from stages import STAGES, fail_stage, run_stage, write_params
 
 from striate.data import arrays, tensors
 from striate.datasets import catalogue, image_folder, image_reading
@@ -206,10 +207,9 @@ def test_cifar10_as_a_folder_of_files_is_cifar10(mirror, tmp_path):
 
 
 def test_the_committed_paths_exist_for_dvc():
-    root = Path(__file__).parents[3]
-    values = yaml.safe_load((root / "params.yaml").read_text())
-    assert (root / values["data"]["path"]).is_file()
-    assert (root / values["training"]["init_from"]).exists()
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    assert (ROOT / values["data"]["path"]).is_file()
+    assert (ROOT / values["training"]["init_from"]).exists()
 
 
 def test_a_folder_without_a_picture_is_named(place):

@@ -6,37 +6,16 @@ import zipfile
 
 import pytest
 import torch
+from checkpoints import CPU, MANIFEST, describe
 
 from striate.errors import UserError
 from striate.models import checkpoint, model_json, prediction
 from striate.models.normalization import Normalization
 
-ARCHITECTURE = {
-    "arch": "convnet",
-    "layers": 2,
-    "width": 4,
-    "kernel_size": 3,
-    "convs_per_layer": 1,
-    "norm": "batch",
-    "activation": "relu",
-    "dropout": 0.0,
-    "whiten": 0,
-}
-MANIFEST = {
-    "name": "stripes",
-    "shape": [1, 8, 8],
-    "classes": ["a", "b", "c"],
-    "peak": 255,
-    "mean": [0.5],
-    "std": [0.2],
-    "frame": {"background": "dark", "extent": 0.75},
-}
-CPU = torch.device("cpu")
-
 
 @pytest.fixture
 def description():
-    return checkpoint.describe(ARCHITECTURE, MANIFEST, Normalization(255, [0.5], [0.2]))
+    return describe()
 
 
 @pytest.fixture

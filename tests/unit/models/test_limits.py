@@ -5,10 +5,11 @@ import sys
 
 import pytest
 import torch
-from test_params import changed
-from test_stages import ROOT, fail_stage, write_params
+from paths import ROOT
+from settings import architecture, settings
+from stages import fail_stage, write_params
 
-from striate.config import params, validation
+from striate.config import validation
 from striate.datasets.catalogue import CATALOGUE
 from striate.errors import UserError
 from striate.models import configs, registry
@@ -17,12 +18,8 @@ SPEEDRUN = {"arch": "speedrun", "whiten": 2, "width": 4, "convs_per_layer": 2}
 
 
 def check(name="digits", **changes):
-    values = changed("seed", 0)
-    for key, value in changes.items():
-        section, _, key = key.partition("__")
-        values[section][key] = value
     entry = CATALOGUE[name]
-    validation.check(params.check(values), entry.shape, len(entry.classes), entry.counts[0])
+    validation.check(settings(**changes), entry.shape, len(entry.classes), entry.counts[0])
 
 
 def speedrun(**changes):
@@ -72,13 +69,13 @@ def test_a_last_step_of_one_image_is_refused_where_a_norm_would_see_one_value():
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (1, 28, 28)])
 @pytest.mark.parametrize(
-    "architecture",
+    "changes",
     [{"layers": 1}, {"width": 5, "kernel_size": 3}, {"width": [3, 7]}, SPEEDRUN,
      SPEEDRUN | {"whiten": 0, "width": [4, 6]}, {"norm": "none", "convs_per_layer": 3},
      SPEEDRUN | {"norm": "none", "layers": 1}],
 )  # fmt: skip
-def test_parameters_are_counted_as_they_are_built(shape, architecture):
-    model = changed("seed", 0)["model"] | architecture
+def test_parameters_are_counted_as_they_are_built(shape, changes):
+    model = architecture(**changes)
     built = sum(value.numel() for value in registry.build(shape, 10, model).parameters())
     assert configs.parse(model).count_parameters(shape, 10) == built
 
@@ -122,7 +119,7 @@ def test_download_needs_no_torch_to_refuse(tmp_path):
 
 def test_what_is_refused_could_not_be_trained():
     """A norm of one value is what torch refuses; nothing more is refused here."""
-    network = registry.build((1, 8, 8), 10, changed("seed", 0)["model"] | SPEEDRUN | {"whiten": 4})
+    network = registry.build((1, 8, 8), 10, architecture(**SPEEDRUN | {"whiten": 4}))
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         network.train()(torch.zeros(1, 1, 8, 8))
     network(torch.zeros(2, 1, 8, 8))

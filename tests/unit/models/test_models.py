@@ -4,51 +4,14 @@ import inspect
 
 import pytest
 import torch
+from networks import SPEEDRUN, Tutorial, build
+from settings import architecture
 from torch import nn
 
 from striate.errors import UserError
 from striate.evaluation import inspection
 from striate.models import configs, convnet, layers, registry
 from striate.training import norms, transfer
-
-ARCHITECTURE = {
-    "arch": "convnet",
-    "layers": 2,
-    "width": 16,
-    "kernel_size": 5,
-    "convs_per_layer": 1,
-    "norm": "batch",
-    "activation": "relu",
-    "dropout": 0.0,
-    "whiten": 0,
-}
-SPEEDRUN = {
-    "arch": "speedrun", "width": [8, 16], "kernel_size": 3, "convs_per_layer": 2,
-    "activation": "gelu", "whiten": 2,
-}  # fmt: skip
-
-
-def build(shape=(1, 28, 28), classes=10, **changes):
-    return registry.build(shape, classes, ARCHITECTURE | changes)
-
-
-class Tutorial(nn.Module):
-    """The two-layer network of the notebook, put together by hand."""
-
-    def __init__(self, channels, side):
-        super().__init__()
-        for number, (inputs, outputs) in enumerate([(channels, 16), (16, 32)], start=1):
-            block = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 5, stride=1, padding=2),
-                nn.BatchNorm2d(outputs),
-                nn.ReLU(),
-                nn.MaxPool2d(2, 2),
-            )
-            setattr(self, f"layer{number}", block)
-        self.fc = nn.Linear(side * side * 32, 10)
-
-    def forward(self, x):
-        return self.fc(self.layer2(self.layer1(x)).flatten(1))
 
 
 @pytest.mark.parametrize(("shape", "side"), [((1, 28, 28), 7), ((3, 32, 32), 8)])
@@ -101,7 +64,7 @@ def test_every_activation_of_the_schema_can_be_built(activation):
 def test_the_section_model_has_the_keys_of_all_networks():
     schema = configs.section().model_json_schema()["properties"]
     assert schema["activation"]["enum"] == list(layers.ACTIVATIONS)
-    assert list(schema) == list(ARCHITECTURE)
+    assert list(schema) == list(architecture())
     assert schema["arch"]["enum"] == list(configs.CONFIGS)
 
 
@@ -116,11 +79,11 @@ def test_a_key_that_two_networks_read_means_the_same_in_both():
 
 @pytest.mark.parametrize("changes", [{}, SPEEDRUN, SPEEDRUN | {"whiten": 0}])
 def test_a_network_is_what_its_config_says(changes):
-    model, config = build(**changes), configs.parse(ARCHITECTURE | changes)
+    model, config = build(**changes), configs.parse(architecture(**changes))
     keys = {"arch", *inspect.getfullargspec(type(model)).kwonlyargs}
     assert keys == set(type(config).model_fields)
     assert list(model.layers()) == config.layer_names()
-    assert config.architecture() == ARCHITECTURE | changes
+    assert config.architecture() == architecture(**changes)
     smallest, channels = config.smallest_side(), 3
     build((channels, smallest, smallest), **changes)
     with pytest.raises(UserError, match=r"model\.layers is 2, too many"):

@@ -5,18 +5,17 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 from clones import Clone
+from paths import ROOT
+from settings import settings
 
 from striate.data.files import md5
 from striate.models import portable
 
-ROOT = Path(__file__).parents[3]
 EMULATOR = shutil.which("qemu-x86_64")
 
 
@@ -39,7 +38,9 @@ def manifest(folder, shape, count):
 )
 def test_auto_is_portable_for_small_data(tmp_path, deterministic, precision, count, wanted):
     manifest(tmp_path / "data", [1, 8, 8], count)
-    training = SimpleNamespace(deterministic=deterministic, precision=precision)
+    training = settings(
+        training__deterministic=deterministic, training__precision=precision
+    ).training
     assert portable.is_wanted(training, tmp_path / "data") is wanted
 
 
@@ -53,13 +54,12 @@ def test_auto_is_portable_for_small_data(tmp_path, deterministic, precision, cou
 def test_a_faulty_manifest_is_left_to_those_who_read_the_images(tmp_path, content):
     if content is not None:
         (tmp_path / "manifest.json").write_text(content)
-    training = SimpleNamespace(deterministic="auto", precision="auto")
-    assert portable.is_wanted(training, tmp_path) is False
+    assert portable.is_wanted(settings().training, tmp_path) is False
 
 
 def test_where_torch_is_loaded_already_nothing_is_changed(tmp_path):
     before = dict(os.environ)
-    portable.use(SimpleNamespace(deterministic="portable", precision="auto"), tmp_path)
+    portable.use(settings(training__deterministic="portable").training, tmp_path)
     assert dict(os.environ) == before
 
 

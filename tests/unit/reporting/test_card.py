@@ -1,19 +1,18 @@
 """The model card."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from paths import ROOT
 
 from striate.config import params
 from striate.evaluation import metrics, scores
 from striate.models import calibration, prediction
 from striate.reporting import model_card
 
-ROOT = Path(__file__).parents[3]
 CLASSES = ["cat", "dog|<b>", "`fish`"]
 PART = {"count": 40, "per_class": [10, 12, 18], "sha256": {"images.npy": "0" * 64}}
 MANIFEST = {

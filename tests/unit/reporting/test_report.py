@@ -3,42 +3,21 @@
 import base64
 import io
 import re
-from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
+from pages import Page
+from paths import ROOT
 from PIL import Image
 
 from striate.config import params
 from striate.evaluation import metrics, scores
 from striate.reporting import figures, report
 
-ROOT = Path(__file__).parents[3]
 PICTURES = (
     "curves", "curves_stacked", "confusion", "calibration", "feature_maps", "filters_layer1",
 )  # fmt: skip
 CLASSES = ["cat", "<b>dog</b>", 'fish & "chips"']
-
-
-class Page(HTMLParser):
-    """The addresses, ids and words of a page."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.addresses, self.ids, self.tags, self.words = [], [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        for key, value in attrs:
-            if key in ("src", "href", "srcset", "action"):
-                self.addresses.append(value)
-            if key == "id":
-                self.ids.append(value)
-
-    def handle_data(self, data):
-        self.words.append(data)
 
 
 @pytest.fixture(scope="module")

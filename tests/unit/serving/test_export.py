@@ -8,10 +8,10 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from conftest import ROOT
+from checkpoints import ARCHITECTURE, CPU, MANIFEST
+from paths import ROOT
 from safetensors import safe_open
-from test_checkpoint import ARCHITECTURE, CPU, MANIFEST
-from test_stages import STAGES, run_stage, write_params
+from stages import STAGES, run_stage, write_params
 
 from striate.data import tensors
 from striate.models import checkpoint, prediction

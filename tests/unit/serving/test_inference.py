@@ -11,25 +11,13 @@ import commands
 import numpy as np
 import pytest
 import torch
+from checkpoints import CONFIDENCE, CPU, make_network
 from clones import without_waits
 from PIL import Image
-from test_checkpoint import ARCHITECTURE, CPU, MANIFEST
 
 from striate.datasets.image_reading import PictureError
-from striate.models import calibration, checkpoint, prediction
-from striate.models.normalization import Normalization
+from striate.models import calibration, prediction
 from striate.serving import inference
-
-CONFIDENCE = {"temperature": 2.0, "energy": -1.46}
-MIXED = MANIFEST | {"frame": {"background": "mixed", "extent": 1.0}}
-
-
-def make_network(folder, confidence=CONFIDENCE):
-    """A network of random weights for 8×8 pixels, whose pictures are taken as they are."""
-    torch.manual_seed(0)
-    description = checkpoint.describe(ARCHITECTURE, MIXED, Normalization(255, [0.5], [0.2]))
-    checkpoint.save(checkpoint.build(description), description | {"confidence": confidence}, folder)
-    return checkpoint.load(folder, CPU)
 
 
 def write_pictures(folder, count):

@@ -11,19 +11,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from checkpoints import describe
 from PIL import Image
-from test_checkpoint import ARCHITECTURE, MANIFEST
 
 from striate.errors import UserError
-from striate.models import checkpoint
-from striate.models.normalization import Normalization
 from striate.serving import web
 
 
 @pytest.fixture(scope="module")
 def champion():
-    description = checkpoint.describe(ARCHITECTURE, MANIFEST, Normalization(255, [0.5], [0.2]))
-    description |= {"classes": ["a", "b", "</script>"]}
+    description = describe() | {"classes": ["a", "b", "</script>"]}
     confidence = {"temperature": 2.0, "energy": 0.0}
     return web.Champion("7", 0.5, description | {"confidence": confidence})
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import commands
 import pytest
 import torch
-from test_inference import make_network
+from checkpoints import make_network
 
 from striate.data import files
 from striate.errors import UserError

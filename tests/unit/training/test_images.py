@@ -4,11 +4,11 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from settings import settings
 
 from striate.config import validation
 from striate.data import arrays, tensors
@@ -20,10 +20,10 @@ from striate.training import augmentation
 MANIFEST = {"peak": 255, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.1, 0.25]}
 
 
-def settings(**changes):
-    return SimpleNamespace(
-        **{"translate": 0, "rotate": 0, "zoom": 0, "cutout": 0, "shrink": 0} | changes
-    )
+def augment_section(**changes):
+    """The section `augment` beside a network that takes images of any size."""
+    keys = {f"augment__{key}": value for key, value in changes.items()}
+    return settings(model__arch="speedrun", **keys).augment
 
 
 def generator(seed=0):
@@ -84,7 +84,7 @@ def augment(pixels, changes, seed=0, mirrored=None, shrunk=False):
     """Every image augmented, as floats that hold the pixels' own values."""
     every = torch.arange(len(pixels))
     return augmentation.augment(
-        pixels, every, mirrored, torch.Tensor.float, settings(**changes), generator(seed),
+        pixels, every, mirrored, torch.Tensor.float, augment_section(**changes), generator(seed),
         shrunk=shrunk,
     )  # fmt: skip
 
@@ -97,7 +97,7 @@ def test_without_augmentation_the_chosen_images_are_normalised():
     pixels = noise(9, 3, 8, 8)
     normalize = normalization.pick_normalization(MANIFEST, "standard")
     chosen = torch.tensor([4, 0, 8])
-    taken = augmentation.augment(pixels, chosen, None, normalize, settings(), generator())
+    taken = augmentation.augment(pixels, chosen, None, normalize, augment_section(), generator())
     assert torch.equal(taken, normalize(pixels[chosen]))
 
 
@@ -188,10 +188,10 @@ def test_augmentation_is_drawn_by_seed():
 
 @pytest.mark.parametrize(("key", "most"), [("translate", 7), ("cutout", 8), ("shrink", 8)])
 def test_lengths_that_do_not_fit_the_images_name_the_key(key, most):
-    validation.check_augment(settings(**{key: most}), (1, 8, 9))
+    validation.check_augment(augment_section(**{key: most}), (1, 8, 9))
     assert augment(noise(2, 1, 8, 9), {key: most}, shrunk=key == "shrink").isfinite().all()
     with pytest.raises(UserError, match=f"augment.{key} is {most + 1}, .* value is {most}$"):
-        validation.check_augment(settings(**{key: most + 1}), (1, 8, 9))
+        validation.check_augment(augment_section(**{key: most + 1}), (1, 8, 9))
 
 
 @pytest.fixture

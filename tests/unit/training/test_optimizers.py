@@ -1,22 +1,12 @@
 """The optimisers: PyTorch's own arithmetic, groups with rates, and Muon's orthogonal updates."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
-from test_models import SPEEDRUN, build
+from networks import SPEEDRUN, build
 from torch import nn
+from toys import training
 
 from striate.training import optimizers
-
-SETTINGS = {
-    "optimizer": "adam",
-    "learning_rate": 0.02,
-    "bias_rate": 1.0,
-    "head_rate": 1.0,
-    "momentum": 0.9,
-    "weight_decay": 0.0,
-}
 
 
 class Small(nn.Sequential):
@@ -45,8 +35,9 @@ def steps(model, found, count=4):
 
 def ours(**changes):
     model = network()
-    settings = SimpleNamespace(**SETTINGS | changes)
-    return model, optimizers.build_optimizers(model, settings, fused=False, dtype=torch.float32)
+    return model, optimizers.build_optimizers(
+        model, training(**changes), fused=False, dtype=torch.float32
+    )
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
@@ -59,18 +50,19 @@ def test_a_step_is_that_of_pytorchs_optimiser_to_the_last_bit(name, decay):
         "adamw": (torch.optim.AdamW, {}),
         "sgd": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
     }[name]
-    optimizer = kind(theirs.parameters(), lr=0.02, weight_decay=decay, **more)
+    optimizer = kind(theirs.parameters(), lr=0.01, weight_decay=decay, **more)
     for a, b in zip(steps(model, found), steps(theirs, [optimizer]), strict=True):
         assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_fused_steps_differ_in_rounding_only(name):
-    settings = SimpleNamespace(**SETTINGS | {"optimizer": name})
     results = []
     for fused in (False, True):
         model = network()
-        found = optimizers.build_optimizers(model, settings, fused=fused, dtype=torch.float32)
+        found = optimizers.build_optimizers(
+            model, training(optimizer=name), fused=fused, dtype=torch.float32
+        )
         results.append(steps(model, found))
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
@@ -80,7 +72,7 @@ def test_each_kind_of_parameter_has_its_rate():
     model, found = ours(bias_rate=10.0, head_rate=0.5, optimizer="sgd")
     rates = {id(param): optimizer.lr for optimizer in found for param in optimizer.params}
     conv, _, linear = model
-    expected = {conv.weight: 0.02, linear.weight: 0.01, conv.bias: 0.2, linear.bias: 0.2}
+    expected = {conv.weight: 0.01, linear.weight: 0.005, conv.bias: 0.1, linear.bias: 0.1}
     assert rates == pytest.approx({id(param): rate for param, rate in expected.items()})
     _, equal = ours(optimizer="sgd")
     assert [len(optimizer.params) for optimizer in equal] == [4]

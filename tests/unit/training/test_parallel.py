@@ -9,15 +9,14 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
-from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
-import yaml
 from clones import without_waits
-from test_training import ARCHITECTURE, NO_AUGMENTATION, SETTINGS, SPEEDRUN, bars
+from paths import ROOT
+from settings import changed, settings, write_yaml
+from toys import ARCHITECTURE, DIVERGING, NO_AUGMENTATION, SPEEDRUN, bars, training
 
 from striate.config import params
 from striate.data import results
@@ -26,12 +25,12 @@ from striate.models import configs, registry, sizing
 from striate.models.normalization import Normalization
 from striate.training import distributed, loop, norms, torchrun, transfer
 
-ROOT = Path(__file__).parents[3]
 KILLS = os.environ.get("STRIATE_KILLS", "")
 PLAIN = ARCHITECTURE | {"norm": "none", "dropout": 0.0}
-EVERY = SimpleNamespace(
-    translate=1, flip=True, rotate=5, zoom=0.1, cutout=1, shrink=0, shrink_until=0.0
-)
+EVERY = settings(
+    augment__translate=1, augment__flip=True, augment__rotate=5, augment__zoom=0.1,
+    augment__cutout=1,
+).augment  # fmt: skip
 
 
 class Threads:
@@ -69,7 +68,7 @@ def fit(size, keepers=None, architecture=PLAIN, augmentation=NO_AUGMENTATION, **
         try:
             for row in loop.fit(
                 replicas[rank], bars(50), bars(30, seed=1),
-                settings=SimpleNamespace(**SETTINGS | {"log_every": 1} | changes),
+                settings=training(**{"log_every": 1} | changes),
                 augmentation=augmentation, normalize=Normalization(255, None, None), seed=0,
                 keeper=keepers[rank] if keepers else None, group=group,
             ):  # fmt: skip
@@ -207,7 +206,7 @@ def test_another_number_of_processes_goes_on_from_the_same_state():
 
 
 def test_a_loss_that_is_no_number_ends_all_at_the_same_step():
-    changes = {"optimizer": "sgd", "learning_rate": 1e30}
+    changes = {"architecture": DIVERGING, "optimizer": "sgd", "learning_rate": 100, "epochs": 9}
     said = {str(failure) for _, _, failure in fit(2, **changes)}
     ((_, _, alone),) = fit(1, **changes)
     assert said == {str(alone)}
@@ -222,18 +221,10 @@ def test_a_part_of_one_image_is_refused_where_a_norm_needs_two():
         sizing.check_last_batch(103, 10, processes=2)
 
 
-def settings(**changes):
-    values = yaml.safe_load((ROOT / "params.yaml").read_text())
-    for key, value in changes.items():
-        section, name = key.split("__")
-        values[section][name] = value
-    return values
-
-
 @pytest.mark.parametrize("wrong", [0, 1025, 1.5, "all", True, None, [2]])
 def test_a_faulty_number_of_processes_is_refused_in_one_line(wrong):
     with pytest.raises(params.ParamsError) as caught:
-        params.check(settings(training__processes=wrong))
+        params.check(changed(training__processes=wrong))
     assert str(caught.value) == (
         f"params.yaml: training.processes is {wrong!r}; it must be auto, or a whole number from 1"
         " to 1024"
@@ -277,7 +268,7 @@ def test_a_faulty_variable_of_torchrun_is_named_in_one_line(name, value):
 def data(tmp_path_factory):
     """A folder in which the digits are stored."""
     folder = tmp_path_factory.mktemp("digits")
-    (folder / "params.yaml").write_text(yaml.safe_dump(settings()))
+    write_yaml(folder)
     stage(folder, "download")
     return folder / "data"
 
@@ -291,7 +282,7 @@ def folder(data, tmp_path):
 def stage(folder, name="train", **changes):
     """Run a stage in a process of its own; returns its status and what it said."""
     if changes:
-        (folder / "params.yaml").write_text(yaml.safe_dump(settings(**changes)))
+        write_yaml(folder, **changes)
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "STRIATE_TRACKING": "off"}
     answer = subprocess.run(
         [sys.executable, str(ROOT / f"stages/{name}.py")], cwd=folder, env=environment,
@@ -365,8 +356,7 @@ def undisturbed(data, tmp_path_factory):
 @pytest.mark.walk
 @pytest.mark.parametrize("ranks", [(0,), (1, 0)])
 def test_killed_processes_are_started_anew_and_end_with_the_same_bytes(folder, ranks, undisturbed):
-    changed = settings(training__processes=2, training__epochs=EPOCHS)
-    (folder / "params.yaml").write_text(yaml.safe_dump(changed))
+    write_yaml(folder, training__processes=2, training__epochs=EPOCHS)
     launcher = Group(folder)
     for number, rank in enumerate(ranks):
         # The first of them early in the training, the second one after it has gone on.
@@ -380,8 +370,7 @@ def test_killed_processes_are_started_anew_and_end_with_the_same_bytes(folder, r
 
 @pytest.mark.skipif(not KILLS, reason="`make nightly` runs it")
 def test_processes_that_are_killed_at_random_instants_cost_nothing(folder):
-    changed = settings(training__processes=2, training__epochs=EPOCHS)
-    (folder / "params.yaml").write_text(yaml.safe_dump(changed))
+    write_yaml(folder, training__processes=2, training__epochs=EPOCHS)
     answer = subprocess.run(
         [sys.executable, str(ROOT / "tests/helpers/kills_of_groups.py"), str(folder), KILLS],
         env={**os.environ, "STRIATE_TRACKING": "off"}, capture_output=True, text=True, check=True,
@@ -426,7 +415,7 @@ class Group:
     reason="hosts are simulated by root on Linux, with iproute2",
 )
 def test_two_hosts_train_together_also_after_one_was_cut_off(folder, undisturbed):
-    (folder / "params.yaml").write_text(yaml.safe_dump(settings(training__epochs=EPOCHS)))
+    write_yaml(folder, training__epochs=EPOCHS)
     environment = {**os.environ, "STRIATE_TRACKING": "off"}
     answer = subprocess.run(
         [sys.executable, str(ROOT / "tests/helpers/hosts.py"), str(folder), "3", "4"],

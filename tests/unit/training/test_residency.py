@@ -4,12 +4,13 @@ import threading
 from collections import deque
 from itertools import chain
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from test_training import ARCHITECTURE, NO_AUGMENTATION, SETTINGS
+from settings import settings
+from toys import ARCHITECTURE, NO_AUGMENTATION, training
+from toys import SPEEDRUN as UNWHITENED
 
 from striate.data import tensors
 from striate.datasets import catalogue
@@ -21,10 +22,14 @@ from striate.training.distributed import ALONE, Group
 
 REGIMES = ("device", "host", "disk")
 CPU = torch.device("cpu")
-EVERYTHING = SimpleNamespace(
-    translate=1, flip=True, rotate=5, zoom=0.1, cutout=2, shrink=6, shrink_until=0.5
-)
-SPEEDRUN = ARCHITECTURE | {"arch": "speedrun", "convs_per_layer": 2, "whiten": 2}
+UNSHRUNK = {
+    "augment__translate": 1, "augment__flip": True, "augment__rotate": 5, "augment__zoom": 0.1,
+    "augment__cutout": 2,
+}  # fmt: skip
+EVERYTHING = settings(
+    model__arch="speedrun", augment__shrink=6, augment__shrink_until=0.5, **UNSHRUNK
+).augment
+SPEEDRUN = UNWHITENED | {"whiten": 2}
 COUNT = 61  # with 12 held out, the last of 4 batches has a single image
 
 
@@ -62,11 +67,11 @@ def train(folder, regime, *, device=CPU, val_size=12, architecture=SPEEDRUN, pre
     torch.manual_seed(0)
     model = registry.build(tuple(first.shape[1:]), 3, architecture).to(device)
     model.fit_to_data(normalize(first))
-    settings = SimpleNamespace(**SETTINGS | {"precision": precision, "capture": "never"})
-    options = {"augmentation": EVERYTHING, "keeper": None, "group": ALONE} | options
-    rows = list(
-        loop.fit(model, learnt, val, settings=settings, normalize=normalize, seed=0, **options)
-    )
+    options = {
+        "settings": training(precision=precision, capture="never"), "augmentation": EVERYTHING,
+        "keeper": None, "group": ALONE,
+    } | options  # fmt: skip
+    rows = list(loop.fit(model, learnt, val, normalize=normalize, seed=0, **options))
     return model, rows
 
 
@@ -147,7 +152,7 @@ def test_of_a_batch_no_more_is_read_than_the_share_of_a_process(folder, monkeypa
     options = {
         "group": group,
         "architecture": ARCHITECTURE | {"norm": "none"},  # which would ask the other processes
-        "augmentation": SimpleNamespace(**vars(EVERYTHING) | {"shrink": 0}),
+        "augmentation": settings(**UNSHRUNK).augment,
     }
     model, rows = train(folder, "device", **options)
     taken = []
@@ -252,7 +257,6 @@ def test_a_training_that_is_given_up_leaves_no_readers(folder):
     before = len(readers())
     learnt, _ = tensors.hold_out(lazy_images.load(folder, "train", CPU), 0, 0)
     model = registry.build(tuple(learnt.images.pixels.shape[1:]), 3, ARCHITECTURE)
-    settings = SimpleNamespace(**SETTINGS)
 
     class EnoughError(Exception):
         pass
@@ -264,7 +268,7 @@ def test_a_training_that_is_given_up_leaves_no_readers(folder):
             raise EnoughError
         return pixels.float()
 
-    arguments = {"settings": settings, "augmentation": NO_AUGMENTATION, "seed": 0}
+    arguments = {"settings": training(), "augmentation": NO_AUGMENTATION, "seed": 0}
     with pytest.raises(EnoughError):
         next(loop.fit(model, learnt, None, normalize=normalize, **arguments))
     assert len(readers()) == before

@@ -7,22 +7,23 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from test_training import ARCHITECTURE, NO_AUGMENTATION, SETTINGS, SPEEDRUN, bars
+from paths import ROOT
+from settings import settings
+from stages import run_stage, write_params
+from toys import ARCHITECTURE, NO_AUGMENTATION, SPEEDRUN, bars, training
 
 from striate.errors import UserError
 from striate.models import registry
 from striate.models.normalization import Normalization
 from striate.training import loop, resume
 
-ROOT = Path(__file__).parents[3]
-AUGMENTATION = SimpleNamespace(
-    translate=1, flip=True, rotate=5, zoom=0.1, cutout=1, shrink=4, shrink_until=0.5
-)
+AUGMENTATION = settings(
+    model__arch="speedrun", augment__translate=1, augment__flip=True, augment__rotate=5,
+    augment__zoom=0.1, augment__cutout=1, augment__shrink=4, augment__shrink_until=0.5,
+).augment  # fmt: skip
 KILLS = int(os.environ.get("STRIATE_KILLS", "30"))
 STEPS = 4 * 3  # of 50 images in batches of 16, over three epochs
 
@@ -54,7 +55,7 @@ def fit(keeper, architecture=ARCHITECTURE, augmentation=NO_AUGMENTATION, **chang
     model = registry.build((1, 6, 6), 3, architecture)
     rows = list(
         loop.fit(
-            model, bars(50), bars(30, seed=1), settings=SimpleNamespace(**SETTINGS | changes),
+            model, bars(50), bars(30, seed=1), settings=training(**changes),
             augmentation=augmentation, normalize=Normalization(255, None, None), seed=0,
             keeper=keeper,
         )
@@ -245,8 +246,6 @@ def test_a_second_interrupt_comes_through_at_once(tmp_path, monkeypatch):
 
 @pytest.mark.walk
 def test_trainings_killed_at_random_instants_end_with_the_same_bytes(tmp_path):
-    from test_stages import run_stage, write_params
-
     write_params(
         tmp_path, model__dropout=0.1, augment__translate=1, augment__rotate=5, augment__flip=True,
         training__epochs=8, training__batch_size=20, training__schedule="cosine",

@@ -2,11 +2,12 @@
 
 import csv
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
+from settings import settings
 from torch import nn
+from toys import ARCHITECTURE, DIVERGING, NO_AUGMENTATION, SPEEDRUN, bars, training
 
 from striate.data import results
 from striate.data.tensors import Split
@@ -14,50 +15,6 @@ from striate.errors import UserError
 from striate.models import checkpoint, registry
 from striate.models.normalization import Normalization
 from striate.training import history, loop
-
-SETTINGS = {
-    "epochs": 3,
-    "batch_size": 16,
-    "optimizer": "adam",
-    "learning_rate": 0.01,
-    "bias_rate": 1.0,
-    "head_rate": 1.0,
-    "momentum": 0.9,
-    "weight_decay": 0.0,
-    "schedule": "constant",
-    "warmup": 0.0,
-    "label_smoothing": 0.0,
-    "precision": "float32",
-    "capture": "auto",
-    "log_every": 2,
-    "keep": "last",
-    "patience": 0,
-}
-NO_AUGMENTATION = SimpleNamespace(
-    translate=0, flip=False, rotate=0, zoom=0, cutout=0, shrink=0, shrink_until=0.0
-)
-ARCHITECTURE = {
-    "arch": "convnet",
-    "layers": 1,
-    "width": 4,
-    "kernel_size": 3,
-    "convs_per_layer": 1,
-    "norm": "batch",
-    "activation": "relu",
-    "dropout": 0.1,
-    "whiten": 0,
-}
-
-
-def bars(count, seed=0):
-    """Noise with a bright row (class 0), column (class 1) or square (class 2)."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(count) % 3
-    images = torch.randint(0, 60, (count, 1, 6, 6), generator=generator, dtype=torch.uint8)
-    images[labels == 0, :, 2] = 250
-    images[labels == 1, :, :, 3] = 250
-    images[labels == 2, :, 1:4, 1:4] = 250
-    return Split(images, labels)
 
 
 def run(train=None, val=None, seed=0, augmentation=NO_AUGMENTATION, model=None, **changes):
@@ -67,7 +24,7 @@ def run(train=None, val=None, seed=0, augmentation=NO_AUGMENTATION, model=None, 
         model,
         train or bars(50),
         val,
-        settings=SimpleNamespace(**SETTINGS | changes),
+        settings=training(**changes),
         augmentation=augmentation,
         normalize=Normalization(255, None, None),
         seed=seed,
@@ -114,14 +71,12 @@ def test_the_loss_is_the_mean_over_images_and_not_over_batches():
     assert rows[0]["train_accuracy"] == int((logits.argmax(1) == train.labels).sum()) / 50
 
 
-SPEEDRUN = ARCHITECTURE | {"arch": "speedrun", "convs_per_layer": 2}
-
-
 @pytest.mark.parametrize("precision", ["float32", "auto", "bfloat16"])
 def test_the_same_seed_gives_the_same_history_and_the_same_bytes(precision, tmp_path):
-    augmentation = SimpleNamespace(
-        translate=1, flip=True, rotate=5, zoom=0.1, cutout=1, shrink=4, shrink_until=0.5
-    )
+    augmentation = settings(
+        model__arch="speedrun", augment__translate=1, augment__flip=True, augment__rotate=5,
+        augment__zoom=0.1, augment__cutout=1, augment__shrink=4, augment__shrink_until=0.5,
+    ).augment  # fmt: skip
     contents = []
     for attempt in ("first", "second"):
         torch.manual_seed(0)
@@ -165,8 +120,9 @@ def test_training_follows_the_notebooks_loop_to_the_last_bit():
 
 
 def test_a_loss_that_is_no_number_stops_the_run_with_advice():
-    with pytest.raises(UserError, match=r"loss became \S+ at step \d+, with learning rate 1e\+30"):
-        run(learning_rate=1e30, optimizer="sgd", epochs=4)
+    model = registry.build((1, 6, 6), 3, DIVERGING)
+    with pytest.raises(UserError, match=r"loss became \S+ at step \d+, with learning rate 100;"):
+        run(learning_rate=100, optimizer="sgd", epochs=9, model=model)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +136,7 @@ def test_a_loss_that_is_no_number_stops_the_run_with_advice():
     ],
 )
 def test_schedules(schedule, warmup, expected):
-    settings = SimpleNamespace(schedule=schedule, warmup=warmup)
+    settings = training(schedule=schedule, warmup=warmup)
     factors = [loop.rate_factor(step, 4, settings) for step in range(4)]
     assert factors == pytest.approx(expected)
 
@@ -239,7 +195,7 @@ def test_the_last_epoch_is_kept_unless_the_best_is_asked_for(scripted):
     rows = []
     for row in loop.fit(
         model, bars(50), bars(30, seed=1),
-        settings=SimpleNamespace(**SETTINGS | {"keep": "best", "epochs": 5}),
+        settings=training(keep="best", epochs=5),
         augmentation=NO_AUGMENTATION, normalize=Normalization(255, None, None), seed=0,
     ):  # fmt: skip
         rows.append(row)
@@ -307,8 +263,7 @@ def test_images_are_flipped_in_every_second_epoch(monkeypatch):
         return images[places].float()
 
     monkeypatch.setattr(loop, "augment", keep)
-    flipping = SimpleNamespace(**vars(NO_AUGMENTATION) | {"flip": True})
-    run(augmentation=flipping, batch_size=50, epochs=4)
+    run(augmentation=settings(augment__flip=True).augment, batch_size=50, epochs=4)
     assert torch.equal(seen[0], ~seen[1])
     assert torch.equal(seen[0], seen[2])
     assert torch.equal(seen[1], seen[3])
@@ -324,7 +279,9 @@ def test_images_are_shrunk_until_the_step_that_is_named(monkeypatch):
         return inputs
 
     monkeypatch.setattr(loop, "augment", keep)
-    shrinking = SimpleNamespace(**vars(NO_AUGMENTATION) | {"shrink": 4, "shrink_until": 0.4})
+    shrinking = settings(
+        model__arch="speedrun", augment__shrink=4, augment__shrink_until=0.4
+    ).augment
     model = registry.build((1, 6, 6), 3, SPEEDRUN)
     run(augmentation=shrinking, batch_size=16, epochs=5, model=model)
     assert sides == [4] * 8 + [6] * 12

@@ -1,15 +1,13 @@
 """The space of a search: what a file may say, and what trials draw from it."""
 
-from pathlib import Path
-
 import pytest
 import yaml
+from paths import ROOT
 
 from striate.config import params
 from striate.errors import UserError
 from striate.tuning import search_space
 
-ROOT = Path(__file__).parents[3]
 BASE = params.load(ROOT / "params.yaml")
 SPACE = {"training.learning_rate": {"low": 0.001, "high": 0.1, "log": True}}
 

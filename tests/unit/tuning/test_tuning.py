@@ -18,6 +18,7 @@ import pytest
 import yaml
 from clones import Clone
 from optuna.trial import TrialState
+from paths import ROOT
 
 from striate.config import params
 from striate.errors import UserError
@@ -26,7 +27,6 @@ from striate.training import events
 from striate.training.states import STATES
 from striate.tuning import search_space, studies, workers
 
-ROOT = Path(__file__).parents[3]
 BASE = params.load(ROOT / "params.yaml")
 SPACE = {"training.learning_rate": {"low": 0.001, "high": 0.1, "log": True}}
 
@@ -498,10 +498,14 @@ def wait_until(holds, process, seconds=120):
         time.sleep(0.01)
 
 
-@pytest.mark.walk
-def test_kills_and_interrupts_cost_no_trial(tmp_path):
-    """Two workers; one is killed, then all are interrupted, and the same command goes on."""
-    clone = Clone.unrun(tmp_path / "striate")
+@pytest.fixture(scope="module")
+def disturbed(tmp_path_factory):
+    """A study on two workers: one is killed, then all are interrupted, and the command is repeated.
+
+    `interrupted` holds the status, the output and the processes that were left, `finished` the
+    output and the processes of the second command; `head` is the commit before them.
+    """
+    clone = Clone.unrun(tmp_path_factory.mktemp("disturbed") / "striate")
     pipeline = yaml.safe_load((clone.folder / "dvc.yaml").read_text())
     del pipeline["stages"]["visualize"], pipeline["plots"]  # which take a third of the time
     (clone.folder / "dvc.yaml").write_text(yaml.safe_dump(pipeline))
@@ -512,59 +516,98 @@ def test_kills_and_interrupts_cost_no_trial(tmp_path):
     head = clone.run("git", "log", "-1", "--decorate")
     clone.env["STRIATE_TRACKING"] = "off"
     command = [sys.executable, "-m", "striate.cli", "tune", "--trials", "2", "--workers", "2"]
+    running = subprocess.Popen(
+        command, cwd=clone.folder, env=clone.env, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    wait_until(lambda: saved_states(clone), running)
+    kill_a_worker(saved_states(clone)[0], running)
+    os.killpg(running.pid, signal.SIGINT)
+    said, _ = running.communicate(timeout=180)
+    interrupted = running.returncode, said, processes_in(clone.folder)
+    finished = clone.run(*command), processes_in(clone.folder)
+    del clone.env["STRIATE_TRACKING"]
+    return SimpleNamespace(clone=clone, head=head, interrupted=interrupted, finished=finished)
 
-    def start():
-        return subprocess.Popen(
-            command, cwd=clone.folder, env=clone.env, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )  # fmt: skip
 
-    def saved():
-        return list((clone.folder / STATES).glob("*.state"))
+def saved_states(clone):
+    return list((clone.folder / STATES).glob("*.state"))
 
-    running = start()
-    wait_until(saved, running)
-    (state,) = saved()[:1]
-    holder = re.match(r"process (\d+) ", state.with_suffix(".lock").read_text())[1]
+
+def kill_a_worker(state, running):
+    """Kill the worker whose training saved this state, and wait until another one is there."""
+    holder = int(re.match(r"process (\d+) ", state.with_suffix(".lock").read_text())[1])
     (victim,) = [
-        process for process in psutil.Process(int(holder)).parents()
+        process for process in psutil.Process(holder).parents()
         if "striate.tuning.workers" in process.cmdline()
     ]  # fmt: skip
     victim.kill()
-    # Another one takes its place.
     wait_until(lambda: len(psutil.Process(running.pid).children()) == 2, running)
-    wait_until(lambda: not psutil.pid_exists(int(holder)), running)
-    os.killpg(running.pid, signal.SIGINT)
-    said, _ = running.communicate(timeout=180)
-    assert running.returncode == 130, said
+    wait_until(lambda: not psutil.pid_exists(holder), running)
+
+
+@pytest.fixture
+def trials(disturbed):
+    """All trials of its study."""
+    folder = disturbed.clone.folder
+    return studies.open_study("tune", studies.default_storage(folder), folder).trials
+
+
+@pytest.mark.walk
+def test_an_interrupt_ends_all_workers_and_says_how_to_go_on(disturbed):
+    status, said, processes = disturbed.interrupted
+    assert status == 130, said
     assert re.search(r"^interrupted: \d of 2 trials are finished; the same command goes on$", said,
                      re.M)  # fmt: skip
     assert "Traceback" not in said
-    assert processes_in(clone.folder) == []
-    said = clone.run(*command)
+    assert processes == []
+
+
+@pytest.mark.walk
+def test_the_same_command_finishes_the_study_after_kills_and_interrupts(disturbed, trials):
+    said, processes = disturbed.finished
     assert re.search(r"to take the best one up: dvc exp apply tune-\d", said)
-    assert processes_in(clone.folder) == []
-    assert saved() == []
+    assert len(studies.finished(trials)) == 2
+    assert processes == []
+
+
+@pytest.mark.walk
+def test_a_disturbed_study_leaves_no_states_no_folders_and_no_changes(disturbed):
+    clone = disturbed.clone
+    assert saved_states(clone) == []
     assert list((clone.folder / ".dvc/tmp/exps/standalone").glob("tmp*")) == []
     assert clone.run("git", "status", "--porcelain") == ""
-    assert clone.run("git", "log", "-1", "--decorate") == head
-    study = studies.open_study("tune", studies.default_storage(clone.folder), clone.folder)
-    done = studies.finished(study.trials)
-    assert len(done) == 2
-    lost = [trial for trial in study.trials if trial not in done]
+    assert clone.run("git", "log", "-1", "--decorate") == disturbed.head
+
+
+@pytest.mark.walk
+def test_lost_trials_are_run_again_under_their_names_with_their_params(trials):
+    done = studies.finished(trials)
+    lost = [trial for trial in trials if trial not in done]
     assert lost
     again = {trial.user_attrs["experiment"]: trial.params for trial in done}
     for trial in lost:
         assert trial.state == TrialState.FAIL
         name = trial.user_attrs["experiment"]
         assert again.setdefault(name, trial.params) == trial.params
-    complete = [trial for trial in done if trial.state == TrialState.COMPLETE]
-    kept = {trial.user_attrs["experiment"] for trial in complete}
-    assert set(clone.run("dvc", "exp", "list", "--name-only").split()) == kept
-    for trial in complete:
-        train = workers.metrics_of(clone.folder, trial.user_attrs["experiment"])
-        assert trial.value == train["val_accuracy"]
-    del clone.env["STRIATE_TRACKING"]
-    clone.striate("sync")
-    assert f"MLflow agrees with DVC on {len(kept)} experiment" in clone.striate("verify")
+
+
+@pytest.mark.walk
+def test_complete_trials_are_the_experiments_and_have_their_scores(disturbed, trials):
+    folder = disturbed.clone.folder
+    scores = {
+        trial.user_attrs["experiment"]: trial.value
+        for trial in trials
+        if trial.state == TrialState.COMPLETE
+    }
+    assert set(disturbed.clone.run("dvc", "exp", "list", "--name-only").split()) == scores.keys()
+    for name, value in scores.items():
+        assert workers.metrics_of(folder, name)["val_accuracy"] == value
+
+
+@pytest.mark.walk
+def test_the_experiments_of_a_disturbed_study_get_their_runs(disturbed, trials):
+    disturbed.clone.striate("sync")
+    count = sum(trial.state == TrialState.COMPLETE for trial in trials)
+    assert f"MLflow agrees with DVC on {count} experiment" in disturbed.clone.striate("verify")
