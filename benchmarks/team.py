@@ -57,23 +57,42 @@ def train(run, epochs):
     print(f"{time.monotonic() - done:.1f}")  # what the end of the stage waited for
 
 
-def measure(services, folder, runs, epochs):
-    """Log from `runs` processes, kill the server among it, read back; returns what was found."""
-    from psycopg2 import connect
-
-    folder.mkdir(exist_ok=True)
+def start_trainings(services, folder, runs, epochs):
     environment = os.environ | services.environment("writer") | {"PYTHONPATH": str(ROOT / "src")}
     environment.pop("DVC_ROOT", None)
-    begin = time.monotonic()
-    trainings = [
+    return [
         subprocess.Popen(
             [sys.executable, __file__, "train", str(run), str(epochs)], cwd=folder,
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for run in range(runs)
     ]  # fmt: skip
-    address = services.database.replace("+psycopg2", "")
-    connection = connect(address)
+
+
+def compared(rows, run, epochs):
+    """Compare what is stored of a run, as rows of key, step and value, with what it logged."""
+    expected = {}
+    for row in points(run, epochs):
+        for name in ("learning_rate", "train_loss", "train_accuracy"):
+            expected[name, row["epoch"]] = row[name]
+        expected |= {("step_loss", step): loss for step, loss in row["step_losses"]}
+    there = Counter((key, step) for key, step, _ in rows)
+    return {
+        "there": len(rows),
+        "lost": len(expected.keys() - there.keys()),
+        "twice": sum(count - 1 for count in there.values()),
+        "wrong": sum(expected.get((key, step)) != value for key, step, value in rows),
+    }
+
+
+def measure(services, folder, runs, epochs):
+    """Log from `runs` processes, kill the server meanwhile, read back; returns what was found."""
+    from psycopg2 import connect
+
+    folder.mkdir(exist_ok=True)
+    begin = time.monotonic()
+    trainings = start_trainings(services, folder, runs, epochs)
+    connection = connect(services.database.replace("+psycopg2", ""))
     connection.autocommit = True
 
     def ask(query):
@@ -95,35 +114,20 @@ def measure(services, folder, runs, epochs):
     away = time.monotonic() - killed
     said = [training.communicate() for training in trainings]
     seconds = time.monotonic() - begin
-    lost = twice = wrong = 0
-    found = {}
+    sums = Counter(there=0, lost=0, twice=0, wrong=0)
     for run in range(runs):
         # Of all runs, should there be two of one training.
         rows = ask(
             "SELECT key, step, value FROM metrics WHERE run_uuid IN (SELECT run_uuid FROM params"
             f" WHERE key = 'seed' AND value = '{SEED + run}') AND step > 0"
         )
-        expected = {
-            (name, row["epoch"]): row[name]
-            for row in points(run, epochs)
-            for name in ("learning_rate", "train_loss", "train_accuracy")
-        }
-        expected |= {
-            ("step_loss", step): loss
-            for row in points(run, epochs)
-            for step, loss in row["step_losses"]
-        }
-        there = Counter((key, step) for key, step, _ in rows)
-        lost += len(expected.keys() - there.keys())
-        twice += sum(count - 1 for count in there.values())
-        wrong += sum(expected.get((key, step)) != value for key, step, value in rows)
-        found[run] = len(rows)
+        sums.update(compared(rows, run, epochs))
     finished = ask("SELECT count(*) FROM runs WHERE status = 'FINISHED'")[0][0]
     connection.close()
     return {
-        "metrics": total, "finished": finished, "there": sum(found.values()), "lost": lost,
-        "twice": twice, "wrong": wrong, "seconds": seconds, "killed_at": at, "away": away,
-        "waited": [float(out or "nan") for out, _ in said], "said": [err for _, err in said],
+        "metrics": total, "finished": finished, **sums, "seconds": seconds, "killed_at": at,
+        "away": away, "waited": [float(out or "nan") for out, _ in said],
+        "said": [err for _, err in said],
     }  # fmt: skip
 
 

@@ -244,38 +244,19 @@ def write_secret(path: Path, text: str) -> None:
 def _start_postgresql(folder: Path, port: int, stack: ExitStack) -> str:
     """Start PostgreSQL with a database and its role; returns its address."""
     import psycopg2
-    from psycopg2 import sql
 
     programs = find_postgresql()
     if programs is None:
         raise ServiceError("PostgreSQL is not installed: apt-get install postgresql")
     # It refuses to run as root, which Debian's package has a user for.
     user = "postgres" if os.geteuid() == 0 else None
-    place, password = folder / "postgresql", secrets.token_urlsafe(24)
-    place.mkdir(mode=0o700)
-    key = place / "password"
-    write_secret(key, password)
-    if user:
-        for path in (place, key):
-            shutil.chown(path, user, user)
-    data, own = place / "data", secrets.token_urlsafe(24)
-    made = subprocess.run(
-        [
-            str(programs / "initdb"), "--pgdata", str(data), "--username", "postgres",
-            "--auth", "scram-sha-256", "--pwfile", str(key), "--encoding", "UTF8",
-            "--locale", "C.UTF-8",
-        ],
-        user=user, group=user, cwd="/", capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    key.unlink()
-    if made.returncode:
-        reason = " ".join(made.stderr.split())[-300:]
-        hint = f"; can the user {user} enter {folder}?" if user else ""
-        raise ServiceError(f"PostgreSQL's initdb fails: {reason}{hint}")
+    password = secrets.token_urlsafe(24)
+    data = _make_cluster(programs, folder, password, user)
 
-    def connect(**changes: Any) -> Any:
-        login = {"user": "postgres", "password": password, "dbname": "postgres"}
-        return psycopg2.connect(host=HOST, port=port, **login | changes)
+    def connect() -> Any:
+        return psycopg2.connect(
+            host=HOST, port=port, user="postgres", password=password, dbname="postgres"
+        )
 
     def answers() -> bool:
         with suppress(psycopg2.OperationalError):
@@ -297,16 +278,53 @@ def _start_postgresql(folder: Path, port: int, stack: ExitStack) -> str:
     )  # fmt: skip
     stack.callback(server.end)
     server.start()
-    connection = connect()
+    own = _create_database(connect())
+    return f"postgresql+psycopg2://{DATABASE}:{own}@{HOST}:{port}/{DATABASE}"
+
+
+def _make_cluster(programs: Path, folder: Path, password: str, user: str | None) -> Path:
+    """Make the files of a new PostgreSQL server; returns their folder.
+
+    Raises:
+        ServiceError: initdb fails.
+    """
+    place = folder / "postgresql"
+    place.mkdir(mode=0o700)
+    key = place / "password"
+    write_secret(key, password)
+    if user:
+        for path in (place, key):
+            shutil.chown(path, user, user)
+    made = subprocess.run(
+        [
+            str(programs / "initdb"), "--pgdata", str(place / "data"), "--username", "postgres",
+            "--auth", "scram-sha-256", "--pwfile", str(key), "--encoding", "UTF8",
+            "--locale", "C.UTF-8",
+        ],
+        user=user, group=user, cwd="/", capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    key.unlink()
+    if made.returncode:
+        reason = " ".join(made.stderr.split())[-300:]
+        hint = f"; can the user {user} enter {folder}?" if user else ""
+        raise ServiceError(f"PostgreSQL's initdb fails: {reason}{hint}")
+    return place / "data"
+
+
+def _create_database(connection: Any) -> str:
+    """Create the database and the role that owns it; returns the password of the role."""
+    from psycopg2 import sql
+
+    password, role = secrets.token_urlsafe(24), sql.Identifier(DATABASE)
+    login = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(password))
     connection.autocommit = True  # a database cannot be created in a transaction
     with connection.cursor() as cursor:
-        role = sql.Identifier(DATABASE)
-        cursor.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(own)))
+        cursor.execute(login)
         cursor.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(role, role))
         # Nobody else may even connect.
         cursor.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(role))
     connection.close()
-    return f"postgresql+psycopg2://{DATABASE}:{own}@{HOST}:{port}/{DATABASE}"
+    return password
 
 
 def _start_s3(folder: Path, port: int, people: dict[str, Person], stack: ExitStack) -> str:

@@ -11,21 +11,21 @@ from paths import ROOT
 
 from striate import cli, progress
 
-# Read here, before `clean_environment` hides it.
+# Read here, before `clean_environment` clears it.
 MIRROR = Path(os.environ.get("STRIATE_MIRROR") or ROOT.parent / "shared" / "data").absolute()
 
-# Else each process that a test starts would compile all modules anew.
+# Otherwise each process that a test starts would compile all modules again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-# Files whose walks take minutes, the longest first.
+# Files whose walks take minutes, longest first.
 LONG = ["readme", "survival", "places", "team", "agreement", "browser", "parallel", "resume"]
 
 
 def pytest_collection_modifyitems(items):
-    """What takes longest first, so that none of it is left over at the end."""
+    """Run the longest files first, so that no worker is left with one at the end."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    minutes = {f"test_{name}.py": len(LONG) - place for place, name in enumerate(LONG)}
+    minutes = {f"test_{name}.py": len(LONG) - rank for rank, name in enumerate(LONG)}
     items.sort(key=lambda item: (-minutes.get(item.path.name, 0), -slow[item.path]))
 
 
@@ -40,24 +40,21 @@ def mirror():
 
 @pytest.fixture(scope="session", autouse=True)
 def templates(tmp_path_factory):
-    """Where the repositories are made that tests copy, also in processes side by side."""
+    """Set the folder of the repositories that tests copy; parallel workers share it."""
     base = tmp_path_factory.getbasetemp()
     Clone.templates = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "templates"
 
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
-    """Nobody waits here: what is said of a wait would depend on the machine.
-
-    Nor is it news that tests call this tree's code in copies of it.
-    """
+    """Silence notes about waiting, which depend on the machine, and about code of another tree."""
     monkeypatch.setattr(progress, "QUIET_SECONDS", 600.0)
     monkeypatch.setattr(cli, "_note_other_code", lambda: None)
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch):
-    """Hide what an outer DVC or MLflow process, or the person at the keyboard, has set."""
+    """Clear what an outer DVC or MLflow process or the user has set."""
     for variable in (
         "DVC_ROOT",
         "DVC_EXP_NAME",

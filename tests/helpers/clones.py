@@ -1,4 +1,4 @@
-"""A repository of its own for a test, and the commands that a person types in it."""
+"""A repository for one test, and the commands that a person types in it."""
 
 import json
 import os
@@ -17,13 +17,13 @@ from striate.tracking import background
 
 
 def without_waits(said):
-    """Standard error without what `striate.progress.waiting` says, which depends on the machine."""
-    # A long reason of a message ends so, too.
+    """Drop the waiting notes of `striate.progress`, which depend on the machine, from stderr."""
+    # A message with a long reason may end so, too.
     return re.sub(r"^(?!(?:error|warning|note):)[a-z].* \.\.\.\n", "", said, flags=re.MULTILINE)
 
 
 class Clone:
-    """A repository in `folder`, and an environment in which no outer process shows."""
+    """A repository in `folder`, with an environment cleared of what outer processes set."""
 
     templates = None  # the folder of those that are copied; tests/conftest.py sets it
 
@@ -57,7 +57,7 @@ class Clone:
 
     @classmethod
     def unrun(cls, folder, variables=None, **changes):
-        """The files of this working tree without its results, in a repository without a commit.
+        """Copy the files of this working tree without its results; nothing is committed yet.
 
         `variables` are set for the run; `changes` are keys of params.yaml, such as
         `training__epochs`.
@@ -78,9 +78,9 @@ class Clone:
 
     @classmethod
     def of_this_tree(cls, folder, variables=None, **changes):
-        """The same, run once and committed.
+        """Copy them as `unrun` does, run the pipeline once and commit the results.
 
-        Without `variables`, it is a copy of what is run once for all tests with these changes.
+        Without `variables`, the run is shared by all tests with these changes.
         """
         if variables:
             return cls._run_once(folder, variables, **changes)
@@ -106,11 +106,11 @@ class Clone:
         return clone
 
     def settle(self):
-        """Wait until MLflow is no longer written to behind the prompt."""
+        """Wait until nothing writes to MLflow in the background."""
         background.wait(self.folder)
 
     def run(self, *command, status=0):
-        """Run a command that must end with `status`, if it is given; returns what it printed."""
+        """Run a command and return what it printed; it must exit with `status`, if given."""
         answer = subprocess.run(
             command, cwd=self.folder, env=self.env, capture_output=True, text=True, check=False
         )
@@ -130,6 +130,6 @@ class Clone:
         )
 
     def go_back(self):
-        """Put the working tree back to what is committed."""
+        """Restore the committed working tree."""
         self.run("git", "checkout", "-q", ".")
         self.run("dvc", "checkout", "-q")

@@ -1,4 +1,4 @@
-"""The command `striate`, called within a test."""
+"""The command `striate`, run in the process of the test."""
 
 import sys
 
@@ -8,7 +8,7 @@ from striate import cli
 
 
 def run(monkeypatch, capsys, *arguments, status=0):
-    """Call it so that it must end with `status`; returns what it printed and what it complained."""
+    """Run it; it must exit with `status`. Returns its standard output and its standard error."""
     monkeypatch.setattr(sys, "argv", ["striate", *map(str, arguments)])
     if status:
         with pytest.raises(SystemExit) as caught:

@@ -1,10 +1,10 @@
-"""Two hosts in network namespaces that train together, one of which is cut off for a while.
+"""Train on two hosts in network namespaces, and cut one of them off for a while.
 
 usage: python hosts.py FOLDER SECONDS EPOCH
 
-FOLDER, which both hosts see, holds params.yaml and data/. After that EPOCH the second host is cut
-off for so many SECONDS (0: never). Needs Linux, the rights of root, and `ip` of iproute2. Prints
-what both said, and a JSON object.
+FOLDER, which both hosts see, holds params.yaml and data/. After EPOCH the second host is cut off
+for SECONDS (0: never). Needs Linux, root, and `ip` of iproute2. Prints what both said, and a JSON
+object.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ def ip(*arguments):
 
 @contextlib.contextmanager
 def network():
-    """Both hosts, joined by one cable."""
+    """Create both hosts, joined by one cable."""
     try:
         for name in NAMES:
             ip("netns", "add", name)
@@ -46,7 +46,7 @@ def network():
 
 
 def start(number):
-    """The stage on one of the hosts; the first one has torchrun's meeting point."""
+    """Start the stage on one of the hosts; torchrun's rendezvous is on the first."""
     log = Path(f"host-{number}.log")
     environment = os.environ | {
         "PYTHONPATH": str(ROOT / "src"),

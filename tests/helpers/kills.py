@@ -1,4 +1,4 @@
-"""Kill trainings at random instants, let each one go on, and compare what they leave.
+"""Kill trainings at random instants, resume each one, and compare the outputs.
 
 usage: python kills.py FOLDER COUNT
 
@@ -50,7 +50,7 @@ def start():
 
 
 def finish():
-    """Train to the end; returns the seconds that it took."""
+    """Train to the end; returns the seconds taken."""
     begin = time.perf_counter()
     _, status = os.waitpid(start(), 0)
     assert status == 0, Path("train.log").read_text()
@@ -58,7 +58,7 @@ def finish():
 
 
 def kill(seconds):
-    """Start a training and kill it after that time; says whether it was still running."""
+    """Start a training and kill it after `seconds`; returns whether it was still running."""
     pid = start()
     time.sleep(seconds)
     os.kill(pid, signal.SIGKILL)

@@ -1,11 +1,11 @@
-"""Kill processes of trainings by two processes at random instants, and compare what they leave.
+"""Kill processes of two-process trainings at random instants, and compare the outputs.
 
 usage: python kills_of_groups.py FOLDER COUNT
 
 FOLDER holds params.yaml with `training.processes: 2`, and data/. Of each training one process, or
-one after the other two, are killed, whichever are drawn, at instants that are uniform between the
-start of the training and the time that an uninterrupted one takes; the second instant counts from
-the first. torchrun has to start both anew. Prints a JSON object.
+two one after the other, are drawn and killed, at instants that are uniform between the start of the
+training and the time of an uninterrupted one; the second instant counts from the first. torchrun
+has to restart both. Prints a JSON object.
 """
 
 import json
@@ -42,7 +42,7 @@ def outputs():
 
 
 def kill_one(launcher, drawn):
-    """Kill one process of the group; says whether there was one."""
+    """Kill one process of the group; returns whether there was one."""
     try:
         members = psutil.Process(launcher.pid).children()
         drawn.choice(members).kill()
@@ -52,7 +52,7 @@ def kill_one(launcher, drawn):
 
 
 def train(drawn=None, instants=()):
-    """Train to the end, with a kill after each of these times; returns seconds and kills."""
+    """Train to the end with a kill after each of these times; returns seconds, kills and status."""
     clear()
     begin = time.perf_counter()
     launcher = start()

@@ -1,10 +1,10 @@
-"""Kill workers of a study at random instants; count what became of their trials.
+"""Kill workers of a study at random instants, and count what became of their trials.
 
 usage: python tests/helpers/tuning_kills.py FOLDER COUNT
 
-In FOLDER, which must not exist, a repository is made with this tree's files. A study of digits runs
-there on two workers, as a person would start it, and every 10 to 45 seconds one of the workers is
-killed, until COUNT have been. Then the study is left to end. Prints a JSON object.
+Makes a repository of this tree's files in FOLDER, which must not exist. A study of digits runs
+there on two workers, as a person would start it; every 10 to 45 seconds one worker is killed, COUNT
+times. Then the study runs to its end. Prints a JSON object.
 """
 
 import json
@@ -34,8 +34,8 @@ def workers(command):
             if "striate.tuning.workers" in " ".join(one.cmdline())]  # fmt: skip
 
 
-def below(folder):
-    """What still runs in a folder."""
+def processes_in(folder):
+    """Processes that still run in a folder."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -88,7 +88,7 @@ def main(folder, count):
                 "complete": states.count("COMPLETE"),
                 "cut": states.count("PRUNED"),
                 "experiments as the study says": kept == names,
-                "processes left": len(below(folder)),
+                "processes left": len(processes_in(folder)),
                 "states left": len(list((folder / states.STATES).glob("*.state"))),
                 "folders left": len(list((folder / ".dvc/tmp/exps/standalone").glob("tmp*"))),
                 "git status": clone.run("git", "status", "--porcelain"),

@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -94,8 +95,8 @@ class Browser(webdriver.Chrome):
         return [m for m in messages if not any(known in m for known in OWN_TO_MLFLOW)]
 
 
-@pytest.fixture
-def browser():
+@pytest.fixture(scope="module")
+def opened():
     programs = ("chromium", "google-chrome", "chromium-browser")
     program = next(filter(None, map(shutil.which, programs)), None)
     driver = shutil.which("chromedriver")
@@ -104,6 +105,18 @@ def browser():
     opened = Browser(program, driver, 1600)
     yield opened
     opened.quit()
+
+
+@pytest.fixture
+def browser(opened):
+    """The browser as if it had just been opened."""
+    opened.switch_to.default_content()
+    opened.get("about:blank")
+    opened.set_window_size(1600, 1000)
+    opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+    opened.get_log("browser")
+    return opened
 
 
 @pytest.fixture(scope="module")
@@ -120,40 +133,57 @@ def of(browser, script):
     return browser.execute_script(f"return {script}")
 
 
-def test_the_report_is_whole_and_fits_every_screen(browser, clone):
-    test = clone.json("metrics/test.json")
+@pytest.fixture
+def report(browser, clone):
+    """The browser with the report opened."""
     browser.get((clone.folder / "reports/index.html").as_uri())
-    assert browser.title == f"digits: convnet of 2 layers, {test['accuracy']:.2%} right"
-    tiles = [tile.text.splitlines() for tile in browser.find_elements(By.CLASS_NAME, "tile")]
+    return browser
+
+
+def test_the_report_shows_the_scores_and_the_images(report, clone):
+    test = clone.json("metrics/test.json")
+    assert report.title == f"digits: convnet of 2 layers, {test['accuracy']:.2%} right"
+    tiles = [tile.text.splitlines() for tile in report.find_elements(By.CLASS_NAME, "tile")]
     assert ["test errors", str(test["errors"]), "of 360 images"] in tiles
-    galleries = browser.find_elements(By.CLASS_NAME, "gallery")
+    galleries = report.find_elements(By.CLASS_NAME, "gallery")
     counts = [len(gallery.find_elements(By.TAG_NAME, "img")) for gallery in galleries]
     assert counts == [36, 100, min(36, test["errors"])]
     assert len(galleries[2].find_elements(By.CLASS_NAME, "wrong")) == test["errors"]
-    assert of(browser, "[...document.images].every(i => i.complete && i.naturalWidth > 0)")
-    assert of(browser, "performance.getEntriesByType('resource')"
-                       ".every(e => e.name.startsWith('data:'))")  # fmt: skip
-    for link in browser.find_elements(By.CSS_SELECTOR, "nav a"):
-        assert browser.find_element(By.ID, link.get_attribute("href").split("#")[1])
 
+
+def test_the_report_needs_no_other_file_and_its_links_lead_somewhere(report):
+    assert of(report, "[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    assert of(report, "performance.getEntriesByType('resource')"
+                      ".every(e => e.name.startsWith('data:'))")  # fmt: skip
+    for link in report.find_elements(By.CSS_SELECTOR, "nav a"):
+        assert report.find_element(By.ID, link.get_attribute("href").split("#")[1])
+    assert report.complaints() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "dark"),
+    [("desktop", 1100, False), ("dark", 1100, True), ("phone", 390, False)],
+)
+def test_the_report_fits_the_screen_and_its_colours(report, name, width, dark):
+    report.emulate(width, dark=dark)
+    time.sleep(0.5)
+    assert of(report, "document.documentElement.scrollWidth") == width
+    background = of(report, "getComputedStyle(document.body).backgroundColor")
+    assert (background != "rgb(255, 255, 255)") == dark
+    report.keep(f"report_{name}", 900)
+    assert report.complaints() == []
+
+
+def test_the_curves_of_the_report_are_stacked_on_a_phone(report):
     curves = "document.querySelector('#curves + .picture img').currentSrc"
-    wide = of(browser, curves)
-    for name, width, dark in (
-        ("desktop", 1100, False),
-        ("dark", 1100, True),
-        ("phone", 390, False),
-    ):
-        browser.emulate(width, dark=dark)
-        time.sleep(0.5)
-        assert of(browser, "document.documentElement.scrollWidth") == width
-        background = of(browser, "getComputedStyle(document.body).backgroundColor")
-        assert (background != "rgb(255, 255, 255)") == dark
-        browser.keep(f"report_{name}", 900)
-    assert of(browser, curves) != wide  # one panel below the other
-    browser.emulate(1100, dark=False)
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
-    assert of(browser, "getComputedStyle(document.querySelector('nav')).display") == "none"
-    assert browser.complaints() == []
+    wide = of(report, curves)
+    report.emulate(390, dark=False)
+    report.wait_for(lambda: of(report, curves) != wide)
+
+
+def test_the_printed_report_has_no_navigation(report):
+    report.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert of(report, "getComputedStyle(document.querySelector('nav')).display") == "none"
 
 
 def test_the_comparison_is_whole(browser, clone):
@@ -196,8 +226,9 @@ def server(clone):
     running.communicate(timeout=30)
 
 
-def test_mlflow_shows_and_compares_the_runs(browser, clone, server):
-    browser.set_window_size(1700, 900)
+@pytest.fixture(scope="module")
+def runs(server):
+    """The runs by name, as MLflow's server tells them, and where its pages of them are."""
     table, chart = server
     base, experiment = table.split("/#/")[0], table.split("/experiments/")[1].split("/")[0]
     asked = urllib.request.Request(
@@ -206,52 +237,72 @@ def test_mlflow_shows_and_compares_the_runs(browser, clone, server):
         {"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(asked) as answer:
-        runs = {run["info"]["run_name"]: run for run in json.load(answer)["runs"]}
-    names = {"layers-1", "layers-3", "digits-2x16-seed0"}
-    assert set(runs) == names
-
-    def text():
-        return browser.find_element(By.TAG_NAME, "body").text
-
-    browser.get(table)
-    browser.wait_for(lambda: all(name in text() for name in names))
-    assert "3 matching runs" in text()
-    browser.close_assistant()
-    browser.wait_for(lambda: "test_accuracy" in text())
-    metrics = {m["key"]: m["value"] for m in runs["layers-3"]["data"]["metrics"]}
-    assert str(metrics["test_accuracy"]) in text()
-    browser.keep("mlflow_table")
-
-    browser.get("about:blank")
-    browser.get(chart)
-    browser.wait_for(lambda: "best/val_accuracy" in text())
-    browser.close_assistant()
-    browser.wait_for(lambda: browser.find_elements(By.CSS_SELECTOR, ".bars .point path"))
-    time.sleep(2)  # for the bars to grow
-    browser.keep("mlflow_chart")
-
-    identities = [run["info"]["run_id"] for run in runs.values()]
-    browser.get("about:blank")
-    browser.get(
-        f"{base}/#/compare-runs?runs={json.dumps(identities)}&experiments=[%22{experiment}%22]"
+        by_name = {run["info"]["run_name"]: run for run in json.load(answer)["runs"]}
+    return SimpleNamespace(
+        by_name=by_name, base=base, experiment=experiment, table=table, chart=chart
     )
-    browser.wait_for(lambda: "Comparing 3 Runs" in text() and "Parallel Coordinates" in text())
-    browser.wait_for(lambda: browser.find_elements(By.CSS_SELECTOR, ".parcoords"))
-    assert "model.layers" in text()
-    browser.close_assistant()
-    browser.keep("mlflow_parallel", 700)
 
-    run = runs["layers-3"]["info"]["run_id"]
-    browser.get("about:blank")
-    browser.get(f"{base}/#/experiments/{experiment}/runs/{run}/artifacts/report/index.html")
-    frame = browser.wait_for(lambda: browser.find_elements(By.TAG_NAME, "iframe"))[0]
-    browser.close_assistant()
-    browser.switch_to.frame(frame)
-    browser.wait_for(lambda: "convnet of 3 layers" in text())
-    browser.keep("mlflow_report", 1000)
-    assert of(browser, "[...document.images].every(i => i.complete && i.naturalWidth > 0)")
-    browser.switch_to.default_content()
-    assert browser.complaints() == []
+
+def text_of(browser):
+    return browser.find_element(By.TAG_NAME, "body").text
+
+
+@pytest.fixture
+def wide(browser):
+    """The browser, wide enough for MLflow's pages."""
+    browser.set_window_size(1700, 900)
+    return browser
+
+
+def test_mlflow_lists_the_runs_with_their_metrics(wide, runs):
+    names = {"layers-1", "layers-3", "digits-2x16-seed0"}
+    assert set(runs.by_name) == names
+    wide.get(runs.table)
+    wide.wait_for(lambda: all(name in text_of(wide) for name in names))
+    assert "3 matching runs" in text_of(wide)
+    wide.close_assistant()
+    wide.wait_for(lambda: "test_accuracy" in text_of(wide))
+    metrics = {m["key"]: m["value"] for m in runs.by_name["layers-3"]["data"]["metrics"]}
+    assert str(metrics["test_accuracy"]) in text_of(wide)
+    wide.keep("mlflow_table")
+    assert wide.complaints() == []
+
+
+def test_mlflow_draws_the_metrics_of_the_runs(wide, runs):
+    wide.get(runs.chart)
+    wide.wait_for(lambda: "best/val_accuracy" in text_of(wide))
+    wide.close_assistant()
+    wide.wait_for(lambda: wide.find_elements(By.CSS_SELECTOR, ".bars .point path"))
+    time.sleep(2)  # for the bars to grow
+    wide.keep("mlflow_chart")
+    assert wide.complaints() == []
+
+
+def test_mlflow_compares_the_params_of_the_runs(wide, runs):
+    identities = json.dumps([run["info"]["run_id"] for run in runs.by_name.values()])
+    wide.get(f"{runs.base}/#/compare-runs?runs={identities}&experiments=[%22{runs.experiment}%22]")
+    wide.wait_for(
+        lambda: "Comparing 3 Runs" in text_of(wide) and "Parallel Coordinates" in text_of(wide)
+    )
+    wide.wait_for(lambda: wide.find_elements(By.CSS_SELECTOR, ".parcoords"))
+    assert "model.layers" in text_of(wide)
+    wide.close_assistant()
+    wide.keep("mlflow_parallel", 700)
+    assert wide.complaints() == []
+
+
+def test_mlflow_shows_the_report_of_a_run(wide, runs):
+    run = runs.by_name["layers-3"]["info"]["run_id"]
+    page = f"experiments/{runs.experiment}/runs/{run}/artifacts/report/index.html"
+    wide.get(f"{runs.base}/#/{page}")
+    frame = wide.wait_for(lambda: wide.find_elements(By.TAG_NAME, "iframe"))[0]
+    wide.close_assistant()
+    wide.switch_to.frame(frame)
+    wide.wait_for(lambda: "convnet of 3 layers" in text_of(wide))
+    wide.keep("mlflow_report", 1000)
+    assert of(wide, "[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    wide.switch_to.default_content()
+    assert wide.complaints() == []
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """What is deployed, as far as it can be looked at without a container engine or a cluster."""
 
+import configparser
+import importlib
 import json
 import os
 import re
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from clones import ROOT
+from paths import ROOT
 
 DEPLOY = ROOT / "deploy"
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
@@ -88,8 +90,7 @@ def test_a_file_of_passwords_is_its_owners_and_not_gits(tmp_path, monkeypatch):
 
 
 def test_the_services_are_reached_from_this_machine_only_and_know_each_other():
-    services = COMPOSE["services"]
-    for service in services.values():
+    for service in COMPOSE["services"].values():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
         assert set(service["networks"]) <= set(COMPOSE["networks"])
         for config in service.get("configs", []):
@@ -98,14 +99,18 @@ def test_the_services_are_reached_from_this_machine_only_and_know_each_other():
             build = service["build"]
             assert (DEPLOY / build["context"] / build["dockerfile"]).resolve().exists()
     assert COMPOSE["networks"]["inside"] == {"internal": True}
-    mlflow = services["mlflow"]
-    assert mlflow["command"][:4] == ["mlflow", "server", "--app-name", "basic-auth"]
-    # What was tried with deploy/services.py.
-    import configparser
 
-    sys.path.insert(0, str(DEPLOY))
-    import services as tried
 
+@pytest.fixture
+def tried(monkeypatch):
+    """deploy/services.py, whose servers other tests start."""
+    monkeypatch.syspath_prepend(DEPLOY)
+    return importlib.import_module("services")
+
+
+def test_mlflow_asks_for_passwords_as_the_server_that_was_tried(tried):
+    command = COMPOSE["services"]["mlflow"]["command"]
+    assert command[:4] == ["mlflow", "server", "--app-name", "basic-auth"]
     ours, theirs = configparser.ConfigParser(), configparser.ConfigParser()
     ours.read_string(COMPOSE["configs"]["auth"]["content"])
     theirs.read_string(tried.AUTH.format(database=""))
@@ -113,39 +118,50 @@ def test_the_services_are_reached_from_this_machine_only_and_know_each_other():
         del section["database_uri"]
     assert dict(ours["mlflow"]) == dict(theirs["mlflow"])
     assert ours["mlflow"]["default_permission"] == "NO_PERMISSIONS"
+
+
+def test_the_rights_in_the_storage_are_those_that_were_tried(tried):
     identities = yaml.safe_load(COMPOSE["configs"]["s3"]["content"])["identities"]
     rights = {identity["name"]: identity["actions"] for identity in identities}
     assert rights["reader"] == [f"Read:{tried.DVC}", f"List:{tried.DVC}"]
     assert all(action.endswith(f":{tried.MLFLOW}") for action in rights["mlflow"])
-    assert services["buckets"]["command"][2:] == [tried.DVC, tried.MLFLOW]
+    assert COMPOSE["services"]["buckets"]["command"][2:] == [tried.DVC, tried.MLFLOW]
     compile(COMPOSE["configs"]["buckets"]["content"], "buckets.py", "exec")
 
 
-def test_the_job_of_a_cluster_finds_its_machines_and_has_no_rights():
-    claim, service, job = CLUSTER
+CLAIM, SERVICE, JOB = CLUSTER
+POD = JOB["spec"]["template"]["spec"]
+(CONTAINER,) = POD["containers"]
+
+
+def test_the_job_of_a_cluster_finds_its_machines():
     assert [part["kind"] for part in CLUSTER] == ["PersistentVolumeClaim", "Service", "Job"]
-    spec, pod = job["spec"], job["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    variables = {entry["name"]: entry["value"] for entry in container["env"]}
-    assert spec["completionMode"] == "Indexed"
-    assert spec["completions"] == spec["parallelism"] == int(variables["PET_NNODES"])
-    assert service["spec"]["clusterIP"] == "None"
-    assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
-    assert pod["subdomain"] == service["metadata"]["name"]
+    variables = {entry["name"]: entry["value"] for entry in CONTAINER["env"]}
+    assert JOB["spec"]["completionMode"] == "Indexed"
+    assert JOB["spec"]["completions"] == JOB["spec"]["parallelism"] == int(variables["PET_NNODES"])
+    assert SERVICE["spec"]["clusterIP"] == "None"
+    assert SERVICE["spec"]["selector"] == {"job-name": JOB["metadata"]["name"]}
+    assert POD["subdomain"] == SERVICE["metadata"]["name"]
     host, port = variables["PET_RDZV_ENDPOINT"].split(":")
-    assert host == f"{job['metadata']['name']}-0.{pod['subdomain']}"
-    assert int(port) == service["spec"]["ports"][0]["port"]
-    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
-    (volume,) = [v for v in pod["volumes"] if "persistentVolumeClaim" in v]
-    assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
-    assert {mount["name"] for mount in container["volumeMounts"]} == {
-        volume["name"] for volume in pod["volumes"]
+    assert host == f"{JOB['metadata']['name']}-0.{POD['subdomain']}"
+    assert int(port) == SERVICE["spec"]["ports"][0]["port"]
+
+
+def test_the_machines_of_a_cluster_share_one_volume():
+    assert CLAIM["spec"]["accessModes"] == ["ReadWriteMany"]
+    (volume,) = [v for v in POD["volumes"] if "persistentVolumeClaim" in v]
+    assert volume["persistentVolumeClaim"]["claimName"] == CLAIM["metadata"]["name"]
+    assert {mount["name"] for mount in CONTAINER["volumeMounts"]} == {
+        volume["name"] for volume in POD["volumes"]
     }
-    assert container["envFrom"] == [{"secretRef": {"name": "striate-credentials"}}]
-    assert pod["securityContext"]["runAsNonRoot"] is True
-    assert f"--uid {pod['securityContext']['runAsUser']} " in DOCKERFILE
-    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-    script = container["args"][0]
+
+
+def test_the_container_of_a_cluster_has_no_rights_and_runs_the_stage():
+    assert CONTAINER["envFrom"] == [{"secretRef": {"name": "striate-credentials"}}]
+    assert POD["securityContext"]["runAsNonRoot"] is True
+    assert f"--uid {POD['securityContext']['runAsUser']} " in DOCKERFILE
+    assert CONTAINER["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    script = CONTAINER["args"][0]
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
     assert "python stages/train.py" in script
 

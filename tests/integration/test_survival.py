@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -169,8 +170,16 @@ def test_a_stage_whose_dvc_is_gone_before_it_began_ends_and_puts_outputs_back(cl
     assert "up to date" in clone.run("dvc", "status")
 
 
-def test_an_interrupt_ends_it_in_time_and_the_same_command_goes_on(clone, monkeypatch):
-    del clone.env["STRIATE_TRACKING"]
+@pytest.fixture(scope="module")
+def interrupted(origin, tmp_path_factory):
+    """An experiment that was interrupted in its training.
+
+    Has the `clone`, the `command`, its `status`, what it `said`, the `seconds` that the stage took
+    to end, and the outputs `before` it and `after` it.
+    """
+    folder = tmp_path_factory.mktemp("interrupted") / "striate"
+    shutil.copytree(origin.folder, folder, symlinks=True)
+    clone = Clone(folder)
     before = outputs(clone.folder)
     command = ("dvc", "exp", "run", *LONG)
     running = Running(clone, *command)
@@ -181,13 +190,27 @@ def test_an_interrupt_ends_it_in_time_and_the_same_command_goes_on(clone, monkey
     psutil.wait_procs([trainer], timeout=30)
     seconds = time.monotonic() - begin
     status, said = running.wait()
-    print(f"the stage ended {seconds:.2f} s after the interrupt")
-    assert seconds < 4  # 2 s on a machine that does nothing else
-    assert status != 0
+    return SimpleNamespace(
+        clone=clone, command=command, status=status, said=said, seconds=seconds, before=before,
+        after=outputs(clone.folder),
+    )  # fmt: skip
+
+
+def test_an_interrupt_ends_a_training_in_time_and_says_how_to_go_on(interrupted):
+    print(f"the stage ended {interrupted.seconds:.2f} s after the interrupt")
+    assert interrupted.seconds < 4  # 2 s on a machine that does nothing else
+    assert interrupted.status != 0
+    said = interrupted.said
     assert re.search(r"interrupted: the same command goes on after .*epoch \d+", said)
     assert "Traceback" not in said
-    assert outputs(clone.folder) == before
-    monkeypatch.chdir(clone.folder)
+
+
+def test_an_interrupted_training_puts_its_outputs_back(interrupted):
+    assert interrupted.after == interrupted.before
+
+
+def test_the_run_of_an_interrupted_training_is_closed(interrupted, monkeypatch):
+    monkeypatch.chdir(interrupted.clone.folder)
     store = mlflow_store.open_store()
     for _ in range(100):
         latest = store.runs()[-1]
@@ -195,8 +218,12 @@ def test_an_interrupt_ends_it_in_time_and_the_same_command_goes_on(clone, monkey
             break
         time.sleep(0.2)
     assert latest.info.status == "KILLED"
+
+
+def test_after_an_interrupt_the_same_command_goes_on_to_the_same_bytes(interrupted):
+    clone = interrupted.clone
     clone.env["STRIATE_TRACKING"] = "off"
-    assert "goes on after" in clone.run(*command)
+    assert "goes on after" in clone.run(*interrupted.command)
     assert is_as_if_undisturbed(clone)
 
 

@@ -1,7 +1,6 @@
 """What differs between experiments."""
 
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -174,38 +173,66 @@ def test_names_are_text_and_no_markup(scored):
     assert "&lt;i&gt;x" in page
 
 
-@pytest.mark.slow
-def test_experiments_branches_and_commits_are_compared(tmp_path):
-    clone = Clone.of_this_tree(tmp_path / "striate", training__epochs=1, model__width=4)
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A repository with an experiment, whose comparison with the commit is in `said`."""
+    folder = tmp_path_factory.mktemp("compare") / "striate"
+    clone = Clone.of_this_tree(folder, training__epochs=1, model__width=4)
     clone.env["STRIATE_TRACKING"] = "off"
     clone.run("dvc", "exp", "run", "--temp", "-n", "deeper", "-S", "model.layers=3")
-    commit = clone.run("git", "rev-parse", "--short", "HEAD").strip()
-    said = clone.striate("compare", commit, "deeper", "workspace")
-    assert "model.layers  2" in said
-    errors = clone.json("metrics/test.json")["errors"]
-    assert re.search(rf"^test errors +{errors} ", said, re.M)
-    assert "Only deeper has" in said
-    assert f"{commit} and workspace are the same experiment: equal params" in said
-    page = (clone.folder / "reports/compare.html").read_text()
-    assert f"deeper and workspace against {commit}" in page
-    assert clone.run("git", "status", "--porcelain") == ""
+    clone.commit = clone.run("git", "rev-parse", "--short", "HEAD").strip()
+    clone.said = clone.striate("compare", clone.commit, "deeper", "workspace")
+    return clone
 
+
+@pytest.mark.slow
+def test_a_commit_an_experiment_and_the_workspace_are_compared(clone):
+    errors = clone.json("metrics/test.json")["errors"]
+    assert "model.layers  2" in clone.said
+    assert re.search(rf"^test errors +{errors} ", clone.said, re.M)
+    assert "Only deeper has" in clone.said
+    assert f"{clone.commit} and workspace are the same experiment: equal params" in clone.said
+
+
+@pytest.mark.slow
+def test_the_page_of_a_comparison_is_written_where_it_is_asked_for(clone):
+    page = (clone.folder / "reports/compare.html").read_text()
+    assert f"deeper and workspace against {clone.commit}" in page
+    assert clone.run("git", "status", "--porcelain") == ""
+    clone.striate("compare", "main", "deeper", "--page", "elsewhere/page.html")
+    assert (clone.folder / "elsewhere/page.html").exists()
+
+
+@pytest.mark.slow
+def test_experiments_are_listed_with_the_advice_by_what_to_choose(clone):
     listed = clone.striate("experiments").splitlines()
     assert listed[0].split()[:5] == ["experiment", "validation", "accuracy", "test", "accuracy"]
     assert {line.split("  ")[0] for line in listed[2:4]} == {"main, workspace", "deeper"}
     assert listed[-1].startswith("Choose by validation accuracy")
 
-    clone.striate("compare", "main", "deeper", "--page", "elsewhere/page.html")
-    assert (clone.folder / "elsewhere/page.html").exists()
-    refused = {
-        ("main",): "name at least two experiments",
-        ("main", "main"): "name at least two experiments",
-        ("main", "none"): "there is no experiment, branch or commit 'none'; known here: workspace",
-        ("main", "HEAD~1"): "HEAD~1 cannot be used: it was not evaluated",
-    }
-    for names, words in refused.items():
-        (line,) = clone.striate("compare", *names, status=2).splitlines()
-        assert words in line
-    shutil.rmtree(clone.folder / ".dvc/cache")
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("main",), "name at least two experiments"),
+        (("main", "main"), "name at least two experiments"),
+        (
+            ("main", "none"),
+            "there is no experiment, branch or commit 'none'; known here: ",
+        ),
+        (("main", "HEAD~1"), "HEAD~1 cannot be used: it was not evaluated"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(clone, names, words):
+    (line,) = clone.striate("compare", *names, status=2).splitlines()
+    assert words in line
+
+
+@pytest.mark.slow
+def test_an_experiment_without_its_files_cannot_be_compared(clone):
+    cache = clone.folder / ".dvc/cache"
+    cache.rename(clone.folder / ".dvc/away")
     (line,) = clone.striate("compare", "workspace", "deeper", status=2).splitlines()
+    (clone.folder / ".dvc/away").rename(cache)
     assert "deeper cannot be used: its files are not in DVC's cache here; `dvc exp pull`" in line

@@ -353,34 +353,54 @@ def test_a_clone_without_main_of_the_origin_is_refused_with_a_cure_that_works(re
     assert "against origin/main" in last_line(answer)
 
 
-def test_on_main_itself_the_commit_before_is_what_is_compared_with(clone):
+def test_the_first_commit_of_main_has_nothing_to_be_compared_with(clone):
     answer = striate_gate(clone)
     assert answer.returncode == 2
     assert "HEAD is in origin/main and has no commit before it here" in answer.stderr
+
+
+@pytest.fixture
+def on_main(clone):
+    """A clone whose main has a second commit, which is worse."""
     commit(clone, 0.5, "Worse.")
     git(clone, "push", "-q", "origin", "HEAD:refs/heads/later")
     git(clone, "update-ref", "refs/remotes/origin/main", "HEAD")
-    answer = striate_gate(clone)
+    return clone
+
+
+def test_on_main_itself_the_commit_before_is_what_is_compared_with(on_main):
+    answer = striate_gate(on_main)
     assert answer.returncode == 1
     assert "against HEAD~1 (" in last_line(answer)
     assert "because HEAD is in origin/main: FAILED: accuracy is worse" in last_line(answer)
-    # Another processor rounds the same results differently, which is no change.
-    (clone / "metrics/test.json").write_text('{"accuracy": 0.5000000000000001, "n": 100}')
-    answer = striate_gate(clone)
+
+
+@pytest.fixture
+def rounded(on_main):
+    """The same, with results as another processor rounds them."""
+    (on_main / "metrics/test.json").write_text('{"accuracy": 0.5000000000000001, "n": 100}')
+    return on_main
+
+
+def test_results_that_another_processor_rounds_differently_are_no_change(rounded):
+    answer = striate_gate(rounded)
     assert answer.returncode == 1
     assert "against HEAD~1 (" in last_line(answer)
-    # Code or params that are not committed are a change on top of main.
-    with (clone / "gate.yaml").open("a") as stream:
+
+
+def test_code_or_params_that_are_not_committed_are_a_change_on_top_of_main(rounded):
+    with (rounded / "gate.yaml").open("a") as stream:
         stream.write("# changed\n")
-    answer = striate_gate(clone)
+    answer = striate_gate(rounded)
     assert answer.returncode == 0
     assert "against HEAD (" in last_line(answer)
-    git(clone, "checkout", "-q", ".")
-    # Main went on; a checkout of an older commit is no change to it.
-    commit(clone, 0.9, "Better.")
-    git(clone, "update-ref", "refs/remotes/origin/main", "HEAD")
-    git(clone, "checkout", "-q", "--detach", "HEAD~1")
-    assert "against HEAD~1 (" in last_line(striate_gate(clone))
+
+
+def test_a_checkout_of_an_older_commit_is_no_change_to_main(on_main):
+    commit(on_main, 0.9, "Better.")
+    git(on_main, "update-ref", "refs/remotes/origin/main", "HEAD")
+    git(on_main, "checkout", "-q", "--detach", "HEAD~1")
+    assert "against HEAD~1 (" in last_line(striate_gate(on_main))
 
 
 def test_another_default_branch_of_the_origin_is_found(repository, tmp_path):
