@@ -11,7 +11,6 @@ import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 import yaml
@@ -19,10 +18,12 @@ import yaml
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
+from striate.config import params as schema
 from striate.data import arrays, tensors
 from striate.datasets import catalogue
 from striate.models import checkpoint, devices, networks, normalization, prediction
 from striate.training import distributed, loop
+from striate.training.task import Task
 
 
 def params(*layers, **changes):
@@ -48,19 +49,19 @@ def stored(name):
     return folder
 
 
-def train(values, images_used=None, group=distributed.ALONE):
+def train(values, images_used=None, group=distributed.SINGLE_PROCESS):
     """Train and score as the stages do; returns what was measured.
 
     `seconds` begins where the images lie on the device and the network is built, and holds the
     whitening; `epochs` are the seconds of each epoch; `accuracy` is of the test images.
     """
-    settings = {key: SimpleNamespace(**v) for key, v in values.items() if isinstance(v, dict)}
+    settings = schema.check(values)
     devices.keep_freed_memory()
-    device = devices.pick_device(settings["training"].device)
-    devices.set_deterministic(settings["training"].deterministic)
+    device = devices.pick_device(settings.training.device)
+    devices.set_deterministic(settings.training.deterministic is not False)
     folder = stored(values["data"]["name"])
     manifest = arrays.load_manifest(folder)
-    normalize = normalization.pick_normalization(manifest, settings["data"].normalize)
+    normalize = normalization.pick_normalization(manifest, settings.data.normalize)
     torch.manual_seed(values["seed"])
     model = checkpoint.build(checkpoint.describe(values["model"], manifest, normalize)).to(device)
     split = tensors.load_split(folder, "train", device)
@@ -72,10 +73,7 @@ def train(values, images_used=None, group=distributed.ALONE):
         torch.cuda.synchronize()
     marks = [time.perf_counter()]
     networks.whiten_(model, normalize(split.images[: networks.WHITENING_IMAGES]))
-    for _ in loop.fit(
-        model, split, None, settings=settings["training"], augmentation=settings["augment"],
-        normalize=normalize, seed=values["seed"], group=group,
-    ):  # fmt: skip
+    for _ in loop.fit(model, Task(split, None, settings, normalize), group=group):
         marks.append(time.perf_counter())
     peak = memory()
     test = tensors.load_split(folder, "test", device)

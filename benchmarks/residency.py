@@ -34,18 +34,19 @@ class EnoughError(Exception):
 def one(folder, residency):
     """Train on some images; returns how many a second, and what `auto` would have chosen."""
     import time
-    from types import SimpleNamespace
 
     import torch
     from common import params
 
     from striate import errors
+    from striate.config import params as schema
     from striate.data import arrays
     from striate.models import checkpoint, devices, normalization
     from striate.training import lazy_images, loop, memory
+    from striate.training.task import Task
 
-    values = params(training__epochs=1000)
-    settings = SimpleNamespace(**values["training"])
+    values = params(training__epochs=1000, augment__translate=2, augment__flip=True)
+    settings = schema.check(values)
     devices.keep_freed_memory()
     device = devices.pick_device("auto")
     manifest = arrays.load_manifest(folder)
@@ -59,8 +60,8 @@ def one(folder, residency):
         where = memory.pick_residency(residency, size, device)
     except errors.UserError as error:
         return {"auto": auto, "refused": str(error)}
-    memory_format = devices.pick_precision(settings.precision, device).memory_format
-    learnt = lazy_images.reside(split, where, memory_format)
+    memory_format = devices.pick_precision(settings.training.precision, device).memory_format
+    train_set = lazy_images.reside(split, where, memory_format)
     seen, start = 0, 0.0
 
     def counting(pixels):
@@ -73,12 +74,8 @@ def one(folder, residency):
         seen += len(pixels)
         return normalize(pixels)
 
-    values["augment"] |= {"translate": 2, "flip": True}
     try:
-        list(loop.fit(
-            model, learnt, None, settings=settings, normalize=counting, seed=0,
-            augmentation=SimpleNamespace(**values["augment"]),
-        ))  # fmt: skip
+        list(loop.fit(model, Task(train_set, None, settings, counting)))
     except EnoughError:
         wait(device)
     return {"auto": auto, "speed": (seen - WARM_UP) / (time.perf_counter() - start)}

@@ -32,6 +32,7 @@ from striate.data import arrays, tensors
 from striate.errors import UserError
 from striate.models import checkpoint, devices, networks, normalization
 from striate.training import loop
+from striate.training.task import Task
 from striate.tuning import search_space, studies
 
 SPACE = Path(__file__).with_suffix(".yaml")
@@ -65,12 +66,9 @@ def fitted(settings, split, manifest):
     torch.manual_seed(settings.seed)
     description = checkpoint.describe(settings.model.model_dump(), manifest, normalize)
     model = checkpoint.build(description)
-    learnt, val = tensors.hold_out(split, settings.data.val_size, settings.seed)
-    networks.whiten_(model, normalize(learnt.images[: networks.WHITENING_IMAGES]))
-    yield from loop.fit(
-        model, learnt, val, settings=settings.training, augmentation=settings.augment,
-        normalize=normalize, seed=settings.seed,
-    )  # fmt: skip
+    train_set, val_set = tensors.hold_out(split, settings.data.val_size, settings.seed)
+    networks.whiten_(model, normalize(train_set.images[: networks.WHITENING_IMAGES]))
+    yield from loop.fit(model, Task(train_set, val_set, settings, normalize))
 
 
 def database(sampler, seed):

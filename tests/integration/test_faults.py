@@ -25,6 +25,7 @@ from striate.datasets.catalogue import CATALOGUE
 from striate.errors import UserError
 from striate.models import checkpoint, networks, normalization, prediction
 from striate.training import loop, transfer
+from striate.training.task import Task
 
 LINES = (ROOT / "params.yaml").read_text().splitlines(keepends=True)
 CONTENT = (ROOT / "params.yaml").read_bytes()
@@ -244,14 +245,11 @@ def test_valid_params_take_a_step_or_say_that_the_loss_diverged(finished, values
     model = checkpoint.build(checkpoint.describe(values["model"], manifest, normalize))
     everything = tensors.load_split(Path("data"), "train", torch.device("cpu"))
     some = tensors.Split(*(part[:count] for part in everything))
-    learnt, val = tensors.hold_out(some, loaded.data.val_size, loaded.seed)
-    networks.whiten_(model, normalize(learnt.images))
+    train_set, val_set = tensors.hold_out(some, loaded.data.val_size, loaded.seed)
+    networks.whiten_(model, normalize(train_set.images))
     transfer.freeze_(model, loaded.training.freeze)
     try:
-        row = next(loop.fit(
-            model, learnt, val, settings=loaded.training, augmentation=loaded.augment,
-            normalize=normalize, seed=loaded.seed,
-        ))  # fmt: skip
+        row = next(loop.fit(model, Task(train_set, val_set, loaded, normalize)))
     except UserError as error:
         assert str(error).startswith("the loss became ")  # noqa: PT017
         return

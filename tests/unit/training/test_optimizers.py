@@ -1,22 +1,12 @@
-"""The optimisers: PyTorch's own arithmetic, groups with rates, and Muon's orthogonal updates."""
-
-from types import SimpleNamespace
+"""The optimizers: PyTorch's own arithmetic, groups with rates, and Muon's orthogonal updates."""
 
 import pytest
 import torch
-from test_models import SPEEDRUN, build
+from tiny import SPEEDRUN, settings
 from torch import nn
 
-from striate.training import optimizers
-
-SETTINGS = {
-    "optimizer": "adam",
-    "learning_rate": 0.02,
-    "bias_rate": 1.0,
-    "head_rate": 1.0,
-    "momentum": 0.9,
-    "weight_decay": 0.0,
-}
+from striate.models import networks
+from striate.training import muon, optimizers
 
 
 def network(seed=0):
@@ -25,7 +15,7 @@ def network(seed=0):
 
 
 def steps(model, found, count=4):
-    """Train on the same few batches; `found` are optimisers of either kind."""
+    """Train on the same few batches; `found` are optimizers of either kind."""
     generator = torch.Generator().manual_seed(1)
     for _ in range(count):
         images = torch.rand(5, 1, 6, 6, generator=generator)
@@ -38,13 +28,13 @@ def steps(model, found, count=4):
 
 def ours(**changes):
     model = network()
-    settings = SimpleNamespace(**SETTINGS | changes)
-    return model, optimizers.build_optimizers(model, settings, fused=False, dtype=torch.float32)
+    training = settings(**{"learning_rate": 0.02} | changes).training
+    return model, optimizers.build_optimizers(model, training, fused=False, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
-def test_a_step_is_that_of_pytorchs_optimiser_to_the_last_bit(name, decay):
+def test_a_step_is_that_of_pytorchs_optimizer_to_the_last_bit(name, decay):
     model, found = ours(optimizer=name, weight_decay=decay)
     theirs = network()
     kind, more = {
@@ -59,11 +49,11 @@ def test_a_step_is_that_of_pytorchs_optimiser_to_the_last_bit(name, decay):
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_fused_steps_differ_in_rounding_only(name):
-    settings = SimpleNamespace(**SETTINGS | {"optimizer": name})
+    training = settings(optimizer=name).training
     results = []
     for fused in (False, True):
         model = network()
-        found = optimizers.build_optimizers(model, settings, fused=fused, dtype=torch.float32)
+        found = optimizers.build_optimizers(model, training, fused=fused, dtype=torch.float32)
         results.append(steps(model, found))
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
@@ -80,7 +70,8 @@ def test_each_kind_of_parameter_has_its_rate():
 
 
 def test_what_does_not_learn_is_left_out():
-    groups = optimizers.parameter_groups(build((3, 32, 32), **SPEEDRUN))
+    architecture = SPEEDRUN | {"layers": 2, "width": [8, 16], "whiten": 2}
+    groups = optimizers.parameter_groups(networks.build((3, 32, 32), 10, architecture))
     assert [tuple(param.shape) for param in groups["filters"]] == [
         (8, 24, 3, 3), (8, 8, 3, 3), (16, 8, 3, 3), (16, 16, 3, 3),
     ]  # fmt: skip
@@ -94,7 +85,7 @@ def test_orthogonal_brings_the_singular_values_near_1_and_keeps_the_directions(s
     left, _ = torch.linalg.qr(torch.randn(shape[0], min(shape), generator=generator))
     right, _ = torch.linalg.qr(torch.randn(shape[1], min(shape), generator=generator))
     values = torch.linspace(0.2, 1.0, min(shape))
-    found = optimizers.orthogonal(left @ torch.diag(values) @ right.T)
+    found = muon.orthogonal(left @ torch.diag(values) @ right.T)
     inside = left.T @ found @ right
     assert torch.linalg.svdvals(found).min() > 0.6
     assert torch.linalg.svdvals(found).max() < 1.3
