@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
@@ -12,7 +11,6 @@ import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 import yaml
@@ -20,10 +18,12 @@ import yaml
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
+from striate.config import params as schema
 from striate.data import arrays, tensors
 from striate.datasets import catalogue
 from striate.models import checkpoint, devices, normalization, prediction, registry
 from striate.training import distributed, loop
+from striate.training.task import Task
 
 
 def params(*layers, **changes):
@@ -49,24 +49,19 @@ def stored(name):
     return folder
 
 
-def sections(values):
-    """The sections of such values, whose keys are attributes."""
-    return {key: SimpleNamespace(**v) for key, v in values.items() if isinstance(v, dict)}
-
-
-def train(values, images_used=None, group=distributed.ALONE):
+def train(values, images_used=None, group=distributed.SINGLE_PROCESS):
     """Train and score as the stages do; returns what was measured.
 
     `seconds` begins where the images lie on the device and the network is built, and holds the
     whitening; `epochs` are the seconds of each epoch; `accuracy` is of the test images.
     """
-    settings = sections(values)
+    settings = schema.check(values)
     devices.keep_freed_memory()
-    device = devices.pick_device(settings["training"].device)
-    devices.set_deterministic(settings["training"].deterministic)
+    device = devices.pick_device(settings.training.device)
+    devices.set_deterministic(settings.training.deterministic is not False)
     folder = stored(values["data"]["name"])
     manifest = arrays.load_manifest(folder)
-    normalize = normalization.pick_normalization(manifest, settings["data"].normalize)
+    normalize = normalization.pick_normalization(manifest, settings.data.normalize)
     torch.manual_seed(values["seed"])
     model = checkpoint.build(checkpoint.describe(values["model"], manifest, normalize)).to(device)
     split = tensors.load_split(folder, "train", device)
@@ -78,10 +73,7 @@ def train(values, images_used=None, group=distributed.ALONE):
         torch.cuda.synchronize()
     marks = [time.perf_counter()]
     model.fit_to_data(normalize(split.images[: registry.FIT_IMAGES]))
-    for _ in loop.fit(
-        model, split, None, settings=settings["training"], augmentation=settings["augment"],
-        normalize=normalize, seed=values["seed"], group=group,
-    ):  # fmt: skip
+    for _ in loop.fit(model, Task(split, None, settings, normalize), group=group):
         marks.append(time.perf_counter())
     peak = memory()
     test = tensors.load_split(folder, "test", device)
@@ -96,61 +88,6 @@ def train(values, images_used=None, group=distributed.ALONE):
         "memory": peak,
         "accuracy": prediction.accuracy(logits, test.labels.cpu()),
     }
-
-
-MADE = (".dvc/cache", ".dvc/tmp", "mlflow.db", "mlartifacts", "data", "models", "predictions",
-        "reports", "dvc.lock")  # fmt: skip
-
-
-class Clone:
-    """A clone of a commit of this repository, and the seconds of commands in it."""
-
-    def __init__(self, folder, revision):
-        self.folder = folder
-        subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
-        subprocess.run(["git", "-C", folder, "checkout", "--quiet", "-B", "main", revision],
-                       check=True)  # fmt: skip
-        self.env = os.environ | {
-            "PYTHONPATH": str(folder / "src"), "DVC_NO_ANALYTICS": "true",
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        }  # fmt: skip
-
-    def seconds(self, *command, first=False, **variables):
-        """Run a command; returns its seconds, or those until its first line."""
-        start = time.perf_counter()
-        process = subprocess.Popen(
-            command, cwd=self.folder, env=self.env | variables, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-        line = process.stdout.readline() if first else ""
-        found = time.perf_counter() - start
-        out, err = process.communicate()
-        if process.returncode:
-            sys.exit(f"{' '.join(command)} failed: {line}{out}{err}")
-        return found if first else time.perf_counter() - start
-
-    def reproduce(self, **variables):
-        """Remove all results and make them anew; returns the seconds of `dvc repro` and `sync`."""
-        for name in MADE:
-            path = self.folder / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-        return self.seconds("dvc", "repro", "--quiet", **variables), self.striate("sync")
-
-    def striate(self, *arguments, **options):
-        return self.seconds(sys.executable, "-m", "striate.cli", *arguments, **options)
-
-    def git(self, *arguments, given=None):
-        return subprocess.run(
-            ["git", *arguments], cwd=self.folder, env=self.env, input=given, check=True,
-            stdout=subprocess.PIPE,
-        ).stdout.decode().strip()  # fmt: skip
-
-    def commit(self, message):
-        self.git("add", "--all")
-        self.git("-c", "user.name=x", "-c", "user.email=x@localhost", "commit", "-qm", message)
 
 
 def memory():

@@ -36,15 +36,17 @@ def one(folder, residency):
     import time
 
     import torch
-    from common import params, sections
+    from common import params
 
     from striate import errors
+    from striate.config import params as schema
     from striate.data import arrays
     from striate.models import checkpoint, devices, normalization
     from striate.training import lazy_images, loop, memory
+    from striate.training.task import Task
 
     values = params(training__epochs=1000, augment__translate=2, augment__flip=True)
-    settings = sections(values)
+    settings = schema.check(values)
     devices.keep_freed_memory()
     device = devices.pick_device("auto")
     manifest = arrays.load_manifest(folder)
@@ -58,8 +60,8 @@ def one(folder, residency):
         where = memory.pick_residency(residency, size, device)
     except errors.UserError as error:
         return {"auto": auto, "refused": str(error)}
-    memory_format = devices.pick_precision(settings["training"].precision, device).memory_format
-    learnt = lazy_images.reside(split, where, memory_format)
+    memory_format = devices.pick_precision(settings.training.precision, device).memory_format
+    train_set = lazy_images.reside(split, where, memory_format)
     seen, start = 0, 0.0
 
     def counting(pixels):
@@ -73,10 +75,7 @@ def one(folder, residency):
         return normalize(pixels)
 
     try:
-        list(loop.fit(
-            model, learnt, None, settings=settings["training"], normalize=counting, seed=0,
-            augmentation=settings["augment"],
-        ))  # fmt: skip
+        list(loop.fit(model, Task(train_set, None, settings, counting)))
     except EnoughError:
         wait(device)
     return {"auto": auto, "speed": (seen - WARM_UP) / (time.perf_counter() - start)}

@@ -81,7 +81,7 @@ def bare(name, group, device):
 def member(program, name, place):
     """What each process does; the first one writes the seconds of the last epoch to a file."""
     devices.keep_freed_memory()
-    with distributed.joined("auto") as (group, device):
+    with distributed.process_group("auto") as (group, device):
         seconds = striate(name, group) if program == "striate" else bare(name, group, device)
         if group.rank == 0:
             Path(place).write_text(json.dumps(seconds))

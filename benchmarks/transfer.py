@@ -14,9 +14,11 @@ import sys
 import common
 import torch
 
+from striate.config import params
 from striate.data import arrays, tensors
 from striate.models import checkpoint, devices, normalization, prediction
-from striate.training import loop, transfer
+from striate.training import loop, schedule, transfer
+from striate.training.task import Task
 
 STEPS, EPOCHS, SEEDS = 300, 5, 3
 SIZES = (10, 100, None)  # images of each class; all
@@ -40,21 +42,17 @@ def some(split, size, seed):
 
 def trained(values, manifest, classes, split, seed, first=None, freeze="none"):
     """A network after training, with its normalisation; `first` is a state dict to begin with."""
-    settings = common.sections(values)
-    batch = settings["training"].batch_size
-    steps = -(-len(split.labels) // batch)
-    settings["training"].epochs = max(EPOCHS, -(-STEPS // steps))
-    normalize = normalization.pick_normalization(manifest, settings["data"].normalize)
+    steps = schedule.steps_per_epoch(len(split.labels), values["training"]["batch_size"])
+    training = values["training"] | {"epochs": max(EPOCHS, -(-STEPS // steps))}
+    settings = params.check(values | {"seed": seed, "training": training})
+    normalize = normalization.pick_normalization(manifest, settings.data.normalize)
     described = manifest | {"classes": [str(number) for number in range(classes)]}
     torch.manual_seed(seed)
     model = checkpoint.build(checkpoint.describe(values["model"], described, normalize))
     if first is not None:
         transfer.transfer_(model, first)
     transfer.freeze_(model, freeze)
-    for _ in loop.fit(
-        model, split, None, settings=settings["training"], augmentation=settings["augment"],
-        normalize=normalize, seed=seed,
-    ):  # fmt: skip
+    for _ in loop.fit(model, Task(split, None, settings, normalize)):
         pass
     return model, normalize
 

@@ -32,6 +32,7 @@ from striate.data import arrays, tensors
 from striate.errors import UserError
 from striate.models import checkpoint, devices, normalization, registry
 from striate.training import loop
+from striate.training.task import Task
 from striate.tuning import search_space, studies
 
 SPACE = Path(__file__).with_suffix(".yaml")
@@ -65,12 +66,9 @@ def fitted(settings, split, manifest):
     torch.manual_seed(settings.seed)
     description = checkpoint.describe(settings.model.architecture(), manifest, normalize)
     model = checkpoint.build(description)
-    learnt, val = tensors.hold_out(split, settings.data.val_size, settings.seed)
-    model.fit_to_data(normalize(learnt.images[: registry.FIT_IMAGES]))
-    yield from loop.fit(
-        model, learnt, val, settings=settings.training, augmentation=settings.augment,
-        normalize=normalize, seed=settings.seed,
-    )  # fmt: skip
+    train_set, val_set = tensors.hold_out(split, settings.data.val_size, settings.seed)
+    model.fit_to_data(normalize(train_set.images[: registry.FIT_IMAGES]))
+    yield from loop.fit(model, Task(train_set, val_set, settings, normalize))
 
 
 def database(sampler, seed):
@@ -91,7 +89,7 @@ def search(sampler, seed, trials, end):
         direction="maximize", load_if_exists=True,
         pruner=studies.pruner() if sampler == "tpe" else optuna.pruners.NopPruner(),
     )  # fmt: skip
-    study.sampler = studies.make_sampler(sampler, seed)
+    study.sampler = studies.sampler_of(sampler, seed)
     for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # it was killed
     while time.monotonic() < end:
@@ -99,7 +97,7 @@ def search(sampler, seed, trials, end):
             return
         trial = study.ask()
         drawn = search_space.values_of(search_space.propose(trial, space, base), space)
-        settings = params.check(search_space.override(base, drawn))
+        settings = params.check(search_space.laid_over(base, drawn))
         state, row = optuna.trial.TrialState.COMPLETE, [0.0, 0.0]
         try:
             epochs = trained(drawn, settings, split, manifest)

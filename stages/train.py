@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from striate.config import params, validation
 from striate.models import portable
@@ -13,18 +13,25 @@ from striate.progress import waiting
 from striate.tracking.logger import Logbook, logbook
 from striate.training import torchrun
 
-FEW_STEPS = 50  # below, Adam at its usual rate of 0.001 barely changes the weights
-
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
+    from striate.data.tensors import Split
+    from striate.models.registry import Network
     from striate.training.distributed import Group
+    from striate.training.lazy_images import Stored
+    from striate.training.resume import Checkpointer
+    from striate.training.task import Task
+
+DATA, MODELS, METRICS = Path("data"), Path("models"), Path("metrics")
+FEW_STEPS = 50  # below, Adam at its usual rate of 0.001 barely changes the weights
 
 
 def main() -> None:
     """Train in this process, or in several that it starts."""
     settings = params.load()
-    portable.use(settings.training, Path("data"))
+    portable.use(settings.training, DATA)
     if torchrun.is_needed(settings.training.processes):
         torchrun.launch(torchrun.count(settings.training.processes), Path(__file__))
         return
@@ -33,22 +40,23 @@ def main() -> None:
         with waiting("loading PyTorch") if torchrun.is_first() else nullcontext():
             from striate.training import distributed
 
-        with distributed.joined(settings.training.device) as (group, device):
+        with distributed.process_group(settings.training.device) as (group, device):
             train(settings, log, group, device)
 
 
 def train(settings: params.Params, log: Logbook, group: Group, device: torch.device) -> None:
-    """Read the sections, train, and write models/ and metrics/."""
+    """Read data/, train, and write models/ and metrics/."""
     import torch
 
-    from striate.data import arrays, tensors
-    from striate.models import calibration, checkpoint, devices, prediction, registry
+    from striate.data import arrays
+    from striate.models import checkpoint, devices
     from striate.models.normalization import pick_normalization
-    from striate.training import history, lazy_images, loop, memory, norms, resume, transfer
+    from striate.training import norms, resume
+    from striate.training.task import Task
 
     devices.keep_freed_memory()
     devices.set_deterministic(settings.training.deterministic is not False)
-    manifest = arrays.load_manifest(Path("data"))
+    manifest = arrays.load_manifest(DATA)
     validation.check(
         settings, manifest["shape"], len(manifest["classes"]), manifest["train"]["count"],
         group.size,
@@ -57,81 +65,166 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
     description = checkpoint.describe(settings.model.architecture(), manifest, normalization)
     torch.manual_seed(settings.seed)
     model = checkpoint.build(description).to(device)
-    everything = lazy_images.load(Path("data"), "train", device)
-    size = everything.images.pixels.nbytes
-    # All processes look at what is free before any of them takes it.
-    where = group.gathered(
-        memory.pick_residency(settings.data.residency, size, device, torchrun.beside())
-    )[group.rank]
-    first, second = tensors.hold_out(everything, settings.data.val_size, settings.seed)
-    model.fit_to_data(normalization(first.images[: registry.FIT_IMAGES].read()))
-    precision = devices.pick_precision(settings.training.precision, device)
-    learnt = lazy_images.reside(first, where, precision.memory_format)
-    val = None if second is None else lazy_images.reside(second, where)
-    said = []
-    source = Path(settings.training.init_from)
-    weights = checkpoint.first_weights(source)
-    if weights is not None:
-        taken, others = (", ".join(parts) or "none" for parts in transfer.transfer_(model, weights))
-        said.append(f"weights of {source}: {taken}; new ones: {others}")
-    transfer.freeze_(model, settings.training.freeze)
-    parameters = registry.count_parameters(model)
-    place = {"device": "in memory", "host": "in host memory", "disk": "on disk"}[where]
-    is_portable = device.type == "cpu" and portable.is_used()
-    said.append(
-        f"{parameters:,} parameters, {len(learnt.labels):,} images {place}, on {device}"
-        + (", portable arithmetic" if is_portable else "")
-    )
-    if group.size > 1:
-        whole = norms.synchronize_(model, device)
-        said[-1] += f", {group.size} processes" + (
-            "" if whole else "; batch norm by each of them over its own part of a batch"
-        )
-    if settings.training.deterministic == "portable" and not is_portable:
-        said.append(
-            "note: this is no x86-64 processor with AVX2, so training.deterministic=portable gives"
-            " equal bytes on its own kind only"
-        )
-    batch = settings.training.batch_size
-    steps = settings.training.epochs * loop.steps_per_epoch(len(learnt.labels), batch)
-    if weights is None and steps < FEW_STEPS:
-        said.append(
-            f"note: this training takes {steps} steps (epochs of {len(learnt.labels):,} images in"
-            f" batches of {batch:,}), and new networks learn little in fewer than {FEW_STEPS}; a"
-            " smaller training.batch_size or more training.epochs make more steps"
-        )
+    train_set, val_set, sample, residency = load_data(settings, group, device)
+    model.fit_to_data(normalization(sample))
+    transferred = initialize(model, settings)
+    task = Task(train_set, val_set, settings, normalization)
+    whole_norms = group.size == 1 or norms.synchronize_(model, device)
+    messages = [
+        *transferred, summary(model, task, residency, group, whole_norms), *notes(task)
+    ]  # fmt: skip
 
     flat = params.flatten(settings.model_dump())
-    with resume.kept(settings, manifest, device, Path(__file__)) as keeper:
+    with resume.checkpointing(settings, manifest, device, Path(__file__)) as checkpointer:
         if group.rank == 0:
-            print(*said, sep="\n", flush=True)
-        machine = {
-            "torch.processes": str(group.size),
-            "torch.processor_name": devices.processor_name(),
-            "striate.residency": where,
-        }
-        log.start(flat, devices.describe(device) | machine)
-        rows = []
-        with keeper.stoppable():
-            for row in loop.fit(
-                model, learnt, val, settings=settings.training, augmentation=settings.augment,
-                normalize=normalization, seed=settings.seed, keeper=keeper, group=group,
-            ):  # fmt: skip
-                rows.append(row)
-                if group.rank == 0:
-                    log.epoch(row)
-                    print(loop.summary_line(row, settings.training.epochs), flush=True)
-        if group.rank:
-            return
-        kept = loop.kept_epoch(rows, settings.training.keep)
-        if val is not None:
-            logits = prediction.predict(
-                model, val.images, normalization, batch_size=loop.VALIDATION_BATCH
-            )
-            description["confidence"] = calibration.confidence(logits, val.labels.cpu())
-        checkpoint.save(model, description, Path("models"))
-        history.write_training(rows, kept, parameters, Path("metrics"))
-        log.trained(flat, keeper.seconds())
+            print(*messages, sep="\n", flush=True)
+        log.start(flat, machine(device, residency, group))
+        rows = run(model, task, checkpointer, group, log)
+        if group.rank == 0:
+            write(model, task, rows, description)
+            log.trained(flat, checkpointer.seconds())
+
+
+def load_data(
+    settings: params.Params, group: Group, device: torch.device
+) -> tuple[Split[Tensor] | Split[Stored], Split[Tensor] | Split[Stored] | None, Tensor, str]:
+    """Read the images, and put them where they are to lie.
+
+    Returns:
+        The training set, the validation set, images for the whitening, and where images lie.
+    """
+    from striate.data import tensors
+    from striate.models import devices, registry
+    from striate.training import lazy_images, memory
+
+    images = lazy_images.load(DATA, "train", device)
+    # All processes measure the free memory before any of them takes it.
+    residency = group.all_gather(
+        memory.pick_residency(
+            settings.data.residency, images.images.pixels.nbytes, device,
+            torchrun.local_world_size(),
+        )
+    )[group.rank]  # fmt: skip
+    train_set, val_set = tensors.hold_out(images, settings.data.val_size, settings.seed)
+    precision = devices.pick_precision(settings.training.precision, device)
+    return (
+        lazy_images.reside(train_set, residency, precision.memory_format),
+        None if val_set is None else lazy_images.reside(val_set, residency),
+        train_set.images[: registry.FIT_IMAGES].read(),
+        residency,
+    )
+
+
+def initialize(model: Network, settings: params.Params) -> list[str]:
+    """Load the first weights and freeze layers; returns what to print of it."""
+    from striate.models import checkpoint
+    from striate.training import transfer
+
+    source = Path(settings.training.init_from)
+    weights = checkpoint.first_weights(source)
+    messages = []
+    if weights is not None:
+        taken, others = (", ".join(parts) or "none" for parts in transfer.transfer_(model, weights))
+        messages.append(f"weights from {source}: {taken}; new: {others}")
+    transfer.freeze_(model, settings.training.freeze)
+    return messages
+
+
+def summary(model: Network, task: Task, residency: str, group: Group, whole_norms: bool) -> str:
+    """What is about to be trained, in one line.
+
+    Args:
+        model: with its first weights.
+        task: images and params.
+        residency: where the images lie.
+        group: the processes that train.
+        whole_norms: whether batch norms see the whole batch, and not this rank's slice of it.
+    """
+    from striate.models import registry
+
+    where = {"device": "in memory", "host": "in host memory", "disk": "on disk"}[residency]
+    parts = [
+        f"{registry.count_parameters(model):,} parameters",
+        f"{len(task.train_set.labels):,} images {where}",
+        f"on {task.device}",
+    ]
+    if is_portable(task):
+        parts.append("portable arithmetic")
+    if group.size > 1:
+        own = "" if whole_norms else "; each applies batch norm to its own slice of a batch"
+        parts.append(f"{group.size} processes{own}")
+    return ", ".join(parts)
+
+
+def is_portable(task: Task) -> bool:
+    """Whether this processor computes as others of its kind do, to the last bit."""
+    return task.device.type == "cpu" and portable.is_used()
+
+
+def notes(task: Task) -> list[str]:
+    """What may surprise in these params."""
+    from striate.models.checkpoint import RANDOM
+    from striate.training.schedule import Schedule
+
+    settings, images = task.params.training, len(task.train_set.labels)
+    found = []
+    if settings.deterministic == "portable" and not is_portable(task):
+        found.append(
+            "note: this processor is not x86-64 with AVX2, so training.deterministic=portable gives"
+            " equal bytes only on processors of its kind"
+        )
+    steps = Schedule(task.params, images).total_steps
+    if Path(settings.init_from) == RANDOM and steps < FEW_STEPS:
+        found.append(
+            f"note: this training takes {steps} steps (epochs of {images:,} images in batches of"
+            f" {settings.batch_size:,}), and a new network learns little in fewer than {FEW_STEPS};"
+            " lower training.batch_size or raise training.epochs"
+        )
+    return found
+
+
+def machine(device: torch.device, residency: str, group: Group) -> dict[str, str]:
+    """Where the training happens, for its record."""
+    from striate.models import devices
+
+    return devices.describe(device) | {
+        "torch.processes": str(group.size),
+        "torch.processor_name": devices.processor_name(),
+        "striate.residency": residency,
+    }
+
+
+def run(
+    model: Network, task: Task, checkpointer: Checkpointer, group: Group, log: Logbook
+) -> list[dict[str, Any]]:
+    """Train, and print and log each epoch; returns their rows."""
+    from striate.training import history, loop
+
+    rows = []
+    with checkpointer.delayed_interrupts():
+        for row in loop.fit(model, task, checkpointer=checkpointer, group=group):
+            rows.append(row)
+            if group.rank == 0:
+                log.epoch(row)
+                print(history.summary_line(row, task.params.training.epochs), flush=True)
+    return rows
+
+
+def write(
+    model: Network, task: Task, rows: list[dict[str, Any]], description: dict[str, Any]
+) -> None:
+    """Calibrate the network on the validation set, and write models/ and metrics/."""
+    from striate.models import calibration, checkpoint, prediction, registry
+    from striate.training import history, loop
+
+    if task.val_set is not None:
+        logits = prediction.predict(
+            model, task.val_set.images, task.normalize, batch_size=loop.VALIDATION_BATCH
+        )
+        description["confidence"] = calibration.confidence(logits, task.val_set.labels.cpu())
+    checkpoint.save(model, description, MODELS)
+    kept = history.kept_epoch(rows, task.params.training.keep)
+    history.write_training(rows, kept, registry.count_parameters(model), METRICS)
 
 
 if __name__ == "__main__":

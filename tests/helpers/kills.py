@@ -95,7 +95,7 @@ def main(count):
         kills += 1
         states = [resume.read(path) for path in STATES.glob("*.state")]
         resumed += bool(states)
-        within += any(state["taken"] for state in states)
+        within += any(state["steps_done"] for state in states)
         if kills % 3 == 0:
             kill(drawn.uniform(0, usual))
         finish()

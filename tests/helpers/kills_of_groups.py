@@ -77,7 +77,7 @@ def main(count):
             continue
         survived = status == 0
         equal = survived and outputs() == expected and not list(STATES.iterdir())
-        resumed = "goes on after" in Path("train.log").read_text()
+        resumed = "resuming after" in Path("train.log").read_text()
         found.append({"kills": kills, "survived": survived, "equal": equal, "resumed": resumed,
                       "seconds": round(seconds, 1)})  # fmt: skip
         print(found[-1], file=sys.stderr, flush=True)

@@ -15,9 +15,8 @@ import torch
 import yaml
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from paths import ROOT
-from settings import COMMITTED, changed
-from stages import STAGES, fail_stage, run_stage, write_params
+from test_params import COMMITTED, changed
+from test_stages import ROOT, STAGES, fail_stage, run_stage, write_params
 
 from striate.config import params, validation
 from striate.data import arrays, tensors
@@ -26,6 +25,7 @@ from striate.datasets.catalogue import CATALOGUE
 from striate.errors import UserError
 from striate.models import checkpoint, normalization, prediction
 from striate.training import loop, transfer
+from striate.training.task import Task
 
 LINES = (ROOT / "params.yaml").read_text().splitlines(keepends=True)
 CONTENT = (ROOT / "params.yaml").read_bytes()
@@ -95,14 +95,14 @@ def dumped(values):
 
 
 def without(key):
-    values = changed()
+    values = changed("seed", 0)
     section, _, name = key.rpartition(".")
     del (values[section] if section else values)[name]
     return values
 
 
 def with_unknown(section, key):
-    values = changed()
+    values = changed("seed", 0)
     (values[section] if section else values)[key] = 1
     return values
 
@@ -117,10 +117,10 @@ values_start = st.sampled_from([CONTENT.index(b": ", CONTENT.index(key.split("."
                                 + 2 for key in KEYS])  # fmt: skip
 # Pairs of the key that is at fault, where it is known, and the file.
 faulty_params = st.one_of(
-    st.tuples(st.sampled_from(KEYS), any_value).map(lambda t: (t[0], dumped(changed(**dict([t]))))),
-    st.tuples(st.sampled_from(KEYS), any_value).map(lambda t: (t[0], dumped(changed(**dict([t]))))),
+    st.tuples(st.sampled_from(KEYS), any_value).map(lambda t: (t[0], dumped(changed(*t)))),
+    st.tuples(st.sampled_from(KEYS), any_value).map(lambda t: (t[0], dumped(changed(*t)))),
     st.tuples(st.sampled_from(["data", "augment", "model", "training", "evaluate"]), any_value).map(
-        lambda t: (t[0], dumped(changed(**dict([t]))))
+        lambda t: (t[0], dumped(changed(*t)))
     ),
     st.sampled_from(KEYS).map(lambda key: (key, dumped(without(key)))),
     st.tuples(st.sampled_from(["", "data", "model"]), any_key).map(
@@ -193,7 +193,7 @@ def valid_params(draw):
     """Any values of the schema, made to go together as it wants it."""
     values = {"seed": draw(st.integers(0, 2**32 - 1))}
     for section in ("data", "augment", "model", "training", "evaluate"):
-        schema = params.sections()[section].model_json_schema()["properties"]
+        schema = params.Params.model_fields[section].annotation.model_json_schema()["properties"]
         values[section] = {
             key: draw(range_of(key, allowed))
             for key, allowed in schema.items()
@@ -226,7 +226,7 @@ def test_the_random_params_reach_every_key():
         f"{section}.{name}"
         for section in COMMITTED
         if section != "seed"
-        for name in params.sections()[section].model_fields
+        for name in params.Params.model_fields[section].annotation.model_fields
     }
 
 
@@ -245,14 +245,11 @@ def test_valid_params_take_a_step_or_say_that_the_loss_diverged(finished, values
     model = checkpoint.build(checkpoint.describe(values["model"], manifest, normalize))
     everything = tensors.load_split(Path("data"), "train", torch.device("cpu"))
     some = tensors.Split(*(part[:count] for part in everything))
-    learnt, val = tensors.hold_out(some, loaded.data.val_size, loaded.seed)
-    model.fit_to_data(normalize(learnt.images))
+    train_set, val_set = tensors.hold_out(some, loaded.data.val_size, loaded.seed)
+    model.fit_to_data(normalize(train_set.images))
     transfer.freeze_(model, loaded.training.freeze)
     try:
-        row = next(loop.fit(
-            model, learnt, val, settings=loaded.training, augmentation=loaded.augment,
-            normalize=normalize, seed=loaded.seed,
-        ))  # fmt: skip
+        row = next(loop.fit(model, Task(train_set, val_set, loaded, normalize)))
     except UserError as error:
         assert str(error).startswith("the loss became ")  # noqa: PT017
         return

@@ -129,7 +129,7 @@ def test_a_training_is_done_again_when_the_weights_that_it_begins_with_change(cl
     command = "dvc exp run -S training.init_from=$(striate fetch main) -S training.freeze=features"
     said = clone.run("bash", "-c", f"{command} -S training.epochs=1")
     taken = "layer1.0, layer1.1, layer2.0, layer2.1, fc"
-    assert f"weights of weights/main: {taken}; new ones: none" in said
+    assert f"weights from weights/main: {taken}; new: none" in said
     assert clone.json("metrics/train.json")["parameters"] == 2 * 2 * 32 * 10 + 10
     assert "up to date" in clone.run("dvc", "status")
     clone.striate("fetch", "models", "--to", "weights/main")

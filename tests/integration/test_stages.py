@@ -273,7 +273,7 @@ def test_a_training_begins_with_the_weights_of_another(finished, workspace, caps
     run_stage("train")
     said = capsys.readouterr().out
     every = "layer1.0, layer1.1, layer2.0, layer2.1, fc"
-    assert f"weights of weights/first: {every}; new ones: none" in said
+    assert f"weights from weights/first: {every}; new: none" in said
     after = checkpoint.first_weights(workspace / "models")
     same = {name for name, value in before.items() if torch.equal(value, after[name])}
     assert same == {name for name in before if name.startswith("layer1")}
@@ -286,7 +286,7 @@ def test_weights_that_fit_nowhere_are_new(finished, workspace, capsys):
         model__layers=1,
     )  # fmt: skip
     run_stage("train")
-    assert "weights/first: none; new ones: layer1.0, layer1.1, fc" in capsys.readouterr().out
+    assert "weights/first: none; new: layer1.0, layer1.1, fc" in capsys.readouterr().out
 
 
 def test_weights_that_are_missing_or_damaged_are_one_line(finished, workspace, capsys):
@@ -306,8 +306,8 @@ def test_a_training_of_very_few_steps_says_what_makes_more(workspace, capsys, ba
     )
     run_stage("train")
     said = (
-        "note: this training takes 6 steps (epochs of 86 images in batches of 100), and new"
-        " networks learn little in fewer than 50; a smaller training.batch_size or more"
-        " training.epochs make more steps"
+        "note: this training takes 6 steps (epochs of 86 images in batches of 100), and a new"
+        " network learns little in fewer than 50; lower training.batch_size or raise"
+        " training.epochs"
     )
     assert (said in capsys.readouterr().out.splitlines()) is noted

@@ -102,7 +102,7 @@ class Running:
         try:
             return self.process.wait(60), self.log.read_text()
         except subprocess.TimeoutExpired:
-            pytest.fail(f"it goes on after a minute: {self.log.read_text()}")
+            pytest.fail(f"it resuming after a minute: {self.log.read_text()}")
 
 
 def is_as_if_undisturbed(clone):
@@ -127,7 +127,7 @@ def test_after_a_kill_the_same_command_goes_on_to_the_same_bytes(clone, victims)
     assert not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE
     assert len(list((clone.folder / STATES).glob("*.state"))) == 1
     said = clone.run(*command)
-    assert re.search(r"goes on after (step \d+ of 65 of )?epoch \d+", said)
+    assert re.search(r"resuming after (step \d+ of 65 of )?epoch \d+", said)
     assert is_as_if_undisturbed(clone)
     clone.run("dvc", "repro")  # whose next stage sees that the training is recorded
     assert not list((clone.folder / STATES).glob("*.*"))
@@ -151,7 +151,7 @@ def test_what_ends_a_training_before_dvc_has_recorded_it_costs_no_epoch(clone, e
     status, said = running.wait()
     assert status != 0, said
     said = clone.run(*command)
-    assert re.search(r"goes on after (step (\d+) of \2 of )?epoch 9", said)
+    assert re.search(r"resuming after (step (\d+) of \2 of )?epoch 9", said)
     assert is_as_if_undisturbed(clone)
 
 
@@ -201,7 +201,7 @@ def test_an_interrupt_ends_a_training_in_time_and_says_how_to_go_on(interrupted)
     assert interrupted.seconds < 4  # 2 s on a machine that does nothing else
     assert interrupted.status != 0
     said = interrupted.said
-    assert re.search(r"interrupted: the same command goes on after .*epoch \d+", said)
+    assert re.search(r"interrupted: the same command resumes after .*epoch \d+", said)
     assert "Traceback" not in said
 
 
@@ -223,7 +223,7 @@ def test_the_run_of_an_interrupted_training_is_closed(interrupted, monkeypatch):
 def test_after_an_interrupt_the_same_command_goes_on_to_the_same_bytes(interrupted):
     clone = interrupted.clone
     clone.env["STRIATE_TRACKING"] = "off"
-    assert "goes on after" in clone.run(*interrupted.command)
+    assert "resuming after" in clone.run(*interrupted.command)
     assert is_as_if_undisturbed(clone)
 
 
@@ -296,7 +296,7 @@ def test_a_new_run_over_an_orphan_says_who_it_is_and_loses_nothing(clone):
     orphan.process.send_signal(signal.SIGTERM)
     status, printed = orphan.wait()
     assert status == 130
-    assert "the same command goes on after" in printed
+    assert "the same command resumes after" in printed
 
 
 @pytest.mark.parametrize("same_code", [True, False])
@@ -322,7 +322,7 @@ def test_another_checkout_ends_with_its_own_bytes(origin, tmp_path, same_code):
     # Worse than what Git would carry over: the very states of the other checkout.
     shutil.copytree(first.folder / STATES, other.folder / STATES)
     said = other.run(sys.executable, "stages/train.py")
-    assert ("goes on after" in said) == same_code
+    assert ("resuming after" in said) == same_code
     alone.run(sys.executable, "stages/train.py")
     for name in ("models", "metrics"):
         for path in (alone.folder / name).iterdir():

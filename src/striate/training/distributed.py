@@ -1,4 +1,4 @@
-"""One training by several processes, each of which takes a part of every batch."""
+"""Train by several processes, each of which takes a slice of every batch."""
 
 from __future__ import annotations
 
@@ -9,20 +9,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from striate.errors import UserError
 from striate.models import devices
 from striate.training import torchrun
 
-if TYPE_CHECKING:
-    pass
-
-PATIENCE = timedelta(minutes=5)  # with a process that does not answer
+TIMEOUT = timedelta(minutes=5)  # for a process that does not answer
 
 
 class PeerLostError(Exception):
@@ -30,22 +27,22 @@ class PeerLostError(Exception):
 
 
 class Group(NamedTuple):
-    """The processes of one training, as one of them sees it.
+    """The processes that train one network together.
 
     Attributes:
         rank: of this process, from 0; that one alone writes and logs.
-        size: how many there are.
+        size: how many there are: the world size.
     """
 
     rank: int = 0
     size: int = 1
 
-    def share(self, count: int) -> Share:
-        """What this process takes of so many images; parts differ by one image at most."""
+    def rank_slice(self, count: int) -> slice:
+        """This rank's slice of `count` images; slices differ by one image at most."""
         first, end = (count * rank // self.size for rank in (self.rank, self.rank + 1))
-        return Share(count, slice(first, end))
+        return slice(first, end)
 
-    def add_(self, tensors: list[Tensor]) -> None:
+    def all_reduce(self, tensors: list[Tensor]) -> None:
         """Replace float tensors by their sums over all processes, the same bits in each of them.
 
         Raises:
@@ -54,57 +51,70 @@ class Group(NamedTuple):
         if self.size == 1:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        with _peers():
+        with _lost_peers_raised():
             dist.all_reduce(flat)
         sums = flat.split([tensor.numel() for tensor in tensors])
         for tensor, total in zip(tensors, sums, strict=True):
             tensor.copy_(total.view(tensor.shape))
 
-    def told(self, value: Any) -> Any:
-        """The value that the first process has."""
+    def broadcast(self, value: Any) -> Any:
+        """The value that the main process has."""
         if self.size == 1:
             return value
         box = [value]
-        with _peers():
+        with _lost_peers_raised():
             dist.broadcast_object_list(box)
         return box[0]
 
-    def gathered(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """The values of all processes, by rank."""
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
-        with _peers():
+        with _lost_peers_raised():
             dist.all_gather_object(found, value)
         return found
 
 
-ALONE = Group()
+SINGLE_PROCESS = Group()
+
+
+def broadcast_weights(model: nn.Module, group: Group) -> None:
+    """Give all processes the main process's weights, which others may have rounded differently."""
+    if group.size == 1:
+        return
+    weights = model.state_dict()
+    first = group.broadcast({name: value.cpu() for name, value in weights.items()})
+    for name, value in weights.items():
+        value.copy_(first[name])
 
 
 @contextmanager
-def _peers() -> Iterator[None]:
+def _lost_peers_raised() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # gloo has no kind of its own for it
-        said = " ".join(str(error).split())
-        raise PeerLostError(re.sub(r"^\[.*?\] ", "", said).split(". ")[0][:120]) from None
+    except RuntimeError as error:  # gloo has no exception of its own for it
+        text = " ".join(str(error).split())
+        raise PeerLostError(re.sub(r"^\[.*?\] ", "", text).split(". ")[0][:120]) from None
 
 
 @contextmanager
-def joined(name: str) -> Iterator[tuple[Group, torch.device]]:
-    """The group that this process belongs to, or this process alone, and its device.
+def process_group(name: str) -> Iterator[tuple[Group, torch.device]]:
+    """Join the processes that torchrun started; elsewhere, this process is a group by itself.
 
     Args:
         name: `training.device`.
+
+    Yields:
+        The group, and the device of this process.
 
     Raises:
         UserError: this machine has no such device, or it cannot train together with others.
     """
     if not torchrun.is_member():
-        yield ALONE, devices.pick_device(name)
+        yield SINGLE_PROCESS, devices.pick_device(name)
         return
-    if torchrun.is_hopeless():
+    if torchrun.has_fatal_error():
         sys.exit(0)
     try:
         device = devices.pick_device(name)
@@ -112,7 +122,7 @@ def joined(name: str) -> Iterator[tuple[Group, torch.device]]:
             raise UserError("training.device is mps, which can train by one process only")
         if device.type == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
         yield Group(dist.get_rank(), dist.get_world_size()), device
     except PeerLostError as error:
         # torchrun is about to end this process, which ends by itself.
@@ -122,10 +132,3 @@ def joined(name: str) -> Iterator[tuple[Group, torch.device]]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-class Share(NamedTuple):
-    """Which images of a batch are taken here, where several processes divide it."""
-
-    batch: int  # images in the whole of it
-    part: slice  # those of this process

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,26 +29,26 @@ class Stored:
 
     Attributes:
         pixels: uint8 (N, C, H, W), in host memory or the map of a file.
-        places: of the images that are meant, int64 (M,).
+        indices: of the images that are meant, int64 (M,).
         device: onto which they are read.
     """
 
     pixels: np.ndarray
-    places: np.ndarray
+    indices: np.ndarray
     device: torch.device
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.indices)
 
     def __getitem__(self, which: slice | Tensor) -> Stored:
         chosen = which if isinstance(which, slice) else which.cpu().numpy()
-        return replace(self, places=self.places[chosen])
+        return replace(self, indices=self.indices[chosen])
 
     def split(self, size: int) -> Iterator[Tensor]:
         """All images in their order, so many at a time, like a tensor's own `split`."""
         return self.batches(torch.arange(len(self)).split(size))
 
-    def batches(self, wanted: Iterable[Tensor]) -> Iterator[Tensor]:
+    def batches(self, wanted: Iterable[Tensor]) -> Generator[Tensor]:
         """Batches on the device, which threads read ahead of their use.
 
         What a thread cannot read is raised here. The threads end with this generator.
@@ -63,11 +63,11 @@ class Stored:
         pool = ThreadPoolExecutor(READERS)
         try:
             for which in wanted:
-                coming.append(pool.submit(self[which]._gathered))
+                coming.append(pool.submit(self[which]._read_batch))
                 if len(coming) > AHEAD:
-                    yield self._sent(coming.popleft().result())
+                    yield self._to_device(coming.popleft().result())
             while coming:
-                yield self._sent(coming.popleft().result())
+                yield self._to_device(coming.popleft().result())
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -88,9 +88,9 @@ class Stored:
     def in_memory(self) -> Stored:
         """The same images, copied into host memory."""
         pixels = replace(self, device=torch.device("cpu")).read().numpy()
-        return replace(self, pixels=pixels, places=np.arange(len(pixels)))
+        return replace(self, pixels=pixels, indices=np.arange(len(pixels)))
 
-    def _gathered(self) -> Tensor:
+    def _read_batch(self) -> Tensor:
         """All of them, in host memory, from which a GPU can fetch them by itself."""
         taken = torch.empty(
             (len(self), *self.pixels.shape[1:]),
@@ -100,18 +100,18 @@ class Stored:
         if isinstance(self.pixels.base, mmap.mmap):
             self._announce(self.pixels.base)
         # In the mode `raise`, NumPy would copy everything once more.
-        np.take(self.pixels, self.places, axis=0, out=taken.numpy(), mode="clip")
+        np.take(self.pixels, self.indices, axis=0, out=taken.numpy(), mode="clip")
         return taken
 
     def _announce(self, file: mmap.mmap) -> None:
         """Ask the system for all these images at once, instead of waiting for one after another."""
         size = self.pixels[0].nbytes
         start = len(file) - self.pixels.nbytes  # the map ends where the array does
-        for first in (start + self.places * size).tolist():
+        for first in (start + self.indices * size).tolist():
             within = first % mmap.PAGESIZE
             file.madvise(mmap.MADV_WILLNEED, first - within, within + size)
 
-    def _sent(self, taken: Tensor) -> Tensor:
+    def _to_device(self, taken: Tensor) -> Tensor:
         return taken.to(self.device, non_blocking=taken.is_pinned())
 
 

@@ -1,12 +1,11 @@
-"""The optimisers that the section `training` names, with a rate for each group of parameters.
+"""The optimizers, and which one trains which group of parameters at which learning rate.
 
-Adam and SGD are PyTorch's, by their functional forms: the classes around these import the
-compiler, which takes seconds, and add to the time of every step.
+Adam and SGD call PyTorch's functional forms: its classes import the compiler, which takes seconds,
+and slow every step down.
 """
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,37 +13,47 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
+from striate.training.muon import muon
+
 if TYPE_CHECKING:
     from striate.config.params import Training
     from striate.models.registry import Network
 
-# Of the quintic iteration that drives singular values towards 1; found for three steps by the
-# authors of the 2.0-second record (hiverge/cifar10-speedrun, 2025).
-NEWTON_SCHULZ = (3.4576, -4.7391, 2.0843)
-
 
 class Optimizer:
-    """What changes one group of parameters.
+    """Updates one group of parameters.
 
     Args:
         params: that have a gradient whenever `step` is called.
-        lr: the learning rate, which may be set anew before each step.
+        lr: the peak learning rate.
     """
 
     def __init__(self, params: list[nn.Parameter], lr: float) -> None:
         self.params: list[Tensor] = list(params)
+        self.peak_lr = lr
         self.lr: float | Tensor = lr
+
+    def scale_rate(self, factor: float) -> None:
+        """Set the learning rate of the next step, relative to its peak."""
+        if isinstance(self.lr, Tensor):
+            self.lr.fill_(self.peak_lr * factor)
+        else:
+            self.lr = self.peak_lr * factor
+
+    def move_rate(self, device: torch.device) -> None:
+        """Read the learning rate from a device: a CUDA graph would capture it as a constant."""
+        self.lr = torch.tensor(self.lr, device=device)
 
     def grads(self) -> list[Tensor]:
         """The gradients of the parameters, in their order."""
         return [param.grad for param in self.params if param.grad is not None]
 
     def step(self) -> None:
-        """Change every parameter by its gradient."""
+        """Update every parameter by its gradient."""
         raise NotImplementedError
 
     def state(self) -> list[Tensor]:
-        """What it remembers from step to step: tensors that it changes in place."""
+        """The tensors that it keeps from step to step and changes in place."""
         raise NotImplementedError
 
 
@@ -66,12 +75,12 @@ class Adam(Optimizer):
         self.fused = fused or None  # None leaves the choice to PyTorch
         self.means = [torch.zeros_like(param) for param in self.params]
         self.squares = [torch.zeros_like(param) for param in self.params]
-        # On a device the steps are counted there, so that a recorded step counts on.
+        # On a device the steps are counted there, so that a captured step counts on.
         self.steps = [torch.zeros((), device=param.device) for param in self.params]
 
     @torch.no_grad()
     def step(self) -> None:
-        """Change every parameter by its gradient."""
+        """Update every parameter by its gradient."""
         adam(
             self.params, self.grads(), self.means, self.squares, [], self.steps,
             fused=self.fused, capturable=self.steps[0].is_cuda, amsgrad=False, beta1=0.9,
@@ -104,7 +113,7 @@ class SGD(Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        """Change every parameter by its gradient."""
+        """Update every parameter by its gradient."""
         sgd(
             self.params, self.grads(), [*self.averages], fused=self.fused, lr=self.lr,
             momentum=self.momentum, nesterov=self.momentum > 0, dampening=0.0,
@@ -117,11 +126,7 @@ class SGD(Optimizer):
 
 
 class Muon(Optimizer):
-    """Momentum whose update of each bank of filters is made orthogonal.
-
-    K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024. Before each
-    step a bank is rescaled to the norm √(number of filters), so that a learning rate means the
-    same whatever the size of the weights.
+    """Momentum with orthogonal updates; see `striate.training.muon`.
 
     Args:
         params: weights of convolutions, (out, in, k, k).
@@ -140,35 +145,15 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        """Change every bank of filters by its gradient."""
-        for weight, grad, average in zip(self.params, self.grads(), self.averages, strict=True):
-            average.mul_(self.momentum).add_(grad)
-            update = grad.add(average, alpha=self.momentum)
-            direction = orthogonal(update.flatten(1).to(self.dtype)).view(update.shape)
-            weight.mul_(math.sqrt(len(weight)) / weight.norm())
-            weight.sub_(direction * self.lr)
+        """Update every bank of filters by its gradient."""
+        muon(
+            self.params, self.grads(), self.averages, lr=self.lr, momentum=self.momentum,
+            dtype=self.dtype,
+        )  # fmt: skip
 
     def state(self) -> list[Tensor]:
         """The average of each bank's gradient."""
         return [*self.averages]
-
-
-def orthogonal(matrix: Tensor, steps: int = 3) -> Tensor:
-    """The nearest matrix whose singular values are about 1, by a Newton–Schulz iteration.
-
-    Args:
-        matrix: (rows, columns).
-        steps: of the iteration; after three, singular values lie between about 0.7 and 1.2.
-    """
-    a, b, c = NEWTON_SCHULZ
-    tall = matrix.shape[0] > matrix.shape[1]
-    found = matrix.mT if tall else matrix
-    found = found / (found.norm() + 1e-7)
-    for _ in range(steps):
-        square = found @ found.mT
-        polynomial = torch.addmm(square, square, square, beta=b, alpha=c)
-        found = torch.addmm(found, polynomial, found, beta=a)
-    return found.mT if tall else found
 
 
 def parameter_groups(model: Network) -> dict[str, list[nn.Parameter]]:
@@ -182,7 +167,7 @@ def parameter_groups(model: Network) -> dict[str, list[nn.Parameter]]:
 def build_optimizers(
     model: Network, settings: Training, *, fused: bool, dtype: torch.dtype
 ) -> list[Optimizer]:
-    """An optimiser for each group of parameters that has a rate of its own.
+    """An optimizer for each group of parameters that has a learning rate of its own.
 
     Args:
         model: whose parameters are to learn.
@@ -192,7 +177,7 @@ def build_optimizers(
     """
     groups = parameter_groups(model)
     if settings.bias_rate == settings.head_rate == 1 and settings.optimizer != "muon":
-        # As one, so that a fused optimiser needs one kernel.
+        # As one group, so that a fused optimizer needs one kernel.
         groups = {"filters": [parameter for members in groups.values() for parameter in members]}
     factors = {"filters": 1.0, "head": settings.head_rate, "biases": settings.bias_rate}
     decay = settings.weight_decay

@@ -1,8 +1,8 @@
-"""A training that was stopped goes on from the state that was saved last.
+"""Resume a training that was stopped from its last checkpoint.
 
-The state lies outside of what DVC keeps, under a name that follows from all that shapes the
-outcome: params, data, code, libraries and the kind of machine. So no other training can take it up,
-and one that goes on ends with the same bytes as one that was never stopped.
+A resume checkpoint lies outside of what DVC keeps, under a name that follows from all that shapes
+the training: params, data, code, libraries and the kind of machine. So no other training resumes
+from it, and one that does ends with the same bytes as one that was never stopped.
 """
 
 from __future__ import annotations
@@ -31,33 +31,50 @@ from striate.training.states import DONE, STATES
 if TYPE_CHECKING:
     from striate.config.params import Params
 
-GRACE_SECONDS = 1.0  # between the wish to stop and an interrupt wherever the training is
+GRACE_SECONDS = 1.0  # from a request to stop until the training is interrupted wherever it is
+PACKAGE = Path(__file__).parents[1]
+CODE = ("data", "models", "training")  # the subpackages that shape a training
+# How to score the test set, where images lie and how often to save change nothing that is learnt.
+NO_PART: dict[str, Any] = {
+    "evaluate": True,
+    "data": {"residency"},
+    "training": {"checkpoint_minutes"},
+}
 
 
 def fingerprint(
-    params: dict[str, Any],
+    params: Params,
     manifest: dict[str, Any],
-    first: str,
     device: torch.device,
     script: Path,
+    package: Path = PACKAGE,
 ) -> str:
-    """A hash of all that the outcome of a training follows from.
+    """A hash of all that shapes a training, and of nothing else.
 
     Args:
-        params: those that train reads.
+        params: all of params.yaml.
         manifest: of the data, with the hashes of its files.
-        first: the hash of what the first weights come from.
         device: that trains.
-        script: which calls this package.
+        script: which trains.
+        package: the folder of this package.
     """
-    sources = [script, *Path(__file__).parent.glob("*.py")]
-    code = {file.name: _sha256(file.read_bytes()) for file in sources}
-    parts = {"params": params, "data": manifest, "first": first, "code": code}
     machine = describe(device)
     if torchrun.is_member():
-        # A group that has lost or gained a machine goes on, though its last bits will differ.
+        # A group that has lost or gained a machine resumes, though its last bits will differ.
         machine.pop("torch.threads")
-    parts["machine"] = machine
+    weights = Path(params.training.init_from)
+    parts = {
+        "params": params.model_dump(exclude=NO_PART),
+        "data": manifest,
+        "weights": files.md5(weights) if weights.exists() else "",
+        "script": _sha256(script.read_bytes()),
+        "code": {
+            str(file.relative_to(package)): _sha256(file.read_bytes())
+            for name in CODE
+            for file in (package / name).rglob("*.py")
+        },
+        "machine": machine,
+    }
     return _sha256(json.dumps(parts, sort_keys=True).encode())
 
 
@@ -66,7 +83,7 @@ def _sha256(content: bytes) -> str:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """The state in a file, or None where there is none, or only a damaged one."""
+    """The state in a file; None if there is no file or it is damaged."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -78,63 +95,63 @@ def read(path: Path) -> dict[str, Any] | None:
     return state
 
 
-class Keeper:
-    """Saves the state of one training, and gives it back.
+class Checkpointer:
+    """Saves the state of one training, and reads it again.
 
     Args:
-        path: of its state; None in a process that leaves the saving to another one.
+        path: of the checkpoint; None in a process that leaves the saving to the main process.
         minutes: after which a state is saved within an epoch.
 
     Attributes:
-        state: what was saved last, or None.
-        saved: what that state is of, for a person.
-        stopping: whether the training is to stop once its state is saved.
+        snapshot: the state that an earlier process saved; None if there is none.
+        label: what the last saved state is of, such as `epoch 2 of 5`; empty if there is none.
+        stop_requested: whether the training is to stop once its state is saved.
     """
 
     def __init__(self, path: Path | None, minutes: float) -> None:
         self._path = path
-        self._seconds = 60 * minutes
+        self._interval = 60 * minutes
         self._last = self._start = time.monotonic()
-        self.stopping = False
-        self.state: dict[str, Any] | None = read(path) if path else None
-        self.saved = ""
-        if self.state is not None:
-            self.saved = self.state["saved"]
-            self._start -= self.state["seconds"]
+        self.stop_requested = False
+        self.snapshot: dict[str, Any] | None = read(path) if path else None
+        self.label = ""
+        if self.snapshot is not None:
+            self.label = self.snapshot["label"]
+            self._start -= self.snapshot["seconds"]
 
-    def due(self) -> bool:
+    def is_due(self) -> bool:
         """Whether it is time to save a state within an epoch."""
-        return self.stopping or time.monotonic() - self._last >= self._seconds
+        return self.stop_requested or time.monotonic() - self._last >= self._interval
 
-    def save(self, state: dict[str, Any], saved: str) -> None:
-        """Replace what was saved before.
+    def save(self, snapshot: dict[str, Any], label: str) -> None:
+        """Replace the checkpoint.
 
         Args:
-            state: tensors and plain values.
-            saved: what the state is of, for a person.
+            snapshot: tensors and plain values.
+            label: what the state is of.
 
         Raises:
-            KeyboardInterrupt: it was asked to stop; the state is saved.
+            KeyboardInterrupt: the training was asked to stop; the state is saved.
         """
         if self._path:
             buffer = io.BytesIO()
-            torch.save(state | {"saved": saved, "seconds": self.seconds()}, buffer)
+            torch.save(snapshot | {"label": label, "seconds": self.seconds()}, buffer)
             body = buffer.getvalue()
             files.write(self._path, _sha256(body).encode() + body)
         self._last = time.monotonic()
-        self.saved = saved
-        if self.stopping:
+        self.label = label
+        if self.stop_requested:
             raise KeyboardInterrupt
 
     def seconds(self) -> float:
-        """How long the training has taken, with what came before it was stopped."""
+        """How long the training has taken, with the time before it was stopped."""
         return time.monotonic() - self._start
 
-    def complete(self, models: Path) -> None:
-        """The outputs of the training are written.
+    def finish(self, models: Path) -> None:
+        """Give the checkpoint up, now that the outputs of the training are written.
 
-        Under DVC the state stays until DVC has recorded them, which the stage looks after:
-        whatever ends the stage before that costs no training.
+        Under DVC it stays until DVC has recorded them, which `striate.pipeline.stage` looks after:
+        whatever ends the stage before that loses no training.
 
         Args:
             models: the folder with the weights.
@@ -147,30 +164,30 @@ class Keeper:
             self._path.unlink(missing_ok=True)
 
     @contextmanager
-    def stoppable(self) -> Iterator[None]:
-        """Let an interrupt or a termination wait for the end of a step, and the state be saved.
+    def delayed_interrupts(self) -> Iterator[None]:
+        """Let an interrupt or a termination wait until the step is over and its state is saved.
 
-        One that comes where steps take long, or a second one, interrupts at once.
+        If that takes longer than `GRACE_SECONDS`, or at a second one, it interrupts at once.
 
         Raises:
-            KeyboardInterrupt: says from where the same command goes on.
+            KeyboardInterrupt: says from where the same command resumes.
         """
 
-        def ask(number: int, frame: FrameType | None) -> None:
-            if self.stopping:
+        def request_stop(number: int, frame: FrameType | None) -> None:
+            if self.stop_requested:
                 raise KeyboardInterrupt
-            self.stopping = True
+            self.stop_requested = True
             signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
 
-        def insist(number: int, frame: FrameType | None) -> None:
+        def stop(number: int, frame: FrameType | None) -> None:
             raise KeyboardInterrupt
 
-        handlers = {signal.SIGINT: ask, signal.SIGTERM: ask, signal.SIGALRM: insist}
+        handlers = {signal.SIGINT: request_stop, signal.SIGTERM: request_stop, signal.SIGALRM: stop}
         before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
             yield
         except KeyboardInterrupt:
-            where = f"goes on after {self.saved}" if self.saved else "begins anew"
+            where = f"resumes after {self.label}" if self.label else "starts over"
             raise KeyboardInterrupt(f"the same command {where}") from None
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -179,44 +196,40 @@ class Keeper:
 
 
 @contextmanager
-def kept(
-    settings: Params, manifest: dict[str, Any], device: torch.device, script: Path
-) -> Iterator[Keeper]:
-    """The keeper of a training, whose state lasts until all of its outputs are safe.
+def checkpointing(
+    params: Params, manifest: dict[str, Any], device: torch.device, script: Path
+) -> Iterator[Checkpointer]:
+    """The checkpointer of a training, whose checkpoint lasts until all outputs are safe.
 
-    Of several processes that train together, the first one saves and locks for all.
+    Where several processes train together, the main process saves and locks for all.
 
     Args:
-        settings: all of params.yaml.
+        params: all of params.yaml.
         manifest: of the data, with the hashes of its files.
         device: that trains.
-        script: which calls this.
+        script: which trains.
 
     Raises:
         UserError: another process does this training, or trains in this folder.
     """
-    minutes = settings.training.checkpoint_minutes
+    minutes = params.training.checkpoint_minutes
     if not torchrun.is_first():
-        yield Keeper(None, minutes)
+        yield Checkpointer(None, minutes)
         return
-    states = Path(os.environ.get("DVC_ROOT", "."), STATES)
-    # Where images lie changes nothing, and a training may have been stopped for want of memory.
-    params = settings.model_dump(exclude={"evaluate": True, "data": {"residency"}})
-    source = Path(settings.training.init_from)
-    first = files.md5(source) if source.exists() else ""
-    name = fingerprint(params, manifest, first, device, script)
-    # Temporary copies of a repository share their states, and each has outputs of its own.
-    with alone(STATES / "train.lock"), alone(states / f"{name}.lock"):
+    folder = Path(os.environ.get("DVC_ROOT", "."), STATES)
+    name = fingerprint(params, manifest, device, script)
+    # Temporary copies of a repository share their checkpoints, and each has outputs of its own.
+    with exclusive_lock(STATES / "train.lock"), exclusive_lock(folder / f"{name}.lock"):
         events.tell({"training": name})
-        keeper = Keeper(states / f"{name}.state", minutes)
-        if keeper.saved:
-            print(f"goes on after {keeper.saved}", flush=True)
-        yield keeper
-        keeper.complete(Path("models"))
+        checkpointer = Checkpointer(folder / f"{name}.state", minutes)
+        if checkpointer.label:
+            print(f"resuming after {checkpointer.label}", flush=True)
+        yield checkpointer
+        checkpointer.finish(Path("models"))
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
+def exclusive_lock(path: Path) -> Iterator[None]:
     """Hold a lock while training.
 
     Raises:
@@ -235,6 +248,6 @@ def alone(path: Path) -> Iterator[None]:
         path.write_text(f"process {os.getpid()} (in {Path.cwd()})")
         yield
     finally:
-        # Nobody waits for it, and who opened it just now is told by its missing name to try again.
+        # Nobody waits for it, and who opened it just now finds its name missing and tries again.
         path.unlink(missing_ok=True)
         lock.release()

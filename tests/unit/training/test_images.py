@@ -4,11 +4,11 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from settings import settings
 
 from striate.config import validation
 from striate.data import arrays, tensors
@@ -20,10 +20,10 @@ from striate.training import augmentation
 MANIFEST = {"peak": 255, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.1, 0.25]}
 
 
-def augment_section(**changes):
-    """The section `augment` beside a network that takes images of any size."""
-    keys = {f"augment__{key}": value for key, value in changes.items()}
-    return settings(model__arch="speedrun", **keys).augment
+def settings(**changes):
+    return SimpleNamespace(
+        **{"translate": 0, "rotate": 0, "zoom": 0, "cutout": 0, "shrink": 0} | changes
+    )
 
 
 def generator(seed=0):
@@ -80,13 +80,13 @@ def test_hold_out_of_everything_names_the_key():
         tensors.hold_out(split(9), 9, seed=0)
 
 
-def augment(pixels, changes, seed=0, mirrored=None, shrunk=False):
+def augment(pixels, changes, seed=0, flipped=None, shrunk=False):
     """Every image augmented, as floats that hold the pixels' own values."""
     every = torch.arange(len(pixels))
+    random = augmentation.BatchRandom(generator(seed), len(pixels), slice(None))
     return augmentation.augment(
-        pixels, every, mirrored, torch.Tensor.float, augment_section(**changes), generator(seed),
-        shrunk=shrunk,
-    )  # fmt: skip
+        pixels, every, flipped, torch.Tensor.float, settings(**changes), random, shrunk=shrunk
+    )
 
 
 def noise(*shape):
@@ -97,7 +97,8 @@ def test_without_augmentation_the_chosen_images_are_normalised():
     pixels = noise(9, 3, 8, 8)
     normalize = normalization.pick_normalization(MANIFEST, "standard")
     chosen = torch.tensor([4, 0, 8])
-    taken = augmentation.augment(pixels, chosen, None, normalize, augment_section(), generator())
+    random = augmentation.BatchRandom(generator(), 3, slice(None))
+    taken = augmentation.augment(pixels, chosen, None, normalize, settings(), random)
     assert torch.equal(taken, normalize(pixels[chosen]))
 
 
@@ -109,12 +110,12 @@ def test_normalisation_does_not_depend_on_the_memory_format(mode):
     assert innermost.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_the_images_that_are_named_are_mirrored():
+def test_the_images_that_are_named_are_flipped():
     pixels = noise(400, 1, 4, 4)
-    mirrored = augmentation.draw_mirrored(400, generator())
-    assert 150 < int(mirrored.sum()) < 250
-    out = augment(pixels, {}, mirrored=mirrored)
-    expected = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
+    flipped = augmentation.draw_flipped(400, generator())
+    assert 150 < int(flipped.sum()) < 250
+    out = augment(pixels, {}, flipped=flipped)
+    expected = torch.where(flipped[:, None, None, None], pixels.flip(3), pixels)
     assert torch.equal(out, expected.float())
 
 
@@ -124,14 +125,14 @@ def test_translate_shifts_each_image_by_whole_pixels_with_a_reflected_border():
     padded = torch.nn.functional.pad(pixels.float(), [2] * 4, mode="reflect")
     shifts = set()
     for image, source in zip(out, padded, strict=True):
-        places = [
+        corners = [
             (row, column)
             for row in range(5)
             for column in range(5)
             if torch.equal(image, source[:, row : row + 6, column : column + 7])
         ]
-        assert len(places) == 1
-        shifts.add(places[0])
+        assert len(corners) == 1
+        shifts.add(corners[0])
     assert len(shifts) == 25
 
 
@@ -178,9 +179,9 @@ def test_zoom_scales_about_the_centre_within_the_bounds():
 
 
 def test_augmentation_is_drawn_by_seed():
-    pixels, mirrored = noise(8, 1, 8, 8), augmentation.draw_mirrored(8, generator())
+    pixels, flipped = noise(8, 1, 8, 8), augmentation.draw_flipped(8, generator())
     every = {"translate": 2, "rotate": 10, "zoom": 0.1, "cutout": 2}
-    first, again, other = (augment(pixels, every, seed, mirrored) for seed in (0, 0, 1))
+    first, again, other = (augment(pixels, every, seed, flipped) for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert first.shape == pixels.shape
@@ -188,10 +189,10 @@ def test_augmentation_is_drawn_by_seed():
 
 @pytest.mark.parametrize(("key", "most"), [("translate", 7), ("cutout", 8), ("shrink", 8)])
 def test_lengths_that_do_not_fit_the_images_name_the_key(key, most):
-    validation.check_augment(augment_section(**{key: most}), (1, 8, 9))
+    validation.check_augment(settings(**{key: most}), (1, 8, 9))
     assert augment(noise(2, 1, 8, 9), {key: most}, shrunk=key == "shrink").isfinite().all()
     with pytest.raises(UserError, match=f"augment.{key} is {most + 1}, .* value is {most}$"):
-        validation.check_augment(augment_section(**{key: most + 1}), (1, 8, 9))
+        validation.check_augment(settings(**{key: most + 1}), (1, 8, 9))
 
 
 @pytest.fixture

@@ -9,78 +9,69 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 import torch
+import yaml
 from clones import without_waits
-from paths import ROOT
-from settings import changed, settings, write_yaml
-from toys import ARCHITECTURE, DIVERGING, NO_AUGMENTATION, SPEEDRUN, bars, training
+from tiny import CONVNET, SPEEDRUN, bars, network, task
 
 from striate.config import params
 from striate.data import results
 from striate.errors import UserError
-from striate.models import configs, registry, sizing
-from striate.models.normalization import Normalization
+from striate.models import registry, sizing
 from striate.training import distributed, loop, norms, torchrun, transfer
 
+ROOT = Path(__file__).parents[3]
 KILLS = os.environ.get("STRIATE_KILLS", "")
-PLAIN = ARCHITECTURE | {"norm": "none", "dropout": 0.0}
-EVERY = settings(
-    augment__translate=1, augment__flip=True, augment__rotate=5, augment__zoom=0.1,
-    augment__cutout=1,
-).augment  # fmt: skip
+PLAIN = CONVNET | {"norm": "none", "dropout": 0.0}
+EVERY = {"translate": 1, "flip": True, "rotate": 5, "zoom": 0.1, "cutout": 1}
 
 
 class Threads:
     """A group whose processes are threads of this one."""
 
-    share = distributed.Group.share
+    rank_slice = distributed.Group.rank_slice
 
     def __init__(self, rank, size, slots, barrier):
         self.rank, self.size, self.slots, self.barrier = rank, size, slots, barrier
 
-    def gathered(self, value):
+    def all_gather(self, value):
         self.slots[self.rank] = value
         self.barrier.wait(60)
         found = list(self.slots)
         self.barrier.wait(60)
         return found
 
-    def told(self, value):
-        return copy.deepcopy(self.gathered(value)[0])
+    def broadcast(self, value):
+        return copy.deepcopy(self.all_gather(value)[0])
 
-    def add_(self, tensors):
-        found = self.gathered([tensor.clone() for tensor in tensors])
+    def all_reduce(self, tensors):
+        found = self.all_gather([tensor.clone() for tensor in tensors])
         for number, tensor in enumerate(tensors):
             tensor.copy_(sum(parts[number] for parts in found))
 
 
-def fit(size, keepers=None, architecture=PLAIN, augmentation=NO_AUGMENTATION, **changes):
+def fit(size, checkpointers=None, architecture=PLAIN, **options):
     """Train by so many threads; returns for each of them its weights, its rows and its failure."""
     slots, barrier = [None] * size, threading.Barrier(size)
     found = [None] * size
 
     def member(rank):
-        group = Threads(rank, size, slots, barrier) if size > 1 else distributed.ALONE
+        group = Threads(rank, size, slots, barrier) if size > 1 else distributed.SINGLE_PROCESS
         rows, failure = [], None
         try:
-            for row in loop.fit(
-                replicas[rank], bars(50), bars(30, seed=1),
-                settings=training(**{"log_every": 1} | changes),
-                augmentation=augmentation, normalize=Normalization(255, None, None), seed=0,
-                keeper=keepers[rank] if keepers else None, group=group,
-            ):  # fmt: skip
+            own = checkpointers[rank] if checkpointers else None
+            for row in loop.fit(replicas[rank], images, checkpointer=own, group=group):
                 rows.append(row)
         except BaseException as error:
             failure = error
         found[rank] = replicas[rank].state_dict(), rows, failure
 
-    replicas = []
-    for _ in range(size):
-        torch.manual_seed(0)
-        replicas.append(registry.build((1, 6, 6), 3, architecture))
+    images = task(val=bars(30, seed=1), **{"log_every": 1} | options)
+    replicas = [network(architecture) for _ in range(size)]
     members = [threading.Thread(target=member, args=(rank,)) for rank in range(size)]
     for thread in members:
         thread.start()
@@ -96,11 +87,9 @@ def step_losses(rows):
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 100, 1437])
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
 def test_every_image_of_a_batch_is_taken_once(count, size):
-    shares = [distributed.Group(rank, size).share(count) for rank in range(size)]
-    taken = [place for share in shares for place in range(count)[share.part]]
-    assert taken == list(range(count))
-    assert all(share.batch == count for share in shares)
-    lengths = [len(range(count)[share.part]) for share in shares]
+    parts = [range(count)[distributed.Group(rank, size).rank_slice(count)] for rank in range(size)]
+    assert [index for part in parts for index in part] == list(range(count))
+    lengths = [len(part) for part in parts]
     assert max(lengths) - min(lengths) <= 1
 
 
@@ -110,8 +99,8 @@ def test_every_image_of_a_batch_is_taken_once(count, size):
     [
         {},
         {"optimizer": "sgd", "label_smoothing": 0.1, "schedule": "cosine"},
-        {"augmentation": EVERY, "keep": "best"},
-        {"augmentation": EVERY, "batch_size": 7},  # one image is left to the last step
+        {"augment": EVERY, "keep": "best"},
+        {"augment": EVERY, "batch_size": 7},  # one image is left to the last step
     ],
     ids=["adam", "sgd", "augmented", "left over"],
 )
@@ -129,7 +118,7 @@ def test_each_step_has_the_loss_that_one_process_has(size, changes):
         assert all(value.isfinite().all() for value in weights.values())
 
 
-@pytest.mark.parametrize("architecture", [ARCHITECTURE, SPEEDRUN], ids=["convnet", "speedrun"])
+@pytest.mark.parametrize("architecture", [CONVNET, SPEEDRUN], ids=["convnet", "speedrun"])
 def test_all_end_with_the_same_network_and_the_same_rows(architecture):
     architecture = architecture | {"dropout": 0.0}
     # One image is left to the last step, and none to three of four processes.
@@ -143,7 +132,7 @@ def test_all_end_with_the_same_network_and_the_same_rows(architecture):
 
 
 def test_a_norm_without_synchronisation_keeps_the_mean_of_what_the_processes_saw():
-    model = registry.build((1, 6, 6), 3, ARCHITECTURE)
+    model = registry.build((1, 6, 6), 3, CONVNET)
     assert not norms.synchronize_(model, torch.device("cpu"))
     mean, var = norms.running_statistics(model)
     assert mean.shape == var.shape == (4,)
@@ -153,43 +142,43 @@ def test_a_norm_without_synchronisation_keeps_the_mean_of_what_the_processes_saw
     assert norms.synchronize_(registry.build((1, 6, 6), 3, PLAIN), torch.device("cpu"))
 
 
-class Keeper:
-    """Keeps the states of a process in memory, and wants one saved when its turn has come."""
+class Checkpointer:
+    """Holds the states of a process in memory, and asks to save one after so many steps."""
 
-    def __init__(self, state=None, due_at=None, stop_at=None):
-        self.state, self.stopping = state, False
+    def __init__(self, snapshot=None, due_at=None, stop_at=None):
+        self.snapshot, self.stop_requested = snapshot, False
         self.due_at, self.stop_at = due_at, stop_at
-        self.asked, self.saved = 0, []
+        self.asked, self.labels = 0, []
 
-    def due(self):
+    def is_due(self):
         self.asked += 1
-        self.stopping = self.stopping or self.asked == self.stop_at
-        return self.stopping or self.asked == self.due_at
+        self.stop_requested = self.stop_requested or self.asked == self.stop_at
+        return self.stop_requested or self.asked == self.due_at
 
-    def save(self, state, saved):
-        self.state = state | {"rows": list(state["rows"])}
-        self.saved.append(saved)
-        if self.stopping:
+    def save(self, snapshot, label):
+        self.snapshot = snapshot | {"rows": list(snapshot["rows"])}
+        self.labels.append(label)
+        if self.stop_requested:
             raise KeyboardInterrupt
 
 
 def test_a_state_that_one_process_wants_is_saved_by_all_at_the_same_step():
-    keepers = [Keeper(), Keeper(due_at=6)]
-    fit(2, keepers)
-    assert keepers[0].saved == keepers[1].saved
-    assert keepers[0].saved[1] == "step 2 of 4 of epoch 2"
+    checkpointers = [Checkpointer(), Checkpointer(due_at=6)]
+    fit(2, checkpointers)
+    assert checkpointers[0].labels == checkpointers[1].labels
+    assert checkpointers[0].labels[1] == "step 2 of 4 of epoch 2"
 
 
-@pytest.mark.parametrize("architecture", [PLAIN, ARCHITECTURE], ids=["plain", "norm"])
+@pytest.mark.parametrize("architecture", [PLAIN, CONVNET], ids=["plain", "norm"])
 def test_all_stop_together_and_go_on_to_the_same_end(architecture):
-    changes = {"architecture": architecture | {"dropout": 0.0}, "augmentation": EVERY}
+    changes = {"architecture": architecture | {"dropout": 0.0}, "augment": EVERY}
     undisturbed = fit(2, **changes)
-    keepers = [Keeper(), Keeper(stop_at=7)]
-    stopped = fit(2, keepers, **changes)
+    checkpointers = [Checkpointer(), Checkpointer(stop_at=7)]
+    stopped = fit(2, checkpointers, **changes)
     assert [type(failure) for _, _, failure in stopped] == [KeyboardInterrupt] * 2
-    assert keepers[0].saved[-1] == keepers[1].saved[-1] == "step 3 of 4 of epoch 2"
+    assert checkpointers[0].labels[-1] == checkpointers[1].labels[-1] == "step 3 of 4 of epoch 2"
     # Only the first process has what was saved.
-    again = fit(2, [Keeper(keepers[0].state), Keeper()], **changes)
+    again = fit(2, [Checkpointer(checkpointers[0].snapshot), Checkpointer()], **changes)
     for (weights, rows, _), (others, other_rows, failure) in zip(undisturbed, again, strict=True):
         assert failure is None
         assert rows == other_rows
@@ -197,16 +186,16 @@ def test_all_stop_together_and_go_on_to_the_same_end(architecture):
 
 
 def test_another_number_of_processes_goes_on_from_the_same_state():
-    keepers = [Keeper(), Keeper(stop_at=7)]
-    fit(2, keepers)
+    checkpointers = [Checkpointer(), Checkpointer(stop_at=7)]
+    fit(2, checkpointers)
     ((_, expected, _),) = fit(1)
-    ((_, rows, failure),) = fit(1, [Keeper(keepers[0].state)])
+    ((_, rows, failure),) = fit(1, [Checkpointer(checkpointers[0].snapshot)])
     assert failure is None
     assert step_losses(rows) == pytest.approx(step_losses(expected), abs=1e-5)
 
 
 def test_a_loss_that_is_no_number_ends_all_at_the_same_step():
-    changes = {"architecture": DIVERGING, "optimizer": "sgd", "learning_rate": 100, "epochs": 9}
+    changes = {"optimizer": "sgd", "learning_rate": 1e30}
     said = {str(failure) for _, _, failure in fit(2, **changes)}
     ((_, _, alone),) = fit(1, **changes)
     assert said == {str(alone)}
@@ -215,16 +204,23 @@ def test_a_loss_that_is_no_number_ends_all_at_the_same_step():
 
 def test_a_part_of_one_image_is_refused_where_a_norm_needs_two():
     model = SPEEDRUN | {"layers": 2, "norm": "batch", "arch": "speedrun", "whiten": 0}
-    assert configs.parse(model).normalizes_one_value(4)
-    sizing.check_last_batch(100, 10, processes=4)
+    sizing.check_last_batch(model, 4, 100, 10, processes=4)
     with pytest.raises(UserError, match=r"leaves 3 of 103 images to the last step, in 2 parts"):
-        sizing.check_last_batch(103, 10, processes=2)
+        sizing.check_last_batch(model, 4, 103, 10, processes=2)
+
+
+def settings(**changes):
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for key, value in changes.items():
+        section, name = key.split("__")
+        values[section][name] = value
+    return values
 
 
 @pytest.mark.parametrize("wrong", [0, 1025, 1.5, "all", True, None, [2]])
 def test_a_faulty_number_of_processes_is_refused_in_one_line(wrong):
     with pytest.raises(params.ParamsError) as caught:
-        params.check(changed(training__processes=wrong))
+        params.check(settings(training__processes=wrong))
     assert str(caught.value) == (
         f"params.yaml: training.processes is {wrong!r}; it must be auto, or a whole number from 1"
         " to 1024"
@@ -259,7 +255,7 @@ def test_a_faulty_variable_of_torchrun_is_named_in_one_line(name, value):
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (answer.returncode, answer.stdout) == (2, "")
-    assert answer.stderr.startswith("error: torchrun cannot use what ")
+    assert answer.stderr.startswith("error: torchrun rejected ")
     assert name in answer.stderr
     assert answer.stderr.count("\n") == 1
 
@@ -268,7 +264,7 @@ def test_a_faulty_variable_of_torchrun_is_named_in_one_line(name, value):
 def data(tmp_path_factory):
     """A folder in which the digits are stored."""
     folder = tmp_path_factory.mktemp("digits")
-    write_yaml(folder)
+    (folder / "params.yaml").write_text(yaml.safe_dump(settings()))
     stage(folder, "download")
     return folder / "data"
 
@@ -282,7 +278,7 @@ def folder(data, tmp_path):
 def stage(folder, name="train", **changes):
     """Run a stage in a process of its own; returns its status and what it said."""
     if changes:
-        write_yaml(folder, **changes)
+        (folder / "params.yaml").write_text(yaml.safe_dump(settings(**changes)))
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "STRIATE_TRACKING": "off"}
     answer = subprocess.run(
         [sys.executable, str(ROOT / f"stages/{name}.py")], cwd=folder, env=environment,
@@ -356,13 +352,14 @@ def undisturbed(data, tmp_path_factory):
 @pytest.mark.walk
 @pytest.mark.parametrize("ranks", [(0,), (1, 0)])
 def test_killed_processes_are_started_anew_and_end_with_the_same_bytes(folder, ranks, undisturbed):
-    write_yaml(folder, training__processes=2, training__epochs=EPOCHS)
+    changed = settings(training__processes=2, training__epochs=EPOCHS)
+    (folder / "params.yaml").write_text(yaml.safe_dump(changed))
     launcher = Group(folder)
     for number, rank in enumerate(ranks):
         # The first of them early in the training, the second one after it has gone on.
         launcher.kill(rank, after=f"epoch {3 + 9 * number}/")
     assert launcher.wait() == 0, launcher.said()
-    assert launcher.said().count("goes on after epoch") == len(ranks)
+    assert launcher.said().count("resuming after epoch") == len(ranks)
     assert "Traceback" not in launcher.said()
     assert (folder / "models/cnn_trained.ckpt").read_bytes() == undisturbed
     assert not list((folder / ".dvc/tmp/striate").iterdir())
@@ -370,7 +367,8 @@ def test_killed_processes_are_started_anew_and_end_with_the_same_bytes(folder, r
 
 @pytest.mark.skipif(not KILLS, reason="`make nightly` runs it")
 def test_processes_that_are_killed_at_random_instants_cost_nothing(folder):
-    write_yaml(folder, training__processes=2, training__epochs=EPOCHS)
+    changed = settings(training__processes=2, training__epochs=EPOCHS)
+    (folder / "params.yaml").write_text(yaml.safe_dump(changed))
     answer = subprocess.run(
         [sys.executable, str(ROOT / "tests/helpers/kills_of_groups.py"), str(folder), KILLS],
         env={**os.environ, "STRIATE_TRACKING": "off"}, capture_output=True, text=True, check=True,
@@ -415,7 +413,7 @@ class Group:
     reason="hosts are simulated by root on Linux, with iproute2",
 )
 def test_two_hosts_train_together_also_after_one_was_cut_off(folder, undisturbed):
-    write_yaml(folder, training__epochs=EPOCHS)
+    (folder / "params.yaml").write_text(yaml.safe_dump(settings(training__epochs=EPOCHS)))
     environment = {**os.environ, "STRIATE_TRACKING": "off"}
     answer = subprocess.run(
         [sys.executable, str(ROOT / "tests/helpers/hosts.py"), str(folder), "3", "4"],

@@ -8,28 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from settings import settings
-from toys import ARCHITECTURE, NO_AUGMENTATION, training
-from toys import SPEEDRUN as UNWHITENED
+from tiny import CONVNET, SPEEDRUN, UNIT, settings
 
 from striate.data import tensors
 from striate.datasets import catalogue
 from striate.errors import UserError
 from striate.models import checkpoint, devices, registry
-from striate.models.normalization import Normalization
 from striate.training import lazy_images, loop, memory
-from striate.training.distributed import ALONE, Group
+from striate.training.distributed import Group
+from striate.training.task import Task
 
 REGIMES = ("device", "host", "disk")
 CPU = torch.device("cpu")
-UNSHRUNK = {
-    "augment__translate": 1, "augment__flip": True, "augment__rotate": 5, "augment__zoom": 0.1,
-    "augment__cutout": 2,
-}  # fmt: skip
-EVERYTHING = settings(
-    model__arch="speedrun", augment__shrink=6, augment__shrink_until=0.5, **UNSHRUNK
-).augment
-SPEEDRUN = UNWHITENED | {"whiten": 2}
+EVERYTHING = {"translate": 1, "flip": True, "rotate": 5, "zoom": 0.1, "cutout": 2, "shrink": 6,
+              "shrink_until": 0.5}  # fmt: skip
+WHITENED = SPEEDRUN | {"whiten": 2}
 COUNT = 61  # with 12 held out, the last of 4 batches has a single image
 
 
@@ -51,28 +44,23 @@ def folder(request, tmp_path_factory):
     return store(tmp_path_factory.mktemp("data"), request.param)
 
 
-def train(folder, regime, *, device=CPU, val_size=12, architecture=SPEEDRUN, precision="float32",
-          **options):  # fmt: skip
+def train(folder, regime, *, device=CPU, val_size=12, architecture=WHITENED, precision="float32",
+          augment=EVERYTHING, **options):  # fmt: skip
     """What stages/train.py does; `regime` may also be the arrays read whole, as `tensors`."""
-    normalize = Normalization(255, None, None)
     if regime == "tensors":
-        learnt, val = tensors.hold_out(tensors.load_split(folder, "train", device), val_size, 0)
-        first = learnt.images[:20]
+        train_set, val = tensors.hold_out(tensors.load_split(folder, "train", device), val_size, 0)
+        first = train_set.images[:20]
     else:
-        learnt, val = tensors.hold_out(lazy_images.load(folder, "train", device), val_size, 0)
-        first = learnt.images[:20].read()
+        train_set, val = tensors.hold_out(lazy_images.load(folder, "train", device), val_size, 0)
+        first = train_set.images[:20].read()
         memory_format = devices.pick_precision(precision, device).memory_format
-        learnt = lazy_images.reside(learnt, regime, memory_format)
+        train_set = lazy_images.reside(train_set, regime, memory_format)
         val = None if val is None else lazy_images.reside(val, regime)
     torch.manual_seed(0)
     model = registry.build(tuple(first.shape[1:]), 3, architecture).to(device)
-    model.fit_to_data(normalize(first))
-    options = {
-        "settings": training(precision=precision, capture="never"), "augmentation": EVERYTHING,
-        "keeper": None, "group": ALONE,
-    } | options  # fmt: skip
-    rows = list(loop.fit(model, learnt, val, normalize=normalize, seed=0, **options))
-    return model, rows
+    model.fit_to_data(UNIT(first))
+    params = settings(augment, precision=precision, capture="never")
+    return model, list(loop.fit(model, Task(train_set, val, params, UNIT), **options))
 
 
 def content(model, rows, folder):
@@ -81,13 +69,13 @@ def content(model, rows, folder):
 
 
 @pytest.mark.parametrize(
-    ("precision", "augmentation"),
-    [("float32", EVERYTHING), ("auto", NO_AUGMENTATION), ("bfloat16", EVERYTHING)],
+    ("precision", "augment"),
+    [("float32", EVERYTHING), ("auto", {}), ("bfloat16", EVERYTHING)],
     ids=["float32", "auto", "bfloat16"],
 )
-def test_wherever_images_lie_the_bytes_are_the_same(folder, tmp_path, precision, augmentation):
+def test_wherever_images_lie_the_bytes_are_the_same(folder, tmp_path, precision, augment):
     expected, *others = (
-        content(*train(folder, regime, precision=precision, augmentation=augmentation), tmp_path)
+        content(*train(folder, regime, precision=precision, augment=augment), tmp_path)
         for regime in ("tensors", *REGIMES)
     )
     for regime, found in zip(REGIMES, others, strict=True):
@@ -95,82 +83,79 @@ def test_wherever_images_lie_the_bytes_are_the_same(folder, tmp_path, precision,
 
 
 def test_without_validation_and_with_dropout_too(folder, tmp_path):
-    options = {"val_size": 0, "architecture": ARCHITECTURE, "augmentation": NO_AUGMENTATION}
+    options = {"val_size": 0, "architecture": CONVNET, "augment": {}}
     found = [content(*train(folder, regime, **options), tmp_path) for regime in REGIMES]
     assert found[0] == found[1] == found[2]
     assert "val_loss" not in found[0][1][0]
 
 
-class StoppingKeeper:
+class StoppingCheckpointer:
     """Stops a training after so many steps, in the middle of its second epoch."""
 
-    def __init__(self, state=None, steps=0):
-        self.state = state
+    def __init__(self, snapshot=None, steps=0):
+        self.snapshot = snapshot
         self.steps = steps
-        self.stopping = False
+        self.stop_requested = False
 
-    def due(self):
+    def is_due(self):
         self.steps -= 1
-        self.stopping = self.steps == 0
-        return self.stopping
+        self.stop_requested = self.steps == 0
+        return self.stop_requested
 
-    def save(self, state, saved):
-        self.state = state
-        if self.stopping:
+    def save(self, snapshot, label):
+        self.snapshot = snapshot
+        if self.stop_requested:
             raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(("before", "after"), [("disk", "disk"), ("device", "disk"),
                                                ("disk", "host")])  # fmt: skip
-def test_a_training_goes_on_within_an_epoch_from_elsewhere(folder, tmp_path, before, after):
+def test_a_training_resumes_within_an_epoch_from_elsewhere(folder, tmp_path, before, after):
     expected = content(*train(folder, "device"), tmp_path)
-    stopped = StoppingKeeper(steps=6)
+    stopped = StoppingCheckpointer(steps=6)
     with pytest.raises(KeyboardInterrupt):
-        train(folder, before, keeper=stopped)
-    assert (len(stopped.state["rows"]), stopped.state["taken"]) == (1, 2)
-    assert content(*train(folder, after, keeper=StoppingKeeper(stopped.state)), tmp_path) == (
-        expected
-    )
+        train(folder, before, checkpointer=stopped)
+    assert (len(stopped.snapshot["rows"]), stopped.snapshot["steps_done"]) == (1, 2)
+    resumed = StoppingCheckpointer(stopped.snapshot)
+    assert content(*train(folder, after, checkpointer=resumed), tmp_path) == expected
 
 
 class Part(Group):
     """A process whose others add nothing."""
 
-    def add_(self, tensors):
+    def all_reduce(self, tensors):
         pass
 
-    def told(self, value):
+    def broadcast(self, value):
         return value
 
-    def gathered(self, value):
+    def all_gather(self, value):
         return [value] * self.size
 
 
 @pytest.mark.parametrize("rank", [0, 1, 2])
-def test_of_a_batch_no_more_is_read_than_the_share_of_a_process(folder, monkeypatch, rank):
+def test_of_a_batch_no_more_is_read_than_the_slice_of_a_process(folder, monkeypatch, rank):
     group = Part(rank, 3)
     options = {
         "group": group,
-        "architecture": ARCHITECTURE | {"norm": "none"},  # which would ask the other processes
-        "augmentation": settings(**UNSHRUNK).augment,
+        "architecture": CONVNET | {"norm": "none"},  # which would ask the other processes
+        "augment": EVERYTHING | {"shrink": 0},
     }
     model, rows = train(folder, "device", **options)
     taken = []
-    gathered = lazy_images.Stored._gathered
+    read_batch = lazy_images.Stored._read_batch
 
     def noted(self):
-        taken.append(self.places)
-        return gathered(self)
+        taken.append(self.indices)
+        return read_batch(self)
 
-    monkeypatch.setattr(lazy_images.Stored, "_gathered", noted)
+    monkeypatch.setattr(lazy_images.Stored, "_read_batch", noted)
     other, others = train(folder, "disk", **options)
     assert others == rows
     for name, value in other.state_dict().items():
         assert torch.equal(value, model.state_dict()[name]), name
-    own = [group.share(size) for size in (16, 16, 16, 1)]
-    of_an_epoch = [share.part.stop - share.part.start for share in own]
-    held = group.share(12).part
-    expected = [*of_an_epoch, held.stop - held.start]
+    parts = [group.rank_slice(size) for size in (16, 16, 16, 1, 12)]
+    expected = [part.stop - part.start for part in parts]
     # First come the images for whitening, then three epochs with validation.
     assert sorted(map(len, taken[1:])) == sorted(expected * 3)
 
@@ -237,15 +222,15 @@ def test_readers_end_with_what_they_read_for(folder, monkeypatch, end):
 
 def test_what_cannot_be_read_ends_the_training_with_its_message(folder, monkeypatch):
     before = len(readers())
-    gathered = lazy_images.Stored._gathered
+    read_batch = lazy_images.Stored._read_batch
     calls = iter(range(100))
 
     def failing(self):
         if next(calls) == 7:
             raise OSError(5, "Input/output error")
-        return gathered(self)
+        return read_batch(self)
 
-    monkeypatch.setattr(lazy_images.Stored, "_gathered", failing)
+    monkeypatch.setattr(lazy_images.Stored, "_read_batch", failing)
     with pytest.raises(OSError, match="Input/output error") as caught:
         train(folder, "disk")
     # The frames that the error holds keep nothing alive.
@@ -255,8 +240,8 @@ def test_what_cannot_be_read_ends_the_training_with_its_message(folder, monkeypa
 
 def test_a_training_that_is_given_up_leaves_no_readers(folder):
     before = len(readers())
-    learnt, _ = tensors.hold_out(lazy_images.load(folder, "train", CPU), 0, 0)
-    model = registry.build(tuple(learnt.images.pixels.shape[1:]), 3, ARCHITECTURE)
+    train_set, _ = tensors.hold_out(lazy_images.load(folder, "train", CPU), 0, 0)
+    model = registry.build(tuple(train_set.images.pixels.shape[1:]), 3, CONVNET)
 
     class EnoughError(Exception):
         pass
@@ -268,11 +253,10 @@ def test_a_training_that_is_given_up_leaves_no_readers(folder):
             raise EnoughError
         return pixels.float()
 
-    arguments = {"settings": training(), "augmentation": NO_AUGMENTATION, "seed": 0}
     with pytest.raises(EnoughError):
-        next(loop.fit(model, learnt, None, normalize=normalize, **arguments))
+        next(loop.fit(model, Task(train_set, None, settings(), normalize)))
     assert len(readers()) == before
-    rows = loop.fit(model, learnt, None, normalize=torch.Tensor.float, **arguments)
+    rows = loop.fit(model, Task(train_set, None, settings(), torch.Tensor.float))
     next(rows)
     rows.close()
     assert len(readers()) == before
@@ -303,9 +287,9 @@ def test_only_what_is_taken_is_in_memory(tmp_path):
     if not Path("/proc/self/status").exists():
         pytest.skip("needs Linux")
     before = own()
-    learnt, val = tensors.hold_out(lazy_images.load(tmp_path, "train", CPU), 0.1, 0)
-    batch = next(learnt.images.batches([torch.arange(0, 50_000, 500)]))
-    assert (len(learnt.labels), len(val.labels), len(batch)) == (57_600, 6_400, 100)
+    train_set, val = tensors.hold_out(lazy_images.load(tmp_path, "train", CPU), 0.1, 0)
+    batch = next(train_set.images.batches([torch.arange(0, 50_000, 500)]))
+    assert (len(train_set.labels), len(val.labels), len(batch)) == (57_600, 6_400, 100)
     assert own() - before < 6_400_000
 
 
@@ -400,8 +384,8 @@ def test_on_cuda_images_that_are_sent_batch_by_batch_give_the_same_bytes(folder,
     devices.set_deterministic(True)
     try:
         found = [
-            content(*train(folder, regime, device=torch.device("cuda"), architecture=ARCHITECTURE,
-                           augmentation=NO_AUGMENTATION), tmp_path)
+            content(*train(folder, regime, device=torch.device("cuda"), architecture=CONVNET,
+                           augment={}), tmp_path)
             for regime in REGIMES
         ]  # fmt: skip
     finally:

@@ -1,29 +1,26 @@
-"""A training that was stopped goes on, to the same bytes; no other one takes its state up."""
+"""A stopped training resumes and ends with the same bytes; no other one takes up its state."""
 
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
-from paths import ROOT
-from settings import settings
-from stages import run_stage, write_params
-from toys import ARCHITECTURE, NO_AUGMENTATION, SPEEDRUN, bars, training
+from tiny import CONVNET, PARAMS, SPEEDRUN, bars, changed, network, task
 
 from striate.errors import UserError
-from striate.models import registry
-from striate.models.normalization import Normalization
 from striate.training import loop, resume
+from striate.training import step as steps
 
-AUGMENTATION = settings(
-    model__arch="speedrun", augment__translate=1, augment__flip=True, augment__rotate=5,
-    augment__zoom=0.1, augment__cutout=1, augment__shrink=4, augment__shrink_until=0.5,
-).augment  # fmt: skip
+ROOT = Path(__file__).parents[3]
+AUGMENTATION = {"translate": 1, "flip": True, "rotate": 5, "zoom": 0.1, "cutout": 1, "shrink": 4,
+                "shrink_until": 0.5}  # fmt: skip
 KILLS = int(os.environ.get("STRIATE_KILLS", "30"))
 STEPS = 4 * 3  # of 50 images in batches of 16, over three epochs
 
@@ -32,34 +29,27 @@ class Stopped(Exception):  # noqa: N818
     pass
 
 
-class StoppingKeeper:
-    """Keeps the state in memory, saves it after every step, and stops after so many saves."""
+class StoppingCheckpointer:
+    """Holds the state in memory, saves it after every step, and stops after so many saves."""
 
-    stopping = False
+    stop_requested = False
 
-    def __init__(self, state=None, saves=10**6):
-        self.state, self.left = state, saves
+    def __init__(self, snapshot=None, saves=10**6):
+        self.snapshot, self.left = snapshot, saves
 
-    def due(self):
+    def is_due(self):
         return True
 
-    def save(self, state, saved):
-        self.state, self.left = state | {"rows": list(state["rows"])}, self.left - 1
+    def save(self, snapshot, label):
+        self.snapshot, self.left = snapshot | {"rows": list(snapshot["rows"])}, self.left - 1
         if self.left == 0:
             raise Stopped
 
 
-def fit(keeper, architecture=ARCHITECTURE, augmentation=NO_AUGMENTATION, **changes):
+def fit(checkpointer, architecture=CONVNET, **options):
     """Train; returns the weights and the rows."""
-    torch.manual_seed(0)
-    model = registry.build((1, 6, 6), 3, architecture)
-    rows = list(
-        loop.fit(
-            model, bars(50), bars(30, seed=1), settings=training(**changes),
-            augmentation=augmentation, normalize=Normalization(255, None, None), seed=0,
-            keeper=keeper,
-        )
-    )  # fmt: skip
+    model = network(architecture)
+    rows = list(loop.fit(model, task(val=bars(30, seed=1), **options), checkpointer=checkpointer))
     return model.state_dict(), rows
 
 
@@ -77,7 +67,7 @@ def same(first, second):
         {"optimizer": "sgd", "schedule": "cosine", "warmup": 0.2},
         {"optimizer": "muon", "bias_rate": 2.0, "architecture": SPEEDRUN},
         {"precision": "bfloat16", "optimizer": "adamw", "keep": "best"},
-        {"augmentation": AUGMENTATION, "architecture": SPEEDRUN, "keep": "best", "patience": 2},
+        {"augment": AUGMENTATION, "architecture": SPEEDRUN, "keep": "best", "patience": 2},
     ],
     ids=["adam", "sgd", "muon", "bfloat16", "augmented"],
 )
@@ -85,26 +75,26 @@ def test_stopped_after_any_step_it_ends_as_if_it_had_not_been(changes):
     expected = fit(None, **changes)
     saves = STEPS + 3  # and one after each epoch
     for after in range(1, saves + 1):
-        stopped = StoppingKeeper(saves=after)
+        stopped = StoppingCheckpointer(saves=after)
         with pytest.raises(Stopped):
             fit(stopped, **changes)
         torch.manual_seed(1)  # another process draws other numbers before
-        assert same(fit(StoppingKeeper(stopped.state), **changes), expected), after
+        assert same(fit(StoppingCheckpointer(stopped.snapshot), **changes), expected), after
 
 
 def test_a_training_that_is_complete_yields_its_rows_without_another_step(monkeypatch):
-    keeper = StoppingKeeper()
-    expected = fit(keeper)
-    monkeypatch.setattr(loop, "augment", None)  # any step would fail
-    assert same(fit(StoppingKeeper(keeper.state)), expected)
+    checkpointer = StoppingCheckpointer()
+    expected = fit(checkpointer)
+    monkeypatch.setattr(steps, "augment", None)  # any step would fail
+    assert same(fit(StoppingCheckpointer(checkpointer.snapshot)), expected)
 
 
 def test_patience_that_has_run_out_is_remembered(monkeypatch):
     monkeypatch.setattr(loop, "accuracy", lambda logits, labels: 0.5)
-    keeper = StoppingKeeper()
-    _, rows = fit(keeper, patience=1)
+    checkpointer = StoppingCheckpointer()
+    _, rows = fit(checkpointer, patience=1)
     assert len(rows) == 2
-    assert len(fit(StoppingKeeper(keeper.state), patience=1)[1]) == 2
+    assert len(fit(StoppingCheckpointer(checkpointer.snapshot), patience=1)[1]) == 2
 
 
 @pytest.mark.parametrize("under_dvc", [False, True])
@@ -112,30 +102,30 @@ def test_what_is_saved_can_be_read_and_lasts_until_it_is_safe(tmp_path, monkeypa
     monkeypatch.delenv("DVC_STAGE", raising=False)
     if under_dvc:
         monkeypatch.setenv("DVC_STAGE", "train")
-    keeper = resume.Keeper(tmp_path / "states/name.state", minutes=10)
-    assert keeper.state is None
-    keeper.save({"tensors": {"a": torch.arange(3)}, "rows": [{"pair": (1, 0.1)}]}, "step 1")
-    again = resume.Keeper(tmp_path / "states/name.state", minutes=10)
-    assert torch.equal(again.state["tensors"]["a"], torch.arange(3))
-    assert again.state["rows"] == [{"pair": (1, 0.1)}]
-    assert resume.Keeper(tmp_path / "states/other.state", minutes=10).state is None
+    checkpointer = resume.Checkpointer(tmp_path / "states/name.state", minutes=10)
+    assert checkpointer.snapshot is None
+    checkpointer.save({"tensors": {"a": torch.arange(3)}, "rows": [{"pair": (1, 0.1)}]}, "step 1")
+    again = resume.Checkpointer(tmp_path / "states/name.state", minutes=10)
+    assert torch.equal(again.snapshot["tensors"]["a"], torch.arange(3))
+    assert again.snapshot["rows"] == [{"pair": (1, 0.1)}]
+    assert resume.Checkpointer(tmp_path / "states/other.state", minutes=10).snapshot is None
     (tmp_path / "models").write_text("weights")
-    again.complete(tmp_path / "models")
+    again.finish(tmp_path / "models")
     left = {path.name: path for path in (tmp_path / "states").iterdir()}
     assert set(left) == ({"name.state", "name.done"} if under_dvc else set())
     if under_dvc:
         assert left["name.done"].read_text() == hashlib.md5(b"weights").hexdigest()
-    again.complete(tmp_path / "models")  # also a second time
+    again.finish(tmp_path / "models")  # also a second time
 
 
 def test_seconds_of_a_training_add_up_over_its_parts(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(resume.time, "monotonic", lambda: now[0])
-    keeper = resume.Keeper(tmp_path / "name.state", minutes=10)
+    checkpointer = resume.Checkpointer(tmp_path / "name.state", minutes=10)
     now[0] += 5
-    keeper.save({}, "")
+    checkpointer.save({}, "")
     now[0] += 1000  # it was stopped
-    again = resume.Keeper(tmp_path / "name.state", minutes=10)
+    again = resume.Checkpointer(tmp_path / "name.state", minutes=10)
     now[0] += 2
     assert again.seconds() == 7
 
@@ -143,69 +133,132 @@ def test_seconds_of_a_training_add_up_over_its_parts(tmp_path, monkeypatch):
 def test_a_state_is_due_when_the_minutes_have_passed(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(resume.time, "monotonic", lambda: now[0])
-    keeper = resume.Keeper(tmp_path / "name.state", minutes=2)
+    checkpointer = resume.Checkpointer(tmp_path / "name.state", minutes=2)
     now[0] = 119.9
-    assert not keeper.due()
+    assert not checkpointer.is_due()
     now[0] = 120.0
-    assert keeper.due()
-    keeper.save({}, "")
-    assert not keeper.due()
+    assert checkpointer.is_due()
+    checkpointer.save({}, "")
+    assert not checkpointer.is_due()
 
 
 @pytest.mark.parametrize("damage", ["cut short", "changed", "empty"])
 def test_a_damaged_state_is_no_state(tmp_path, damage):
-    resume.Keeper(tmp_path / "name.state", minutes=10).save({"tensors": {"a": torch.zeros(99)}}, "")
+    resume.Checkpointer(tmp_path / "name.state", minutes=10).save(
+        {"tensors": {"a": torch.zeros(99)}}, ""
+    )
     (path,) = tmp_path.iterdir()
     content = bytearray(path.read_bytes())
     if damage == "changed":
         content[len(content) // 2] ^= 1
     path.write_bytes({"cut short": content[:-9], "empty": b""}.get(damage, content))
-    assert resume.Keeper(tmp_path / "name.state", minutes=10).state is None
+    assert resume.Checkpointer(tmp_path / "name.state", minutes=10).snapshot is None
 
 
-def test_the_name_of_a_state_follows_from_params_data_code_and_machine(tmp_path, monkeypatch):
-    script = tmp_path / "train.py"
-    script.write_text("pass\n")
+@pytest.fixture
+def code(tmp_path):
+    """A copy of the package, and of the script that trains."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "src/striate", tmp_path / "striate", ignore=ignored)
+    shutil.copy(ROOT / "stages/train.py", tmp_path / "train.py")
+    return tmp_path
+
+
+def name(code, params=PARAMS, data="digits"):
     cpu = torch.device("cpu")
-    same = resume.fingerprint({"seed": 0}, {"name": "digits"}, "", cpu, script)
-    assert same == resume.fingerprint({"seed": 0}, {"name": "digits"}, "", cpu, script)
-    found = {same}
-    found.add(resume.fingerprint({"seed": 1}, {"name": "digits"}, "", cpu, script))
-    found.add(resume.fingerprint({"seed": 0}, {"name": "mnist"}, "", cpu, script))
-    found.add(resume.fingerprint({"seed": 0}, {"name": "digits"}, "other weights", cpu, script))
+    return resume.fingerprint(params, {"name": data}, cpu, code / "train.py", code / "striate")
+
+
+@pytest.mark.parametrize(
+    ("edited", "is_another"),
+    [
+        ("train.py", True),
+        ("striate/data/splits.py", True),
+        ("striate/models/networks.py", True),
+        ("striate/models/new/network.py", True),
+        ("striate/training/loop.py", True),
+        ("striate/models/__pycache__/networks.cpython-311.pyc", False),
+        ("striate/__init__.py", False),
+        ("striate/cli.py", False),
+        ("striate/config/params.py", False),
+        ("striate/datasets/catalogue.py", False),
+        ("striate/evaluation/metrics.py", False),
+        ("striate/pipeline/stage.py", False),
+        ("striate/reporting/figures.py", False),
+        ("striate/tracking/logger.py", False),
+        ("evaluate.py", False),
+    ],
+)
+def test_code_that_shapes_a_training_changes_the_name_of_its_state(code, edited, is_another):
+    before = name(code)
+    path = code / edited
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as stream:
+        stream.write("# edited\n")
+    assert (name(code) != before) is is_another
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "is_another"),
+    [
+        (None, "seed", 1, True),
+        ("data", "val_size", 0.2, True),
+        ("augment", "rotate", 5, True),
+        ("model", "width", 8, True),
+        ("training", "learning_rate", 0.01, True),
+        ("training", "log_every", 3, True),
+        ("data", "residency", "disk", False),
+        ("training", "checkpoint_minutes", 0, False),
+        ("evaluate", "batch_size", 10, False),
+        ("evaluate", "tta", "flip", False),
+    ],
+)
+def test_params_that_shape_a_training_change_the_name_of_its_state(
+    code, section, key, value, is_another
+):
+    params = {key: value}
+    if section:
+        params = {section: changed(getattr(PARAMS, section), **params)}
+    assert (name(code, changed(PARAMS, **params)) != name(code)) is is_another
+
+
+def test_data_weights_and_machine_change_the_name_of_a_state(code, tmp_path, monkeypatch):
+    found = [name(code), name(code, data="mnist")]
+    first = tmp_path / "first"
+    params = changed(PARAMS, training=changed(PARAMS.training, init_from=str(first)))
+    for content in (b"some weights", b"others"):
+        first.write_bytes(content)
+        found.append(name(code, params))
     monkeypatch.setattr(resume, "describe", lambda device: {"torch.threads": "99"})
-    found.add(resume.fingerprint({"seed": 0}, {"name": "digits"}, "", cpu, script))
+    found.append(name(code))
+    assert len(set(found)) == len(found)
     monkeypatch.undo()
-    script.write_text("pass \n")
-    found.add(resume.fingerprint({"seed": 0}, {"name": "digits"}, "", cpu, script))
-    monkeypatch.setattr(resume, "__file__", str(tmp_path / "resume.py"))  # another package
-    found.add(resume.fingerprint({"seed": 0}, {"name": "digits"}, "", cpu, script))
-    assert len(found) == 7
+    assert name(code) == found[0]
 
 
 def test_who_comes_second_is_told_who_trains(tmp_path):
     path = tmp_path / "train.lock"
-    with resume.alone(path):
+    with resume.exclusive_lock(path):
         with (
             pytest.raises(UserError, match=rf"process {os.getpid()} \(in .*\) does this training"),
-            resume.alone(path),
+            resume.exclusive_lock(path),
         ):
             pytest.fail("two hold the lock")
         assert path.exists()
-    with resume.alone(path):
+    with resume.exclusive_lock(path):
         pass
     assert not path.exists()
 
 
 def test_a_lock_that_a_killed_process_left_behind_is_free(tmp_path):
     (tmp_path / "train.lock").write_text("process 1 (in /elsewhere)")
-    with resume.alone(tmp_path / "train.lock"):
+    with resume.exclusive_lock(tmp_path / "train.lock"):
         pass
 
 
-def interrupted(keeper, *numbers, then):
+def interrupted(checkpointer, *numbers, then):
     """Send signals to this process as to a training, and go on with `then`."""
-    with keeper.stoppable():
+    with checkpointer.delayed_interrupts():
         for number in numbers:
             os.kill(os.getpid(), number)
         then()
@@ -213,39 +266,41 @@ def interrupted(keeper, *numbers, then):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_waits_until_the_state_is_saved(tmp_path, number):
-    keeper = resume.Keeper(tmp_path / "name.state", minutes=10)
+    checkpointer = resume.Checkpointer(tmp_path / "name.state", minutes=10)
     before = signal.getsignal(number)
 
     def end_of_step():
-        assert keeper.due()
-        keeper.save({"rows": [1, 2]}, "epoch 2 of 5")
+        assert checkpointer.is_due()
+        checkpointer.save({"rows": [1, 2]}, "epoch 2 of 5")
         pytest.fail("the saved state should have ended it")
 
-    with pytest.raises(KeyboardInterrupt, match="the same command goes on after epoch 2 of 5"):
-        interrupted(keeper, number, then=end_of_step)
-    assert resume.Keeper(tmp_path / "name.state", minutes=10).state["rows"] == [1, 2]
+    with pytest.raises(KeyboardInterrupt, match="the same command resumes after epoch 2 of 5"):
+        interrupted(checkpointer, number, then=end_of_step)
+    assert resume.Checkpointer(tmp_path / "name.state", minutes=10).snapshot["rows"] == [1, 2]
     assert signal.getsignal(number) is before
 
 
 def test_an_interrupt_that_no_step_answers_comes_through_by_itself(tmp_path):
-    keeper = resume.Keeper(tmp_path / "name.state", minutes=10)
+    checkpointer = resume.Checkpointer(tmp_path / "name.state", minutes=10)
     begin = time.monotonic()
-    with pytest.raises(KeyboardInterrupt, match="begins anew"):
-        interrupted(keeper, signal.SIGTERM, then=lambda: time.sleep(30))
+    with pytest.raises(KeyboardInterrupt, match="starts over"):
+        interrupted(checkpointer, signal.SIGTERM, then=lambda: time.sleep(30))
     assert time.monotonic() - begin < 5
 
 
 def test_a_second_interrupt_comes_through_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(resume, "GRACE_SECONDS", 30)
-    keeper = resume.Keeper(tmp_path / "name.state", minutes=10)
+    checkpointer = resume.Checkpointer(tmp_path / "name.state", minutes=10)
     begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        interrupted(keeper, signal.SIGINT, signal.SIGINT, then=lambda: time.sleep(20))
+        interrupted(checkpointer, signal.SIGINT, signal.SIGINT, then=lambda: time.sleep(20))
     assert time.monotonic() - begin < 5
 
 
 @pytest.mark.walk
 def test_trainings_killed_at_random_instants_end_with_the_same_bytes(tmp_path):
+    from test_stages import run_stage, write_params
+
     write_params(
         tmp_path, model__dropout=0.1, augment__translate=1, augment__rotate=5, augment__flip=True,
         training__epochs=8, training__batch_size=20, training__schedule="cosine",

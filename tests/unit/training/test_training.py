@@ -5,31 +5,24 @@ import math
 
 import pytest
 import torch
-from settings import settings
+from tiny import SPEEDRUN, bars, network, settings, task
 from torch import nn
-from toys import ARCHITECTURE, DIVERGING, NO_AUGMENTATION, SPEEDRUN, bars, training
 
 from striate.data import results
 from striate.data.tensors import Split
 from striate.errors import UserError
-from striate.models import checkpoint, registry
-from striate.models.normalization import Normalization
-from striate.training import history, loop
+from striate.models import checkpoint
+from striate.training import history, loop, schedule
+from striate.training import step as steps
+
+EVERYTHING = {"translate": 1, "flip": True, "rotate": 5, "zoom": 0.1, "cutout": 1, "shrink": 4,
+              "shrink_until": 0.5}  # fmt: skip
 
 
-def run(train=None, val=None, seed=0, augmentation=NO_AUGMENTATION, model=None, **changes):
-    torch.manual_seed(seed)
-    model = model or registry.build((1, 6, 6), 3, ARCHITECTURE)
-    rows = loop.fit(
-        model,
-        train or bars(50),
-        val,
-        settings=training(**changes),
-        augmentation=augmentation,
-        normalize=Normalization(255, None, None),
-        seed=seed,
-    )
-    return model, list(rows)
+def run(train=None, val=None, model=None, seed=0, **options):
+    """Train; returns the network and the rows. Options are those of `tiny.settings`."""
+    model = model or network(seed=seed)
+    return model, list(loop.fit(model, task(train, val, seed=seed, **options)))
 
 
 @pytest.mark.parametrize("precision", ["float32", "auto", "bfloat16"])
@@ -73,17 +66,10 @@ def test_the_loss_is_the_mean_over_images_and_not_over_batches():
 
 @pytest.mark.parametrize("precision", ["float32", "auto", "bfloat16"])
 def test_the_same_seed_gives_the_same_history_and_the_same_bytes(precision, tmp_path):
-    augmentation = settings(
-        model__arch="speedrun", augment__translate=1, augment__flip=True, augment__rotate=5,
-        augment__zoom=0.1, augment__cutout=1, augment__shrink=4, augment__shrink_until=0.5,
-    ).augment  # fmt: skip
+    options = {"val": bars(30, seed=1), "augment": EVERYTHING, "precision": precision}
     contents = []
     for attempt in ("first", "second"):
-        torch.manual_seed(0)
-        model, rows = run(
-            val=bars(30, seed=1), augmentation=augmentation, precision=precision,
-            model=registry.build((1, 6, 6), 3, SPEEDRUN),
-        )  # fmt: skip
+        model, rows = run(model=network(SPEEDRUN), **options)
         checkpoint.save(model, {"attempt": 1}, tmp_path / attempt)
         history.write_training(rows, len(rows), 1, tmp_path / attempt)
         contents.append({path.name: path.read_bytes() for path in (tmp_path / attempt).iterdir()})
@@ -91,18 +77,14 @@ def test_the_same_seed_gives_the_same_history_and_the_same_bytes(precision, tmp_
     assert sorted(contents[0]) == [
         "cnn_trained.ckpt", "history.csv", "model.json", "steps.csv", "train.json",
     ]  # fmt: skip
-    _, other = run(
-        val=bars(30, seed=1), augmentation=augmentation, precision=precision, seed=1,
-        model=registry.build((1, 6, 6), 3, SPEEDRUN),
-    )  # fmt: skip
+    _, other = run(model=network(SPEEDRUN, seed=1), seed=1, **options)
     assert other != rows
 
 
 def test_training_follows_the_notebooks_loop_to_the_last_bit():
     """Adam 0.001 with default betas, cross-entropy, the same batches: the same weights."""
     ours, rows = run(epochs=2, learning_rate=0.001)
-    torch.manual_seed(0)
-    theirs = registry.build((1, 6, 6), 3, ARCHITECTURE).train()
+    theirs = network().train()
     optimizer = torch.optim.Adam(theirs.parameters(), lr=0.001)
     generator = torch.Generator().manual_seed(0)
     train = bars(50)
@@ -120,13 +102,12 @@ def test_training_follows_the_notebooks_loop_to_the_last_bit():
 
 
 def test_a_loss_that_is_no_number_stops_the_run_with_advice():
-    model = registry.build((1, 6, 6), 3, DIVERGING)
-    with pytest.raises(UserError, match=r"loss became \S+ at step \d+, with learning rate 100;"):
-        run(learning_rate=100, optimizer="sgd", epochs=9, model=model)
+    with pytest.raises(UserError, match=r"loss became \S+ at step \d+, with learning rate 1e\+30"):
+        run(learning_rate=1e30, optimizer="sgd", epochs=4)
 
 
 @pytest.mark.parametrize(
-    ("schedule", "warmup", "expected"),
+    ("name", "warmup", "expected"),
     [
         ("constant", 0.0, [1, 1, 1, 1]),
         ("linear", 0.0, [1, 0.75, 0.5, 0.25]),
@@ -135,10 +116,21 @@ def test_a_loss_that_is_no_number_stops_the_run_with_advice():
         ("constant", 0.25, [0.5, 1, 1, 1]),
     ],
 )
-def test_schedules(schedule, warmup, expected):
-    settings = training(schedule=schedule, warmup=warmup)
-    factors = [loop.rate_factor(step, 4, settings) for step in range(4)]
-    assert factors == pytest.approx(expected)
+def test_schedules(name, warmup, expected):
+    params = settings(schedule=name, warmup=warmup, epochs=2, batch_size=25)
+    planned = schedule.Schedule(params, images=50)
+    assert [planned.rate_factor(step) for step in range(4)] == pytest.approx(expected)
+    assert [planned.learning_rate(step) for step in range(4)] == pytest.approx(
+        [0.01 * factor for factor in expected]
+    )
+
+
+@pytest.mark.parametrize(("images", "sizes"), [(50, [16, 16, 16, 2]), (48, [16, 16, 16]), (3, [3])])
+def test_an_epoch_takes_every_image_once(images, sizes):
+    planned = schedule.Schedule(settings(), images)
+    assert planned.batch_sizes == sizes
+    assert planned.steps_per_epoch == schedule.steps_per_epoch(images, 16) == len(sizes)
+    assert planned.total_steps == 3 * len(sizes)
 
 
 def test_the_learning_rate_of_the_last_step_is_recorded():
@@ -155,9 +147,9 @@ def test_label_smoothing_and_weight_decay_reach_the_optimisation():
 
 def test_summary_line_with_and_without_validation():
     row = {"epoch": 2, "train_loss": 0.5, "train_accuracy": 0.75}
-    assert loop.summary_line(row, 5) == "epoch 2/5 | training loss 0.5000, accuracy 75.00%"
+    assert history.summary_line(row, 5) == "epoch 2/5 | training loss 0.5000, accuracy 75.00%"
     row |= {"val_loss": 0.25, "val_accuracy": 1.0}
-    assert loop.summary_line(row, 5).endswith("validation loss 0.2500, accuracy 100.00%")
+    assert history.summary_line(row, 5).endswith("validation loss 0.2500, accuracy 100.00%")
 
 
 def test_history_survives_the_files_to_the_last_digit(tmp_path):
@@ -190,18 +182,13 @@ def scripted(monkeypatch):
 
 def test_the_last_epoch_is_kept_unless_the_best_is_asked_for(scripted):
     states = []
-    torch.manual_seed(0)
-    model = registry.build((1, 6, 6), 3, ARCHITECTURE)
+    model = network()
     rows = []
-    for row in loop.fit(
-        model, bars(50), bars(30, seed=1),
-        settings=training(keep="best", epochs=5),
-        augmentation=NO_AUGMENTATION, normalize=Normalization(255, None, None), seed=0,
-    ):  # fmt: skip
+    for row in loop.fit(model, task(val=bars(30, seed=1), keep="best", epochs=5)):
         rows.append(row)
         states.append({name: value.clone() for name, value in model.state_dict().items()})
-    assert loop.kept_epoch(rows, "best") == 2  # the first of two equal ones
-    assert loop.kept_epoch(rows, "last") == 5
+    assert history.kept_epoch(rows, "best") == 2  # the first of two equal ones
+    assert history.kept_epoch(rows, "last") == 5
     for name, value in model.state_dict().items():
         assert torch.equal(value, states[1][name])
     assert not torch.equal(states[1]["fc.weight"], states[4]["fc.weight"])
@@ -209,7 +196,7 @@ def test_the_last_epoch_is_kept_unless_the_best_is_asked_for(scripted):
 
 def test_scores_on_file_are_those_of_the_kept_epoch(scripted, tmp_path):
     _, rows = run(val=bars(30, seed=1), epochs=4, keep="best")
-    history.write_training(rows, loop.kept_epoch(rows, "best"), 9, tmp_path)
+    history.write_training(rows, history.kept_epoch(rows, "best"), 9, tmp_path)
     summary = results.read_json(tmp_path / "train.json")
     assert (summary["kept_epoch"], summary["epochs"]) == (2, 4)
     assert summary["val_accuracy"] == 0.7
@@ -229,26 +216,25 @@ def test_the_best_epoch_needs_validation_images(changes):
 
 
 def test_a_training_that_diverges_stops_at_that_step(monkeypatch):
-    steps = []
-    real = loop.augment
+    taken = []
+    real = steps.augment
 
     def poisoned(*arguments, **options):
-        steps.append(1)
+        taken.append(1)
         inputs = real(*arguments, **options)
-        return inputs * math.nan if len(steps) == 6 else inputs
+        return inputs * math.nan if len(taken) == 6 else inputs
 
-    monkeypatch.setattr(loop, "augment", poisoned)
+    monkeypatch.setattr(steps, "augment", poisoned)
     with pytest.raises(UserError, match=r"became nan at step 6, with learning rate 0\.01;"):
         run()  # four steps an epoch
-    assert len(steps) == 6
+    assert len(taken) == 6
 
 
 def test_a_rate_of_its_own_reaches_the_optimisation():
     plain, _ = run(epochs=1)
     for key in ("bias_rate", "head_rate"):
         frozen, _ = run(epochs=1, **{key: 0.0})
-        torch.manual_seed(0)
-        before = registry.build((1, 6, 6), 3, ARCHITECTURE)
+        before = network()
         kept = frozen.fc.bias if key == "bias_rate" else frozen.fc.weight
         first = before.fc.bias if key == "bias_rate" else before.fc.weight
         assert torch.equal(kept, first)
@@ -258,12 +244,12 @@ def test_a_rate_of_its_own_reaches_the_optimisation():
 def test_images_are_flipped_in_every_second_epoch(monkeypatch):
     seen = []
 
-    def keep(images, places, flipped, *rest, **options):
-        seen.append(torch.empty_like(flipped).scatter_(0, places, flipped))  # by image
-        return images[places].float()
+    def keep(images, indices, flipped, *rest, **options):
+        seen.append(torch.empty_like(flipped).scatter_(0, indices, flipped))  # by image
+        return images[indices].float()
 
-    monkeypatch.setattr(loop, "augment", keep)
-    run(augmentation=settings(augment__flip=True).augment, batch_size=50, epochs=4)
+    monkeypatch.setattr(steps, "augment", keep)
+    run(augment={"flip": True}, batch_size=50, epochs=4)
     assert torch.equal(seen[0], ~seen[1])
     assert torch.equal(seen[0], seen[2])
     assert torch.equal(seen[1], seen[3])
@@ -271,23 +257,20 @@ def test_images_are_flipped_in_every_second_epoch(monkeypatch):
 
 def test_images_are_shrunk_until_the_step_that_is_named(monkeypatch):
     sides = []
-    augment = loop.augment
+    augment = steps.augment
 
     def keep(*arguments, **options):
         inputs = augment(*arguments, **options)
         sides.append(inputs.shape[-1])
         return inputs
 
-    monkeypatch.setattr(loop, "augment", keep)
-    shrinking = settings(
-        model__arch="speedrun", augment__shrink=4, augment__shrink_until=0.4
-    ).augment
-    model = registry.build((1, 6, 6), 3, SPEEDRUN)
-    run(augmentation=shrinking, batch_size=16, epochs=5, model=model)
+    monkeypatch.setattr(steps, "augment", keep)
+    shrinking = {"shrink": 4, "shrink_until": 0.4}
+    run(augment=shrinking, batch_size=16, epochs=5, model=network(SPEEDRUN))
     assert sides == [4] * 8 + [6] * 12
 
 
-def test_a_step_is_recorded_after_the_warm_up_and_replayed(monkeypatch):
+def test_a_step_is_captured_after_the_warm_up_and_replayed(monkeypatch):
     """The order of calls, with a stand-in for CUDA; the test below needs the real one."""
     events = []
 
@@ -320,29 +303,34 @@ def test_a_step_is_recorded_after_the_warm_up_and_replayed(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
     monkeypatch.setattr(torch.cuda, "graph", Recording)
-    recorded = []
+    taken = []
 
-    def step(chosen):
-        events.append(len(chosen))
-        recorded.append(chosen)
+    def step(indices, pixels=None, *, shrunk):
+        events.append((len(indices), shrunk))
+        taken.append(indices)
 
-    run_step = loop.captured(step, 2, torch.Generator())
+    captured = steps.CapturedStep(step, 2, torch.Generator())
     batches = [torch.tensor([number, number]) for number in range(6)]
     for batch in [*batches[:4], torch.tensor([9]), *batches[4:]]:
-        run_step(batch)
-    assert events == ["generator", 2, 2, 2, "record", 2, "replay", 1, "replay", "replay"]
-    # What is replayed reads one place, into which each batch is copied.
-    assert torch.equal(recorded[3], batches[5])
+        captured(batch, shrunk=True)
+    own, other = (2, True), (1, True)
+    assert events == [
+        "generator", "generator", own, own, own, "record", own, "replay", other, "replay", "replay",
+    ]  # fmt: skip
+    # What is replayed reads one tensor, into which each batch is copied.
+    assert torch.equal(taken[3], batches[5])
+    events.clear()
+    captured(batches[0], shrunk=False)  # has a graph of its own, and its own warm-up
+    assert events == [(2, False)]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("optimizer", ["adam", "sgd", "muon"])
-def test_recorded_steps_train_like_steps_that_are_not(optimizer):
+def test_captured_steps_train_like_steps_that_are_not(optimizer):
     train = Split(*(part.cuda() for part in bars(50)))
     results = []
     for capture in ("auto", "never"):
-        torch.manual_seed(0)
-        model = registry.build((1, 6, 6), 3, SPEEDRUN).cuda()
+        model = network(SPEEDRUN).cuda()
         _, rows = run(train, model=model, capture=capture, optimizer=optimizer, schedule="linear")
         results.append([row["train_loss"] for row in rows])
     assert results[0] == pytest.approx(results[1], rel=1e-3)
