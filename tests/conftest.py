@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from clones import Clone
 
-from striate import cli, progress
+from striate import progress
+from striate.cli import workspace
 
 ROOT = Path(__file__).parent.parent
 # Read here, before `clean_environment` hides it.
@@ -52,7 +53,7 @@ def patience(monkeypatch):
     Nor is it news that tests call this tree's code in copies of it.
     """
     monkeypatch.setattr(progress, "QUIET_SECONDS", 600.0)
-    monkeypatch.setattr(cli, "_note_other_code", lambda: None)
+    monkeypatch.setattr(workspace, "note_other_code", lambda: None)
 
 
 @pytest.fixture(autouse=True)
