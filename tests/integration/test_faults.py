@@ -486,7 +486,7 @@ def test_too_little_memory_is_said_in_a_line(finished, monkeypatch, shape):
     monkeypatch.setattr(loop, "fit", lambda *values, **keys: iter([torch.empty(shape)]))
     (line,) = refusal("train", finished)
     assert line.startswith(
-        "error: there is too little memory for this; smaller training.batch_size"
+        "error: there is too little memory for this; reduce training.batch_size"
     )
 
 
