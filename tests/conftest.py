@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from clones import Clone
 
-from striate import progress
+from striate import console
 from striate.cli import workspace
 
 ROOT = Path(__file__).parent.parent
@@ -52,7 +52,7 @@ def patience(monkeypatch):
 
     Nor is it news that tests call this tree's code in copies of it.
     """
-    monkeypatch.setattr(progress, "QUIET_SECONDS", 600.0)
+    monkeypatch.setattr(console, "QUIET_SECONDS", 600.0)
     monkeypatch.setattr(workspace, "note_other_code", lambda: None)
 
 

@@ -11,7 +11,7 @@ class UserError(Exception):
     """Something outside the code is wrong; the message says what, where, and what is right."""
 
 
-def said(error: BaseException) -> str | None:
+def describe(error: BaseException) -> str | None:
     """The message for an error that its reader can fix; None for a bug."""
     if isinstance(error, UserError):
         return str(error)
@@ -62,7 +62,7 @@ def _print_last(text: str) -> None:
 
 
 @contextmanager
-def reported() -> Iterator[None]:
+def exit_on_error() -> Iterator[None]:
     """Turn errors that the reader can fix into a line on standard error and an exit status.
 
     Status 2 for a `UserError` or what the system refuses (a full disk, a missing permission), 130
@@ -81,7 +81,7 @@ def reported() -> Iterator[None]:
         _print_last("")
         sys.exit(1)
     except Exception as error:
-        text = said(error)
+        text = describe(error)
         if text is None:
             raise
         _print_last(f"error: {text}")

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def without_waits(said):
-    """Standard error without what `striate.progress.waiting` says, which depends on the machine."""
+    """Standard error without what `striate.console.waiting` says, which depends on the machine."""
     # A long reason of a message ends so, too.
     return re.sub(r"^(?!(?:error|warning|note):)[a-z].* \.\.\.\n", "", said, flags=re.MULTILINE)
 

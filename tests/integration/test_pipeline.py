@@ -16,7 +16,7 @@ from striate.tracking import mlflow_store
 ROOT = Path(__file__).parents[2]
 # Not dependencies of a stage: what they do reaches its outputs through params and messages only,
 # and logging must not retrain.
-EXEMPT = {"config", "errors", "pipeline", "progress", "tracking"}
+EXEMPT = {"config", "console", "errors", "pipeline", "tracking"}
 
 
 def packages_imported(path):

@@ -6,14 +6,14 @@ import sys
 
 from striate.cli import compare, completion, run, share, use, workspace
 from striate.cli.table import COMMANDS, parse
-from striate.errors import UserError, reported
+from striate.errors import UserError, exit_on_error
 
 GROUPS = (run, compare, use, share, completion)  # as `striate --help` lists them
 
 
 def main() -> None:
     """Run one command; bad input ends it with one line and status 2."""
-    with reported():
+    with exit_on_error():
         words = sys.argv[1:]
         if words[:1] in (["-h"], ["--help"]):
             print(overview())

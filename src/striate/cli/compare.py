@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from striate.cli import workspace
 from striate.cli.table import argument, command, number
+from striate.console import waiting
 from striate.errors import UserError
-from striate.progress import waiting
 
 if TYPE_CHECKING:
     from striate.config.params import Params
@@ -70,7 +70,7 @@ def experiments() -> None:
     Example: striate experiments
     """
     from striate.analysis import overview
-    from striate.tables import columns
+    from striate.console import columns
 
     root = workspace.repository()
     found, _, here = workspace.find_experiments(root)
@@ -139,8 +139,8 @@ def pareto(picture: Path) -> None:
     Example: striate pareto --picture pareto.png
     """
     from striate.analysis import overview, pareto
+    from striate.console import columns
     from striate.reporting import figures
-    from striate.tables import columns
     from striate.tracking import background, logger, mlflow_store, sync
 
     root = workspace.repository()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from striate.cli import workspace
 from striate.cli.table import argument, command, number
+from striate.console import waiting
 from striate.errors import UserError
-from striate.progress import waiting
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -116,7 +116,7 @@ def tune(
         import optuna  # noqa: F401
 
         from striate.config import params
-        from striate.tables import columns
+        from striate.console import columns
         from striate.tuning import search_space, studies
         from striate.tuning.workers import STORAGE
 

@@ -6,8 +6,8 @@ import sys
 
 from striate.cli import workspace
 from striate.cli.table import command
+from striate.console import waiting
 from striate.errors import UserError
-from striate.progress import waiting
 
 
 @command()
@@ -34,7 +34,7 @@ def sync() -> None:
 
     Example: striate sync
     """
-    from striate.tables import columns
+    from striate.console import columns
     from striate.tracking import background, logger, mlflow_store, records, sync
 
     if not logger.enabled():

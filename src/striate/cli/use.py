@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from striate.cli import workspace
 from striate.cli.table import argument, command, number
+from striate.console import track, waiting
 from striate.errors import UserError
-from striate.progress import track, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -200,8 +200,8 @@ def _compare_predictions(path: Path, ours: Network, theirs: Network, test: Split
 
 def _time(networks: dict[str, tuple[Network, int]], image: np.ndarray) -> str:
     """A table of names, sizes in KiB, and milliseconds a batch."""
+    from striate.console import columns
     from striate.serving import export
-    from striate.tables import columns
 
     with waiting("timing both"):
         times = export.milliseconds({name: run for name, (run, _) in networks.items()}, image)

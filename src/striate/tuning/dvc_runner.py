@@ -5,7 +5,7 @@
 A process of its own, because the one that asked may be killed: its end of the pipe closes then, and
 the experiment is interrupted in order, so that no training goes on unseen and no temporary folder
 is left. Each thing that happens is a line of JSON on standard output: what the training tells (see
-`striate.progress`), and at last DVC's status and words.
+`striate.console`), and at last DVC's status and words.
 """
 
 import ctypes

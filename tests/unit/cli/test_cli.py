@@ -210,7 +210,9 @@ def test_a_standard_stream_that_is_closed_or_full_is_no_traceback(arguments, sta
     ],
 )
 def test_a_reader_that_has_enough_hides_no_failure(end, status, said):
-    script = f"import sys\nfrom striate.errors import *\nwith reported():\n    print(1)\n    {end}"
+    script = (
+        f"import sys\nfrom striate.errors import *\nwith exit_on_error():\n    print(1)\n    {end}"
+    )
     reader, writer = os.pipe()
     os.close(reader)
     found = subprocess.run(
@@ -225,7 +227,7 @@ def test_a_reader_that_has_enough_hides_no_failure(end, status, said):
 def test_no_file_takes_the_number_of_a_closed_stream_and_any_character_is_written(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "import os\nfrom striate.errors import reported\nwith reported():\n"
+        "import os\nfrom striate.errors import exit_on_error\nwith exit_on_error():\n"
         "    print('caf\\u00e9', os.open('/dev/null', 0) > 2)"
     )
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}

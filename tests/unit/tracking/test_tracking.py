@@ -646,7 +646,7 @@ def test_an_address_of_no_store_is_one_line_without_its_password(
     [
         ("mlflow_store.main({})", 0, "warning: ", "; this is not recorded there: "),
         (
-            "with reported(), mlflow_store.reachable(): mlflow_store.open_store()",
+            "with exit_on_error(), mlflow_store.reachable(): mlflow_store.open_store()",
             2,
             "error: ",
             ": ",
@@ -666,7 +666,8 @@ def test_an_mlflow_that_cannot_be_loaded_is_one_line(
     monkeypatch.chdir(tmp_path)
     script = (
         f"import sys; sys.modules['{module}'] = None\n"
-        f"from striate.tracking import mlflow_store\nfrom striate.errors import reported\n{work}"
+        "from striate.tracking import mlflow_store\nfrom striate.errors import exit_on_error\n"
+        f"{work}"
     )
     command = [sys.executable, "-c", script]
     found = subprocess.run(command, input='["end", "FINISHED"]\n', capture_output=True, text=True)
