@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from striate.config import params
+from striate.console import waiting
 from striate.models import portable
 from striate.pipeline.stage import stage
-from striate.progress import waiting
 from striate.tracking.logger import record_later
 
 

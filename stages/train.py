@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from striate.config import params, validation
+from striate.console import waiting
 from striate.models import portable
 from striate.pipeline.stage import stage
-from striate.progress import waiting
 from striate.tracking.logger import Logbook, logbook
 from striate.training import torchrun
 

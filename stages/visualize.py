@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from striate.config import params
+from striate.console import waiting
 from striate.pipeline.stage import stage
-from striate.progress import waiting
 from striate.tracking.logger import record_later
 
 

@@ -9,7 +9,8 @@ import pytest
 from clones import Clone
 from paths import ROOT
 
-from striate import cli, progress
+from striate import console
+from striate.cli import workspace
 
 # Read here, before `clean_environment` clears it.
 MIRROR = Path(os.environ.get("STRIATE_MIRROR") or ROOT.parent / "shared" / "data").absolute()
@@ -48,8 +49,8 @@ def templates(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
     """Silence notes about waiting, which depend on the machine, and about code of another tree."""
-    monkeypatch.setattr(progress, "QUIET_SECONDS", 600.0)
-    monkeypatch.setattr(cli, "_note_other_code", lambda: None)
+    monkeypatch.setattr(console, "QUIET_SECONDS", 600.0)
+    monkeypatch.setattr(workspace, "note_other_code", lambda: None)
 
 
 @pytest.fixture(autouse=True)

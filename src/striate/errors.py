@@ -1,4 +1,4 @@
-"""The one kind of failure that its reader can mend, and how a command reports it."""
+"""`UserError`, the one kind of error that its reader can fix, and how a command reports errors."""
 
 import io
 import os
@@ -11,29 +11,29 @@ class UserError(Exception):
     """Something outside the code is wrong; the message says what, where, and what is right."""
 
 
-def said(error: BaseException) -> str | None:
-    """What to tell the reader of a failure; None where it is a fault of the code."""
+def describe(error: BaseException) -> str | None:
+    """The message for an error that its reader can fix; None for a bug."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    # Torch has no error of its own for want of memory on a CPU.
+    # PyTorch raises a plain RuntimeError if a CPU runs out of memory.
     if isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError)
         and any(sign in str(error) for sign in ("out of memory", "can't allocate memory"))
     ):
         return (
-            "there is too little memory for this; smaller training.batch_size,"
-            " evaluate.batch_size or model.width need less"
+            "there is too little memory for this; reduce training.batch_size, evaluate.batch_size"
+            " or model.width"
         )
     return None
 
 
 def open_streams() -> None:
-    """Make the three standard streams usable, whatever the caller has closed or how it encodes.
+    """Make the three standard streams usable, even if closed or of a narrow encoding.
 
-    A closed one reads and writes nothing; left closed, its number would go to the next file that
-    is opened. A character that the encoding lacks is written as an escape.
+    A closed stream reads and writes nothing; if it stayed closed, the next opened file would get
+    its number. Characters that the encoding lacks are escaped.
     """
     for number, (name, mode) in enumerate([("stdin", "r"), ("stdout", "w"), ("stderr", "w")]):
         try:
@@ -47,10 +47,10 @@ def open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _complain(text: str) -> None:
-    """Say why this process ends, where anybody can hear it.
+def _print_last(text: str) -> None:
+    """Print why this process ends, on standard error, if that is open.
 
-    A standard output that takes nothing more is given up, or the interpreter would try again.
+    Redirects a broken standard output to nowhere, which the interpreter would flush again.
     """
     try:
         sys.stdout.flush()
@@ -62,30 +62,30 @@ def _complain(text: str) -> None:
 
 
 @contextmanager
-def reported() -> Iterator[None]:
-    """Print a `UserError` on standard error, a line for each fault, and exit with status 2.
+def exit_on_error() -> Iterator[None]:
+    """Turn errors that the reader can fix into a line on standard error and an exit status.
 
-    What the system refuses (a full disk, a missing right to write) is reported likewise. An
-    interrupt ends with status 130 and its message, a reader that has enough with status 1.
+    Status 2 for a `UserError` or what the system refuses (a full disk, a missing permission), 130
+    for an interrupt, 1 for a broken pipe. Bugs keep their traceback.
     """
     open_streams()
     try:
-        # Not after a failure, which a reader that has enough would hide.
         try:
             yield
+        # Not after an error, which a broken pipe would hide.
         except SystemExit:
             sys.stdout.flush()
             raise
         sys.stdout.flush()
     except BrokenPipeError:
-        _complain("")
+        _print_last("")
         sys.exit(1)
     except Exception as error:
-        text = said(error)
+        text = describe(error)
         if text is None:
             raise
-        _complain(f"error: {text}")
+        _print_last(f"error: {text}")
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
-        _complain(f"interrupted: {str(interrupt) or 'give the same command again'}")
+        _print_last(f"interrupted: {str(interrupt) or 'give the same command again'}")
         sys.exit(130)

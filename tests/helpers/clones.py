@@ -17,7 +17,7 @@ from striate.tracking import background
 
 
 def without_waits(said):
-    """Drop the waiting notes of `striate.progress`, which depend on the machine, from stderr."""
+    """Drop the waiting notes of `striate.console`, which depend on the machine, from stderr."""
     # A message with a long reason may end so, too.
     return re.sub(r"^(?!(?:error|warning|note):)[a-z].* \.\.\.\n", "", said, flags=re.MULTILINE)
 

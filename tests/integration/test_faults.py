@@ -483,9 +483,7 @@ def zip_is_whole(path):
 def test_too_little_memory_is_said_in_a_line(finished, monkeypatch, shape):
     monkeypatch.setattr(loop, "fit", lambda *values, **keys: iter([torch.empty(shape)]))
     (line,) = refusal("train", finished)
-    assert line.startswith(
-        "error: there is too little memory for this; smaller training.batch_size"
-    )
+    assert line.startswith("error: there is too little memory for this; reduce training.batch_size")
 
 
 def test_any_other_error_of_torch_is_not_hidden(finished, monkeypatch):

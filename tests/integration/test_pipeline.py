@@ -16,7 +16,7 @@ from striate.tracking import mlflow_store
 
 # Not dependencies of a stage: what they do reaches its outputs through params and messages only,
 # and logging must not retrain.
-EXEMPT = {"config", "errors", "pipeline", "progress", "schema", "tracking"}
+EXEMPT = {"config", "console", "errors", "pipeline", "schema", "tracking"}
 
 
 def packages_imported(path):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from striate.analysis import overview
+from striate.console import columns
 from striate.data import results
 from striate.data.arrays import displayed, load_manifest, map_split
 from striate.data.results import MISSING
@@ -17,7 +18,6 @@ from striate.evaluation import predictions
 from striate.evaluation.metrics import METRICS
 from striate.evaluation.scores import surest_mistakes
 from striate.reporting import figures, report
-from striate.tables import columns
 from striate.tracking import records
 from striate.tracking.records import Record
 

@@ -13,7 +13,7 @@ from types import FrameType
 import yaml
 
 from striate.data import files
-from striate.errors import reported
+from striate.errors import exit_on_error
 from striate.tracking import logger
 from striate.tracking.git import git
 from striate.training.states import DONE, STATES
@@ -31,7 +31,7 @@ def stage() -> Iterator[None]:
     """
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with reported():
+        with exit_on_error():
             _end_with_parent()
             logger.enabled()  # a faulty switch is no reason to give up after the work
             if not is_member():

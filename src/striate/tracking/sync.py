@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from striate import progress
+from striate import console
 from striate.data import files
 from striate.tracking import background, mlflow_store, points, records
 from striate.tracking.points import Point
@@ -80,7 +80,7 @@ def sync(root: Path, store: Store, found: Sequence[Record]) -> list[Row]:
         rows = _terminate_dead(store, runs)
     known = _by_identity(_finished(runs))
     times = {}
-    for record in progress.track(found, "MLflow"):
+    for record in console.track(found, "MLflow"):
         matching = known.get(_key(record), [])
         if len(matching) == 1 and not any(_missing(store, record, matching[0])):
             run, done = matching[0], ""
@@ -187,7 +187,7 @@ def verify(root: Path, store: Store, found: Sequence[Record]) -> list[str]:
     runs = _finished(store.runs())
     known, histories = _by_identity(runs), store.histories(runs)
     faults = []
-    for record in progress.track(found, "MLflow"):
+    for record in console.track(found, "MLflow"):
         name = record.names[0].name
         matching = known.get(_key(record), [])
         if len(matching) != 1:

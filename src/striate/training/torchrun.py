@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from striate.data import files
-from striate.errors import UserError, said
+from striate.errors import UserError, describe
 
 RESTARTS = 3  # of all processes, when one of them has ended early
 MESSAGES = "STRIATE_EXIT_MESSAGES"  # names the folder in which processes say why they end
@@ -170,7 +170,7 @@ def leave(failure: BaseException) -> None:
         if is_first():
             files.write(Path(folder, f"{STOPPED}-0"), str(failure).encode())
         sys.exit(130)
-    if text := said(failure):
+    if text := describe(failure):
         files.write(Path(folder, f"{FAULT}-{os.environ['RANK']}"), text.encode())
         # To torchrun a success, so that it does not try again.
         sys.exit(0)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from striate.config import recipes
 from striate.config.params import Params, check
 from striate.data import results
-from striate.errors import UserError, reported
+from striate.errors import UserError, exit_on_error
 from striate.tracking import records
 from striate.tracking.background import process_tag
 from striate.tracking.git import git
@@ -395,5 +395,5 @@ def main(name: str, count: int, sampler: str, threads: int) -> None:
 
 
 if __name__ == "__main__":
-    with reported():
+    with exit_on_error():
         main(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))

@@ -91,7 +91,7 @@ def test_a_broken_file_is_named_and_the_rest_go_on(place, monkeypatch, capsys):
     out, err = predict(monkeypatch, capsys, "in", status=1)
     assert [line.split(":")[0] for line in out] == ["in/0000.png", "in/0002.png"]
     assert err[0].startswith("error: in/0001.png cannot be read: ")
-    assert err[1] == "1 of 3 pictures could not be read"
+    assert err[1] == "1 of 3 images could not be read"
     out, _ = predict(monkeypatch, capsys, "in", "--json", status=1)
     assert json.loads(out[1]).keys() == {"file", "error"}
 
@@ -102,7 +102,7 @@ def test_a_missing_file_is_named_in_one_line_and_the_rest_go_on(place, monkeypat
     out, err = predict(monkeypatch, capsys, "go\nne\x1b[31m.png", "in/0000.png", status=1)
     assert [line.split(":")[0] for line in out] == ["in/0000.png"]
     said = "error: go\\nne\\x1b[31m.png cannot be read: No such file or directory"
-    assert err == [said, "1 of 2 pictures could not be read"]
+    assert err == [said, "1 of 2 images could not be read"]
 
 
 def test_a_reader_that_has_enough_ends_it_quietly(place):
@@ -147,7 +147,7 @@ def test_views_of_files_of_the_same_name_do_not_overwrite_each_other():
         ([""], "the name of a file is empty"),
         (["in", "--show", "models/model.json"], "models/model.json: File exists"),
         (["empty"], "empty holds no file with the ending of a picture"),
-        (["in", "--top", "0"], "--top is 0; it must be 1 or more"),
+        (["in", "--top", "0"], "--top: 0 is not from 1 to "),
         (["in", "--checkpoint", "models:/x"], "models:/x is no registered model"),
         (["in", "--checkpoint", "deeper"], "deeper is no folder, and experiments are found in"),
         (["in", "--checkpoint", "in"], "in/model.json is not there"),

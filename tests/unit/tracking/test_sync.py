@@ -177,7 +177,7 @@ def test_what_is_newer_than_the_results_is_said(clone, capsys):
     (clone.folder / "models/model.json").unlink()
     shutil.copy(path, clone.folder / "models/model.json")
     assert striate("predict", str(clone.folder / "docs/images/three.jpg")) == 2
-    assert "note: models/ is not what dvc.lock names; `dvc checkout`" in capsys.readouterr().err
+    assert "note: models/ differs from dvc.lock; `dvc checkout`" in capsys.readouterr().err
     (clone.folder / "metrics/train.json").unlink()
     assert striate("experiments") == 0
     said = "note: left out: workspace: metrics/train.json is missing; `dvc repro` makes it"
@@ -312,7 +312,7 @@ def test_an_experiment_whose_files_are_not_here_is_never_shown_as_if_it_were_who
         shown = capsys.readouterr().err
         assert shown.count(said) == 1
         assert "note: left out: other: its files are not in DVC's cache here" in shown
-        assert "there is no finished experiment here yet; `dvc repro` makes one" in shown
+        assert "no experiment has finished here yet; `dvc repro` runs one" in shown
     assert not (clone.folder / "mlflow.db").exists()
     for command in (["compare", "main", "other"], ["promote", "main"], ["fetch", "main"]):
         assert striate(*command) == 2
@@ -561,9 +561,9 @@ def test_with_tracking_off_sync_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STRIATE_TRACKING", "off")
     assert striate("sync") == 0
-    assert capsys.readouterr().out == "tracking is off: nothing was synchronised\n"
+    assert capsys.readouterr().out == "tracking is off: nothing to sync\n"
     assert striate("verify") == 0
-    assert capsys.readouterr().out == "tracking is off: nothing was compared\n"
+    assert capsys.readouterr().out == "tracking is off: nothing to verify\n"
 
 
 def test_best_has_the_direction_of_the_metric():

@@ -656,7 +656,7 @@ def test_an_address_of_no_store_is_one_line_without_its_password(
     [
         ("mlflow_process.main({})", 0, "warning: ", ", so this run is not logged there: "),
         (
-            "with reported(), mlflow_store.reachable(): mlflow_store.open_store()",
+            "with exit_on_error(), mlflow_store.reachable(): mlflow_store.open_store()",
             2,
             "error: ",
             ": ",
@@ -677,7 +677,7 @@ def test_an_mlflow_that_cannot_be_loaded_is_one_line(
     script = (
         f"import sys; sys.modules['{module}'] = None\n"
         "from striate.tracking import mlflow_process, mlflow_store\n"
-        f"from striate.errors import reported\n{work}"
+        f"from striate.errors import exit_on_error\n{work}"
     )
     command = [sys.executable, "-c", script]
     found = subprocess.run(command, input='["end", "FINISHED"]\n', capture_output=True, text=True)

@@ -251,7 +251,7 @@ def test_a_faulty_variable_of_torchrun_is_named_in_one_line(name, value):
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), name: value}
     code = "from striate.training import torchrun; torchrun.launch(2, 'no-script.py')"
     answer = subprocess.run(
-        [sys.executable, "-c", f"from striate.errors import reported\nwith reported(): {code}"],
+        [sys.executable, "-c", f"from striate.errors import *\nwith exit_on_error(): {code}"],
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (answer.returncode, answer.stdout) == (2, "")

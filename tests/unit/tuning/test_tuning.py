@@ -432,8 +432,8 @@ def test_no_password_is_shown(root, monkeypatch, capsys, storage):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--trials", "0"], "--trials is 0; it must be from 1 to 100000"),
-        (["--trials", "1", "--workers", "9999"], "--workers is 9999; it must be from 1 to 1024"),
+        (["--trials", "0"], "--trials: 0 is not from 1 to 100,000"),
+        (["--trials", "1", "--workers", "9999"], "--workers: 9999 is not from 1 to 1,024"),
         (["--trials", "1", "--study", "a b"], "--study is 'a b'; it must be 1 to 61 letters"),
         (["--trials", "1", "--study", "-b/c"], "--study is '-b/c'; it must be 1 to 61"),
         (["--trials", "1"], "tune.yaml cannot be read: No such file"),
@@ -567,7 +567,7 @@ def test_an_interrupt_ends_all_workers_and_says_how_to_go_on(disturbed):
 @pytest.mark.walk
 def test_the_same_command_finishes_the_study_after_kills_and_interrupts(disturbed, trials):
     said, processes = disturbed.finished
-    assert re.search(r"to take the best one up: dvc exp apply tune-\d", said)
+    assert re.search(r"to apply the best one: dvc exp apply tune-\d", said)
     assert len(studies.finished(trials)) == 2
     assert processes == []
 

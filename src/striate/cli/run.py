@@ -1,0 +1,181 @@
+"""Run experiments."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from striate.cli import workspace
+from striate.cli.table import argument, command, number
+from striate.console import waiting
+from striate.errors import UserError
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+
+@command(
+    argument("name", metavar="NAME", nargs="?", values="recipes", help="without it, list all"),
+)
+def recipe(name: str | None) -> None:
+    """Print a recipe as arguments for `dvc exp run`.
+
+    Use it as `dvc exp run $(striate recipe NAME)`.
+
+    Example: striate recipe mnist-99
+    """
+    from striate.config import recipes
+
+    if name is None:
+        for known, description in recipes.names().items():
+            print(f"{known}\n  {description}")
+        return
+    try:
+        params = recipes.read(name)
+    except UserError:
+        # In `dvc exp run $(striate recipe NAME)` nothing sees this command's status; without an
+        # argument that DVC refuses, it would run the workspace as it is.
+        print("--no-such-recipe")
+        raise
+    print(*recipes.arguments(params))
+
+
+@command(
+    argument(
+        "source", metavar="SOURCE", values="sources",
+        help="an experiment, branch, commit or folder, or models:/NAME@ALIAS",
+    ),
+    argument(
+        "--to", metavar="FOLDER", type=Path, values="directory",
+        help="where to copy them (default: weights/NAME)",
+    ),
+)  # fmt: skip
+def fetch(source: str, to: Path | None) -> None:
+    """Copy trained weights here to start a training from.
+
+    Prints their folder: `dvc exp run -S training.init_from=$(striate fetch mnist)`.
+
+    Example: striate fetch mnist
+    """
+    with waiting("loading PyTorch"):
+        from striate.serving import sources
+
+    target = to or sources.place_of(source)
+    try:
+        with waiting(f"reading the network of {source}"):
+            sources.keep(source, target)
+    except UserError:
+        # In `dvc exp run -S training.init_from=$(striate fetch …)` nothing sees this command's
+        # status, and an empty value is an internal error to DVC.
+        print("weights/no-such-network")
+        raise
+    print(target)
+
+
+@command(
+    argument(
+        "--trials", metavar="N", type=number(1, 100_000), required=True,
+        help="run until N trials of the study have finished",
+    ),
+    argument(
+        "--space", metavar="FILE", type=Path, values="file", default=Path("tune.yaml"),
+        help="which params vary, and how",
+    ),
+    argument(
+        "--study", metavar="NAME", default="tune",
+        help="the study, whose name begins those of its experiments",
+    ),
+    argument(
+        "--storage", metavar="URL",
+        help="a database that several machines share, such as postgresql://USER:PASSWORD@HOST/DB"
+        " (default: $STRIATE_STORAGE, or tune.db beside mlflow.db)",
+    ),
+    argument(
+        "--workers", metavar="N", type=number(1, 1024), default=1,
+        help="processes on this machine, which share its cores",
+    ),
+    argument(
+        "--sampler", choices=("tpe", "random"), default="tpe", help="what proposes the params"
+    ),
+)  # fmt: skip
+def tune(
+    trials: int, space: Path, study: str, storage: str | None, workers: int, sampler: str
+) -> None:
+    """Search for good hyperparameters.
+
+    `--trials N` runs until N trials have finished, each as a DVC experiment. The first ten are
+    random, then TPE; a median pruner stops weak ones. Trials compete by validation accuracy. The
+    same command resumes an interrupted study.
+
+    Example: striate tune --trials 20 --workers 2
+    """
+    root = workspace.repository()
+    with waiting("loading Optuna"):
+        import optuna  # noqa: F401
+
+        from striate.config import params
+        from striate.console import columns
+        from striate.tuning import search_space, studies
+        from striate.tuning.workers import STORAGE
+
+    if not studies.NAME.fullmatch(study):
+        raise UserError(
+            f"--study is {study!r:.60}; it must be 1 to 61 letters, digits, and - _ . between"
+            " them, as it begins the names of experiments"
+        )
+    base = params.load()
+    varied = search_space.read(space, base)
+    url = storage or os.environ.get(STORAGE) or studies.default_storage(root)
+    with studies.reachable(url):
+        opened = studies.open_study(study, url, root)
+        studies.set_space(opened, varied, base)
+        finished = _count_finished(opened)
+        print(f"study {study} in {studies.masked(url)}: {finished} of {trials} trials are finished",
+            flush=True)  # fmt: skip
+        _run_trials(opened, url, root, trials, workers, sampler)
+        rows = studies.rows(opened)
+    print()
+    print(columns(studies.table(rows)))
+    if rows and rows[0].accuracy is not None:
+        print(f"\nto apply the best one: dvc exp apply {rows[0].experiment}")
+    _sync(root)
+
+
+def _run_trials(
+    study: Study, url: str, root: Path, trials: int, workers: int, sampler: str
+) -> None:
+    """Run the trials that are missing.
+
+    Raises:
+        KeyboardInterrupt: somebody stopped it; says how far it came.
+    """
+    from striate.tuning.workers import tune as run_trials
+
+    try:
+        run_trials(study, url, root, trials, workers, sampler)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"{_count_finished(study)} of {trials} trials are finished; the same command goes on"
+        ) from None
+
+
+def _count_finished(study: Study) -> int:
+    from striate.tuning import studies
+
+    return len(studies.finished(study.get_trials(deepcopy=False)))
+
+
+def _sync(root: Path) -> None:
+    """Record the trials in MLflow; a server that fails is only worth a warning."""
+    from striate.tracking import logger, mlflow_store, records, sync
+
+    found = records.find(root).records
+    if not logger.enabled() or sync.is_synced(root, found):
+        return
+    try:
+        with mlflow_store.reachable(), waiting("reading MLflow's runs"):
+            sync.sync(root, mlflow_store.open_store(), found)
+    except UserError as error:
+        print(f"warning: {error}; `striate sync` records the rest later", file=sys.stderr)

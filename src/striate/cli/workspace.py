@@ -1,0 +1,119 @@
+"""What several commands check of the folder they run in, and note on standard error."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from striate.errors import UserError
+
+if TYPE_CHECKING:
+    from striate.tracking.records import Found, LeftOut, Record
+
+NOTHING_FINISHED = "no experiment has finished here yet; `dvc repro` runs one"
+
+
+def note(text: str) -> None:
+    """Print a remark that is no result."""
+    print(f"note: {text}", file=sys.stderr)
+
+
+def note_other_code() -> None:
+    """Note that the working directory has code of its own while another copy runs."""
+    here, running = Path("src/striate").absolute(), Path(__file__).parents[1]
+    if here.is_dir() and not here.samefile(running):
+        note(
+            f"this runs the code in {running}, not that in {here};"
+            " `source .venv/bin/activate` selects this repository's own"
+        )
+
+
+def root_hint() -> str:
+    """What to add to an error in a subdirectory of a repository: commands run at its root."""
+    here = Path.cwd()
+    if (here / ".dvc/config").is_file():
+        return ""
+    root = next((folder for folder in here.parents if (folder / ".dvc/config").is_file()), None)
+    return f"; commands run at the root of the repository: cd {root}" if root else ""
+
+
+def dvc_root() -> Path:
+    """The root of the DVC repository, checked before anything is created in it.
+
+    Raises:
+        UserError: this is not one.
+    """
+    from striate.tracking import mlflow_store
+
+    root = mlflow_store.root()
+    if not (root / ".dvc" / "config").is_file():
+        raise UserError(f"{root} is not the root of a DVC repository; commands run there")
+    return root
+
+
+def repository() -> Path:
+    """The root of the DVC repository, which has a commit.
+
+    Raises:
+        UserError: this is not one, or nothing is committed yet.
+    """
+    from striate.tracking import background, records
+
+    root = dvc_root()
+    records.head(root)
+    background.print_messages(root)
+    return root
+
+
+def find_experiments(root: Path) -> Found:
+    """All experiments; those that are left out are noted.
+
+    Raises:
+        UserError: there is none.
+    """
+    from striate.tracking import records
+
+    found = records.find(root)
+    note_left_out(found.left_out)
+    if not found.records:
+        raise UserError(NOTHING_FINISHED)
+    return found
+
+
+def count_experiments(count: int) -> str:
+    """`1 experiment`, `2 experiments`."""
+    return f"{count} experiment{'s' if count != 1 else ''}"
+
+
+def note_left_out(left_out: list[LeftOut]) -> None:
+    """Note the experiments that could not be read, and why."""
+    from striate.tracking import records
+
+    for line in records.in_words(left_out):
+        note(f"left out: {line}")
+
+
+def note_changed_params(here: Record | None) -> None:
+    """Note where params.yaml is newer than the results in the workspace."""
+    from striate.config import params
+    from striate.tracking import records
+
+    try:
+        now = params.flatten(params.load().model_dump())
+    except UserError:
+        return  # the next training says what is wrong
+    changed = records.changed_params(here, now) if here else []
+    if changed:
+        note(
+            f"params.yaml was changed after these results: {', '.join(changed)}; `dvc repro`"
+            " updates them"
+        )
+
+
+def note_unrecorded(source: str) -> None:
+    """Note where the network in models/ is not the one in dvc.lock."""
+    from striate.tracking import mlflow_store, records
+
+    if source == records.MODELS and not records.is_recorded(mlflow_store.root(), source):
+        note(f"{source}/ differs from dvc.lock; `dvc checkout` restores the recorded one")
