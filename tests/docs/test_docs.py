@@ -47,7 +47,7 @@ def test_what_a_page_links_to_exists(path):
 
 
 def test_the_data_set_of_the_example_can_be_stored_and_read(tmp_path, monkeypatch):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extending.md").read_text(), re.S)
+    code, *_ = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extending.md").read_text(), re.S)
     monkeypatch.setattr(catalogue, "CATALOGUE", dict(catalogue.CATALOGUE))
     exec(code, vars(catalogue) | {"CATALOGUE": catalogue.CATALOGUE})
     catalogue.prepare("stripes", tmp_path, None)

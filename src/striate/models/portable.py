@@ -1,7 +1,7 @@
 """Arithmetic that gives the same bytes on every x86-64 processor with AVX2.
 
-PyTorch and its libraries choose their code by the processor they find. Its maker, its widest
-vectors and its number of cores all change how sums are rounded. Held to one choice, they agree. The
+PyTorch and its libraries choose their code by the vendor, the vector width and the number of cores
+of the processor, all of which change how sums are rounded. Limited to one choice, they agree. The
 price is speed: one thread, float32 and no AVX-512.
 """
 
@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from striate.config.params import Training
 
-# Each library reads its own when it is first used.
+# Each library reads its own variable at its first use.
 VARIABLES = {
     "ATEN_CPU_CAPABILITY": "avx2",
     "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "MKL_CBWR": "COMPATIBLE",  # AVX2 here would still treat makers of processors differently
+    "MKL_CBWR": "COMPATIBLE",  # AVX2 would still treat vendors differently
     "MKL_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
 }
@@ -29,7 +29,7 @@ AUTO_BYTES = 1 << 20  # of training images: up to here, one thread costs a few s
 
 
 def is_wanted(training: Training, data: Path) -> bool:
-    """Whether a training on the data in `data` is to be portable.
+    """Whether a training on the data in `data` should be portable.
 
     Args:
         training: the section `training` of params.yaml.
@@ -43,23 +43,23 @@ def is_wanted(training: Training, data: Path) -> bool:
         manifest = json.loads((data / "manifest.json").read_text())
         sizes = [*manifest["shape"], manifest["train"]["count"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return False  # whoever reads the images says what is wrong with the manifest
+        return False  # reading the images will report the fault of the manifest
     return all(type(size) is int for size in sizes) and math.prod(sizes) <= AUTO_BYTES
 
 
 def is_used() -> bool:
-    """Whether the arithmetic of this process is portable, torch being loaded."""
+    """Whether the arithmetic of this process is portable; loads torch."""
     import torch
 
-    held = os.environ.get("MKL_CBWR") == VARIABLES["MKL_CBWR"] and torch.get_num_threads() == 1
-    return held and torch.backends.cpu.get_cpu_capability() == "AVX2"
+    limited = os.environ.get("MKL_CBWR") == VARIABLES["MKL_CBWR"] and torch.get_num_threads() == 1
+    return limited and torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 def use(training: Training, data: Path) -> None:
-    """Make the arithmetic of this process portable, where that is wanted; call before torch loads.
+    """Make the arithmetic of this process portable if it should be; call before torch loads.
 
-    On a GPU it changes nothing.
+    It changes nothing on a GPU.
     """
-    # A library that has chosen its code already keeps to it.
+    # A loaded library keeps the code that it has chosen.
     if is_wanted(training, data) and "torch" not in sys.modules:
         os.environ.update(VARIABLES)
