@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
 from striate.data import arrays, tensors
-from striate.datasets import catalogue
+from striate.datasets import fetch
 from striate.models import checkpoint, devices, networks, normalization, prediction
 from striate.training import distributed, loop
 
@@ -44,7 +44,7 @@ def stored(name):
     """The folder in which a data set lies as arrays, made in the temporary folder if need be."""
     folder = Path(tempfile.gettempdir()) / "striate-benchmarks" / name
     if not (folder / "manifest.json").exists():
-        catalogue.prepare(name, folder, os.environ.get("STRIATE_MIRROR"))
+        fetch.prepare(name, folder, os.environ.get("STRIATE_MIRROR"))
     return folder
 
 

@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from striate.data import tensors
-from striate.datasets import catalogue
+from striate.datasets import fetch
 from striate.models import calibration, checkpoint, prediction
 from striate.serving import inference, preprocess
 
@@ -162,7 +162,7 @@ def by_kind(trained, prepare, show):
 
 def stored(name, part="test"):
     with tempfile.TemporaryDirectory() as folder:
-        catalogue.prepare(name, Path(folder), os.environ.get("STRIATE_MIRROR"))
+        fetch.prepare(name, Path(folder), os.environ.get("STRIATE_MIRROR"))
         return tensors.load_split(Path(folder), part, torch.device("cpu"))
 
 

@@ -256,7 +256,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
         raise UserError(f"--top is {arguments.top}; it must be 1 or more")
 
     with waiting("loading PyTorch"):
-        from striate.datasets.image_reading import PictureError, printable
+        from striate.datasets.image_reading import ImageReadError, printable
         from striate.models import checkpoint, devices, model_json
         from striate.serving import inference, sources
 
@@ -279,7 +279,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
     # Where the answers go to the terminal, they show themselves how far this is.
     shown = files if sys.stdout.isatty() else track(files, "pictures")
     for file, found in zip(shown, inference.look(files, trained, device), strict=True):
-        if isinstance(found, PictureError):
+        if isinstance(found, ImageReadError):
             broken += 1
             print(f"error: {found}", file=sys.stderr)
             if arguments.json:

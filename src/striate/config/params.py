@@ -2,12 +2,18 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from striate.datasets import registry
 from striate.errors import UserError
+
+if TYPE_CHECKING:
+    DataName = str
+else:
+    DataName = Literal[(*registry.names(), "folder")]
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -34,7 +40,7 @@ class Section(BaseModel):
 class Data(Section):
     """Which images, and how they are split and scaled."""
 
-    name: Literal["digits", "mnist", "cifar10", "fashion-mnist", "kmnist", "cifar100", "folder"]
+    name: DataName
     path: Annotated[str, Field(min_length=1)]
     size: Annotated[int, Field(ge=0, le=1024)]
     test_size: Annotated[float, Field(gt=0, lt=1)]

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from striate.data import files
 from striate.errors import UserError
 
 
-def write_json(path: Path, values: dict[str, float]) -> None:
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write one flat JSON object, a key a line; floats keep every digit."""
     files.write(path, (json.dumps(values, indent=2) + "\n").encode())
 

@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from striate.config.params import Params, flatten
 from striate.config.recipes import arguments
 from striate.data.splits import count_of_second
-from striate.datasets.catalogue import CATALOGUE
+from striate.datasets.registry import DATASETS
 from striate.evaluation import scores as metrics
 from striate.models import model_json
 from striate.reporting.report import class_rows, epochs, interval, percent
@@ -55,7 +55,7 @@ def card(
         autoescape=False,  # noqa: S701  it is no HTML
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    entry = CATALOGUE.get(name)
+    entry = DATASETS.get(name)
     validated = count_of_second(manifest["train"]["count"], settings.data.val_size)
     return environment.get_template("model_card.md.j2").render(
         front=yaml.safe_dump(front_matter(name, model.arch, test), sort_keys=False).strip(),

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from striate.datasets import image_reading
-from striate.datasets.image_reading import PictureError
+from striate.datasets.image_reading import ImageReadError
 from striate.errors import UserError
 from striate.models.calibration import energy
 from striate.models.checkpoint import Checkpoint
@@ -63,23 +63,23 @@ def files_of(names: Sequence[str]) -> list[Path]:
             raise UserError("the name of a file is empty")
         path = Path(name)
         if path.is_dir():
-            inside = image_reading.listed(path)
-            left_out.update(inside.left_out)
+            inside = image_reading.list_images(path)
+            left_out.update(inside.skipped)
             left_out.update({image_reading.LINKED: len(inside.links)} if inside.links else {})
             if not inside.files:
-                but = f" ({image_reading.left_out_said(left_out)})" if left_out else ""
+                but = f" ({image_reading.describe_skipped(left_out)})" if left_out else ""
                 raise UserError(f"{path} holds no file with the ending of a picture{but}")
             found += inside.files
         else:
             found.append(path)
     if left_out:
-        print(f"note: {image_reading.left_out_said(left_out)}", file=sys.stderr)
+        print(f"note: {image_reading.describe_skipped(left_out)}", file=sys.stderr)
     return found
 
 
 def look(
     files: Sequence[Path], trained: Checkpoint, device: torch.device
-) -> Iterator[Looked | PictureError]:
+) -> Iterator[Looked | ImageReadError]:
     """Read pictures, bring them to what the network takes, and judge them, in their order.
 
     Args:
@@ -98,7 +98,7 @@ def look(
             logits = predict(trained.model, stacked, trained.normalization, batch_size=BATCH)
             verdicts = iter(judge(logits, trained.description["confidence"]))
         for file, pixels in batch:
-            if isinstance(pixels, PictureError):
+            if isinstance(pixels, ImageReadError):
                 yield pixels
             else:
                 yield Looked(file, pixels, next(verdicts))
@@ -120,17 +120,17 @@ def judge(logits: Tensor, confidence: dict[str, float] | None) -> list[Verdict]:
 
 def _read(
     files: Sequence[Path], description: dict[str, Any]
-) -> Iterator[list[tuple[Path, np.ndarray | PictureError]]]:
+) -> Iterator[list[tuple[Path, np.ndarray | ImageReadError]]]:
     """Batches of files and their prepared pixels, read by several threads ahead of who asks."""
     shape, peak = description["shape"], description["normalization"]["peak"]
 
-    def prepared(file: Path) -> np.ndarray | PictureError:
+    def prepared(file: Path) -> np.ndarray | ImageReadError:
         try:
             return preprocess.prepare(image_reading.read(file), shape, peak, description["frame"])
-        except PictureError as error:
+        except ImageReadError as error:
             return error
 
-    waiting: deque[list[tuple[Path, Future[np.ndarray | PictureError]]]] = deque()
+    waiting: deque[list[tuple[Path, Future[np.ndarray | ImageReadError]]]] = deque()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(files), BATCH):
             batch = files[start : start + BATCH]

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import torch
 
 from striate.datasets import image_reading
-from striate.datasets.image_reading import PictureError
+from striate.datasets.image_reading import ImageReadError
 from striate.errors import UserError
 from striate.models import checkpoint, model_json
 from striate.reporting import report
@@ -86,7 +86,7 @@ def answer(champion: Champion, content: bytes, scoring: str) -> dict[str, Any]:
         scoring: the address of MLflow's scoring server.
 
     Raises:
-        PictureError: the content is no picture.
+        ImageReadError: the content is no picture.
         OSError: the scoring server does not answer.
     """
     description = champion.description
@@ -185,7 +185,7 @@ def server(champion: Champion, port: int, scoring: int) -> ThreadingHTTPServer:
             try:
                 content = self.rfile.read(int(length))
                 found = answer(champion, content, f"http://{HOST}:{scoring}")
-            except PictureError as error:
+            except ImageReadError as error:
                 self._refuse(400, str(error))
             except (OSError, ValueError, KeyError):
                 self._refuse(502, "the scoring server does not answer")

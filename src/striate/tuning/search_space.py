@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from striate.config import validation
 from striate.config.params import Params, check, read_yaml
 from striate.data import splits
-from striate.datasets import catalogue
+from striate.datasets import registry
 from striate.errors import UserError
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _ends(place: str, asked: Any) -> list[Any]:
 def _check_drawn(base: Params, drawn: dict[str, Any], path: Path) -> None:
     """Refuse what no training can have, by the schema and by the images."""
     settings = check(laid_over(base, drawn), path)
-    known = catalogue.CATALOGUE.get(settings.data.name)
+    known = registry.DATASETS.get(settings.data.name)
     try:
         if known is not None:
             shape, count = known.shape, known.counts[0]

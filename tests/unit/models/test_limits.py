@@ -10,7 +10,7 @@ from test_stages import ROOT, fail_stage, write_params
 from torch import nn
 
 from striate.config import params, validation
-from striate.datasets.catalogue import CATALOGUE
+from striate.datasets.registry import DATASETS
 from striate.errors import UserError
 from striate.models import networks, sizing
 
@@ -22,7 +22,7 @@ def check(name="digits", **changes):
     for key, value in changes.items():
         section, _, key = key.partition("__")
         values[section][key] = value
-    entry = CATALOGUE[name]
+    entry = DATASETS[name]
     validation.check(params.check(values), entry.shape, len(entry.classes), entry.counts[0])
 
 
@@ -104,7 +104,7 @@ def test_nothing_is_fetched_or_trained_for_params_that_do_not_fit(
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
 
 
-ENTRY = CATALOGUE["mnist"]
+ENTRY = DATASETS["mnist"]
 MNIST = {"shape": ENTRY.shape, "classes": ENTRY.classes, "train": {"count": ENTRY.counts[0]}}
 
 

@@ -15,7 +15,7 @@ from clones import without_waits
 from PIL import Image
 from test_checkpoint import ARCHITECTURE, CPU, MANIFEST
 
-from striate.datasets.image_reading import PictureError
+from striate.datasets.image_reading import ImageReadError
 from striate.models import calibration, checkpoint, prediction
 from striate.models.normalization import Normalization
 from striate.serving import inference
@@ -183,7 +183,7 @@ def test_one_file_at_a_time_is_as_good_as_all_together(place):
     together = list(inference.look(files, trained, CPU))
     for file, found in zip(files, together, strict=True):
         (alone,) = inference.look([file], trained, CPU)
-        if isinstance(found, PictureError):
+        if isinstance(found, ImageReadError):
             assert str(alone) == str(found)
             continue
         assert found.file == file
@@ -214,5 +214,5 @@ def test_what_is_left_out_of_a_folder_is_counted(place, capsys):
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err == (
-        "note: 10 files left out: 5 hidden, 2 .heic, 1 .txt, 1 linked, 1 not regular\n"
+        "note: 10 files skipped: 5 hidden, 2 .heic, 1 .txt, 1 linked, 1 not regular\n"
     )
