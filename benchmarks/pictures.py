@@ -200,8 +200,8 @@ def flagged(trained, prepare):
     own = logits["its own test images"]
     rows = []
     for name, found in logits.items():
-        verdicts = inference.judge(found, trained.description["confidence"])
-        share = np.mean([verdict.unlike for verdict in verdicts])
+        verdicts = inference.calibrated(found, trained.description["confidence"])
+        share = np.mean([verdict.out_of_distribution for verdict in verdicts])
         unsure = [1 - group.double().softmax(1).amax(1).numpy() for group in (own, found)]
         energy = [calibration.energy(group).numpy() for group in (own, found)]
         scores = ["–", "–"] if found is own else [f"{auroc(*e):.3f}" for e in (energy, unsure)]

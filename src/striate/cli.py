@@ -260,7 +260,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
         from striate.models import checkpoint, devices, model_json
         from striate.serving import inference, sources
 
-    files = inference.files_of(arguments.paths)
+    files = inference.find_files(arguments.paths)
     _note_unrecorded(arguments.checkpoint)
     with waiting("loading the network"), tempfile.TemporaryDirectory() as scratch:
         device = devices.pick_device("auto")
@@ -278,7 +278,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
     broken = 0
     # Where the answers go to the terminal, they show themselves how far this is.
     shown = files if sys.stdout.isatty() else track(files, "pictures")
-    for file, found in zip(shown, inference.look(files, trained, device), strict=True):
+    for file, found in zip(shown, inference.classify(files, trained, device), strict=True):
         if isinstance(found, ImageReadError):
             broken += 1
             print(f"error: {found}", file=sys.stderr)
@@ -286,20 +286,20 @@ def run_predict(arguments: argparse.Namespace) -> None:
                 print(json.dumps({"file": str(file), "error": str(found)}))
             continue
         ranked = sorted(
-            zip(found.verdict.probabilities, trained.classes, strict=True), reverse=True
+            zip(found.prediction.probabilities, trained.classes, strict=True), reverse=True
         )
         top = {name: round(share, 6) for share, name in ranked[: arguments.top]}
         if arguments.json:
-            unlike = found.verdict.unlike
+            unlike = found.prediction.out_of_distribution
             print(json.dumps({"file": str(file), "probabilities": top, "unlike": unlike}))
         else:
             said = ", ".join(f"{name} {share:.1%}" for name, share in top.items())
             print(
                 f"{printable(file)}: {said}"
-                + (" – unlike the training images" * bool(found.verdict.unlike))
+                + (" – unlike the training images" * bool(found.prediction.out_of_distribution))
             )
         if arguments.show:
-            target = inference.place_of_view(file, arguments.show)
+            target = inference.view_path(file, arguments.show)
             target.parent.mkdir(parents=True, exist_ok=True)
             inference.view(found.pixels, trained.normalization.peak).save(target)
     if broken:
@@ -374,7 +374,7 @@ def run_fetch(arguments: argparse.Namespace) -> None:
     with waiting("loading PyTorch"):
         from striate.serving import sources
 
-    target = arguments.to or sources.place_of(arguments.source)
+    target = arguments.to or sources.default_folder(arguments.source)
     try:
         with waiting(f"reading the network of {arguments.source}"):
             sources.keep(arguments.source, target)

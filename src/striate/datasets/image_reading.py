@@ -105,7 +105,7 @@ def _raise(error: OSError) -> None:
 
 
 def describe_skipped(skipped: Mapping[str, int]) -> str:
-    """Summarize counts of skipped files, such as `12 files skipped: 10 .heic, 2 .txt`."""
+    """Summarise counts of skipped files, such as `12 files skipped: 10 .heic, 2 .txt`."""
     ranked = sorted(skipped.items(), key=lambda pair: (-pair[1], pair[0]))
     kinds = [f"{count:,} {kind}" for kind, count in ranked[:MAX_KINDS]]
     if rest := sum(count for _, count in ranked[MAX_KINDS:]):
