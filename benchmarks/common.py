@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from striate.config import params as schema
 from striate.data import arrays, tensors
-from striate.datasets import catalogue
+from striate.datasets import fetch
 from striate.models import checkpoint, devices, normalization, prediction, registry
 from striate.training import distributed, loop
 from striate.training.task import Task
@@ -45,7 +45,7 @@ def stored(name):
     """The folder in which a data set lies as arrays, made in the temporary folder if need be."""
     folder = Path(tempfile.gettempdir()) / "striate-benchmarks" / name
     if not (folder / "manifest.json").exists():
-        catalogue.prepare(name, folder, os.environ.get("STRIATE_MIRROR"))
+        fetch.prepare(name, folder, os.environ.get("STRIATE_MIRROR"))
     return folder
 
 

@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from striate.data import tensors
-from striate.datasets import catalogue
+from striate.datasets import fetch
 from striate.models import calibration, checkpoint, prediction
 from striate.serving import inference, preprocess
 
@@ -162,7 +162,7 @@ def by_kind(trained, prepare, show):
 
 def stored(name, part="test"):
     with tempfile.TemporaryDirectory() as folder:
-        catalogue.prepare(name, Path(folder), os.environ.get("STRIATE_MIRROR"))
+        fetch.prepare(name, Path(folder), os.environ.get("STRIATE_MIRROR"))
         return tensors.load_split(Path(folder), part, torch.device("cpu"))
 
 
@@ -200,8 +200,8 @@ def flagged(trained, prepare):
     own = logits["its own test images"]
     rows = []
     for name, found in logits.items():
-        verdicts = inference.judge(found, trained.description["confidence"])
-        share = np.mean([verdict.unlike for verdict in verdicts])
+        verdicts = inference.calibrated(found, trained.description["confidence"])
+        share = np.mean([verdict.out_of_distribution for verdict in verdicts])
         unsure = [1 - group.double().softmax(1).amax(1).numpy() for group in (own, found)]
         energy = [calibration.energy(group).numpy() for group in (own, found)]
         scores = ["–", "–"] if found is own else [f"{auroc(*e):.3f}" for e in (energy, unsure)]

@@ -97,7 +97,7 @@ def search(sampler, seed, trials, end):
             return
         trial = study.ask()
         drawn = search_space.values_of(search_space.propose(trial, space, base), space)
-        settings = params.check(search_space.laid_over(base, drawn))
+        settings = params.check(search_space.override(base, drawn))
         state, row = optuna.trial.TrialState.COMPLETE, [0.0, 0.0]
         try:
             epochs = trained(drawn, settings, split, manifest)

@@ -1,50 +1,63 @@
-"""Fetch, verify and store the data set that `data.name` names, or read a person's own pictures."""
+"""Download: write the data set `data.name`, or your own images, to data/."""
 
 import os
 from pathlib import Path
 
 from striate.config import params, validation
-from striate.datasets import catalogue, image_folder, image_reading
+from striate.data import arrays
+from striate.data.arrays import LoadedDataset
+from striate.datasets import fetch, image_folder, image_reading
+from striate.datasets.registry import DATASETS
 from striate.pipeline.stage import stage
 
-MOST_NAMED = 5  # pairs that are listed
+MAX_LISTED = 5  # pairs of files
 
 
 def main() -> None:
-    """Write data/: from a mirror or from the public addresses, or from `data.path`."""
+    """Read the data set from a mirror, the web or `data.path`, and write it to data/."""
     settings = params.load()
     name = settings.data.name
-    if name == "folder":
-        found = image_folder.read(
-            Path(settings.data.path), settings.data.size, settings.data.test_size
-        )
-        shape, count = found.train.images.shape[1:], len(found.train.labels)
-        validation.check(settings, shape, len(found.classes), count)
-        if found.left_out:
-            print(f"note: {image_reading.left_out_said(found.left_out)}")
-        print_pairs("test images are training images, too, to the last pixel", found.twins)
-        print_pairs("images are in two classes, to the last pixel", found.contradictions)
+    if name == image_folder.NAME:
+        loaded = load_folder(settings)
     else:
-        entry = catalogue.CATALOGUE[name]
-        validation.check(settings, entry.shape, len(entry.classes), entry.counts[0])
-        mirror = os.environ.get(catalogue.MIRROR_VARIABLE)
-        if mirror and "://" not in mirror:
-            # A relative folder means the same in the temporary copies in which DVC experiments.
-            mirror = str(Path(os.environ.get("DVC_ROOT", "."), mirror))
-        found = catalogue.fetch(name, mirror)
-    catalogue.store(found, Path("data"))
-    train, test = len(found.train.labels), len(found.test.labels)
+        dataset = DATASETS[name]
+        validation.check(settings, dataset.shape, len(dataset.classes), dataset.counts[0])
+        loaded = fetch.fetch(dataset, mirror())
+    arrays.write(loaded, Path("data"))
+    train, test = len(loaded.train.labels), len(loaded.test.labels)
     print(f"{name}: {train:,} training and {test:,} test images in data/")
 
 
-def print_pairs(what: str, pairs: tuple[tuple[str, str], ...]) -> None:
-    """Say which images are there twice: learnt from and scored on, or in two classes."""
+def mirror() -> str | None:
+    """The mirror that the environment names; a folder is relative to the repository."""
+    value = os.environ.get(fetch.MIRROR_VARIABLE)
+    if value and "://" not in value:
+        # DVC runs experiments in temporary copies, whose own path differs.
+        return str(Path(os.environ.get("DVC_ROOT", "."), value))
+    return value
+
+
+def load_folder(settings: params.Params) -> LoadedDataset:
+    """Read your own images; report skipped files, duplicates and conflicting labels."""
+    data = settings.data
+    loaded = image_folder.read(Path(data.path), data.size, data.test_size)
+    shape, count = loaded.train.images.shape[1:], len(loaded.train.labels)
+    validation.check(settings, shape, len(loaded.classes), count)
+    if loaded.skipped:
+        print(f"note: {image_reading.describe_skipped(loaded.skipped)}")
+    warn_of_pairs("test images are identical to training images", loaded.duplicates)
+    warn_of_pairs("images are identical but in two classes", loaded.conflicts)
+    return loaded
+
+
+def warn_of_pairs(what: str, pairs: tuple[tuple[str, str], ...]) -> None:
+    """Print a warning with the first pairs of files that have the same pixels."""
     if pairs:
         print(f"warning: {len(pairs):,} {what}:")
-        for one, other in pairs[:MOST_NAMED]:
-            print(f"  {other} is {one}")
-        if len(pairs) > MOST_NAMED:
-            print(f"  and {len(pairs) - MOST_NAMED:,} more")
+        for first, second in pairs[:MAX_LISTED]:
+            print(f"  {second} is {first}")
+        if len(pairs) > MAX_LISTED:
+            print(f"  and {len(pairs) - MAX_LISTED:,} more")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from paths import ROOT
 
-from striate.data import tensors
-from striate.datasets import catalogue
+from striate.data import arrays, tensors
+from striate.datasets import fetch
+from striate.datasets.registry import DATASETS
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 
@@ -46,17 +47,16 @@ def test_what_a_page_links_to_exists(path):
         assert (ROOT / name).exists(), name
 
 
-def test_the_data_set_of_the_example_can_be_stored_and_read(tmp_path, monkeypatch):
+def test_the_data_set_of_the_example_can_be_stored_and_read(tmp_path):
     code, *_ = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extending.md").read_text(), re.S)
-    monkeypatch.setattr(catalogue, "CATALOGUE", dict(catalogue.CATALOGUE))
-    exec(code, vars(catalogue) | {"CATALOGUE": catalogue.CATALOGUE})
-    catalogue.prepare("stripes", tmp_path, None)
+    exec(code, {})
+    dataset = DATASETS.pop("stripes")
+    arrays.write(fetch.fetch(dataset, None), tmp_path)
     train = tensors.load_split(tmp_path, "train", "cpu")
     assert train.images.shape == (500, 1, 8, 8)
-    entry = catalogue.CATALOGUE["stripes"]
-    pixels = train.images.numpy() / entry.peak
-    assert np.mean(pixels) == pytest.approx(entry.mean[0], abs=5e-4)
-    assert np.std(pixels) == pytest.approx(entry.std[0], abs=5e-4)
+    pixels = train.images.numpy() / dataset.peak
+    assert np.mean(pixels) == pytest.approx(dataset.mean[0], abs=5e-4)
+    assert np.std(pixels) == pytest.approx(dataset.std[0], abs=5e-4)
 
 
 def test_messages_in_the_troubleshooting_are_those_of_the_code():

@@ -21,7 +21,7 @@ from test_stages import ROOT, STAGES, fail_stage, run_stage, write_params
 from striate.config import params, validation
 from striate.data import arrays, tensors
 from striate.datasets import image_folder
-from striate.datasets.catalogue import CATALOGUE
+from striate.datasets.registry import DATASETS
 from striate.errors import UserError
 from striate.models import checkpoint, normalization, prediction
 from striate.training import loop, transfer
@@ -143,7 +143,7 @@ def is_valid(path):
         loaded = params.load(path)
         if loaded.data.name == "folder":
             image_folder.read(Path(loaded.data.path), loaded.data.size, loaded.data.test_size)
-        entry = CATALOGUE[loaded.data.name]
+        entry = DATASETS[loaded.data.name]
         validation.check(loaded, entry.shape, len(entry.classes), entry.counts[0])
     except UserError:
         return False

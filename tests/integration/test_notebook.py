@@ -14,7 +14,7 @@ from stages import write_params
 from torch import nn
 
 from striate.data import arrays
-from striate.datasets import catalogue
+from striate.datasets import fetch, registry
 from striate.models import checkpoint, normalization
 
 STEPS = 60
@@ -51,11 +51,11 @@ def test_a_checkpoint_of_the_notebooks_loop_scores_the_same(name, mirror, tmp_pa
     from torchvision.datasets import CIFAR10, MNIST
     from torchvision.transforms import ToTensor
 
-    entry = catalogue.CATALOGUE[name]
+    entry = registry.DATASETS[name]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STRIATE_TRACKING", "off")
     write_params(tmp_path, data__name=name)
-    catalogue.prepare(name, Path("data"), str(mirror))
+    fetch.prepare(name, Path("data"), str(mirror))
 
     # The loop reads what torchvision reads; MNIST's archives are unpacked in a folder of the test.
     if name == "mnist":

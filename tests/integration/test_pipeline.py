@@ -221,7 +221,7 @@ def test_own_pictures_are_no_concern_of_digits_and_can_be_kept_by_dvc(clone):
     assert staged == ["A", "images/.gitignore", "A", "images/train.dvc"]
     clone.run("git", "reset", "-q", "--hard")
     said = clone.run("dvc", "exp", "run", "-S", "data.name=folder", status=255)
-    assert "error: data.path is images/none, which is no folder; set it to that of" in said
+    assert "error: data.path is images/none, which is not a folder; set it to the folder" in said
     clone.go_back()
     clone.run("git", "clean", "-qdffx", "images")
 

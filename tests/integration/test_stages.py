@@ -66,6 +66,7 @@ def test_outputs_are_exactly_these(finished):
         "params.yaml",
         "mlflow.db",
         "data/manifest.json",
+        "data/source.json",
         *(f"data/{part}/{name}.npy" for part in ("train", "test") for name in ("images", "labels")),
         "models/cnn_trained.ckpt",
         "models/model.json",

@@ -62,7 +62,7 @@ def fetch(source: str, to: Path | None) -> None:
     with waiting("loading PyTorch"):
         from striate.serving import sources
 
-    target = to or sources.place_of(source)
+    target = to or sources.default_folder(source)
     try:
         with waiting(f"reading the network of {source}"):
             sources.keep(source, target)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from striate.data.tensors import Split
     from striate.models.checkpoint import Checkpoint
     from striate.serving.export import Network
-    from striate.serving.inference import Looked
+    from striate.serving.inference import ClassifiedFile
 
 SOURCE = "an experiment, branch, commit or folder, or models:/NAME@ALIAS"
 
@@ -51,11 +51,11 @@ def predict(paths: list[str], checkpoint: str, top: int, as_json: bool, show: Pa
     Example: striate predict photo.jpg --checkpoint mnist
     """
     with waiting("loading PyTorch"):
-        from striate.datasets.image_reading import PictureError
+        from striate.datasets.image_reading import ImageReadError
         from striate.models import model_json
         from striate.serving import inference
 
-    files = inference.files_of(paths)
+    files = inference.find_files(paths)
     trained, device = _load(checkpoint)
     if trained.description["confidence"] is None:
         workspace.note(
@@ -68,8 +68,8 @@ def predict(paths: list[str], checkpoint: str, top: int, as_json: bool, show: Pa
     broken = 0
     # Answers that go to the terminal are their own progress bar.
     tracked = files if sys.stdout.isatty() else track(files, "images")
-    for file, found in zip(tracked, inference.look(files, trained, device), strict=True):
-        if isinstance(found, PictureError):
+    for file, found in zip(tracked, inference.classify(files, trained, device), strict=True):
+        if isinstance(found, ImageReadError):
             broken += 1
             print(f"error: {found}", file=sys.stderr)
             if as_json:
@@ -77,7 +77,7 @@ def predict(paths: list[str], checkpoint: str, top: int, as_json: bool, show: Pa
             continue
         print(_answer(found, trained.classes, top, as_json))
         if show:
-            target = inference.place_of_view(file, show)
+            target = inference.view_path(file, show)
             target.parent.mkdir(parents=True, exist_ok=True)
             inference.view(found.pixels, trained.normalization.peak).save(target)
     if broken:
@@ -98,12 +98,12 @@ def _load(source: str) -> tuple[Checkpoint, torch.device]:
         return checkpoint.load(sources.find(source, Path(scratch, "found")), device), device
 
 
-def _answer(found: Looked, classes: Sequence[str], top: int, as_json: bool) -> str:
+def _answer(found: ClassifiedFile, classes: Sequence[str], top: int, as_json: bool) -> str:
     """The most probable classes of one image, as a line."""
     from striate.datasets.image_reading import printable
 
-    unlike = found.verdict.unlike
-    ranked = sorted(zip(found.verdict.probabilities, classes, strict=True), reverse=True)
+    unlike = found.prediction.out_of_distribution
+    ranked = sorted(zip(found.prediction.probabilities, classes, strict=True), reverse=True)
     best = {name: round(probability, 6) for probability, name in ranked[:top]}
     if as_json:
         return json.dumps({"file": str(found.file), "probabilities": best, "unlike": unlike})

@@ -1,7 +1,7 @@
 """The schema of params.yaml: one class a section, ranges and units, and no default values."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -13,8 +13,14 @@ from pydantic import (
 )
 
 from striate.config.yaml_loader import ParamsError, read_yaml
+from striate.datasets import registry
 from striate.models import configs
 from striate.schema import Section, explain
+
+if TYPE_CHECKING:
+    DataName = str
+else:
+    DataName = Literal[(*registry.names(), "folder")]
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -27,7 +33,7 @@ DETERMINISTIC = "one of auto, portable, true, false"
 class Data(Section):
     """Which images, and how they are split and scaled."""
 
-    name: Literal["digits", "mnist", "cifar10", "fashion-mnist", "kmnist", "cifar100", "folder"]
+    name: DataName
     path: Annotated[str, Field(min_length=1)]
     size: Annotated[int, Field(ge=0, le=1024)]
     test_size: Annotated[float, Field(gt=0, lt=1)]

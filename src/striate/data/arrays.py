@@ -1,25 +1,123 @@
-"""The arrays that the stage download stored and the manifest that describes them, both verified."""
+"""The images and labels in data/, with the manifest that describes them: writer and reader."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from striate.data import framing
-from striate.data.results import one_line, read_json
+from striate.data.results import one_line, read_json, write_json
+from striate.data.source import SOURCE_FILE, Source
 from striate.errors import UserError
 
 MANIFEST_KEYS = {"name", "shape", "classes", "peak", "mean", "std", "frame", "train", "test"}
 
 
-def load_manifest(folder: Path) -> dict[str, Any]:
-    """What `striate.datasets.catalogue.prepare` wrote beside the arrays.
+class LabeledImages(NamedTuple):
+    """Images as published, uint8 (N, C, H, W), and their classes, int64 (N,)."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+class LoadedDataset(NamedTuple):
+    """A data set in memory, with what its manifest needs.
+
+    Attributes:
+        source: its name, page and licence.
+        classes: their names, in the order of the labels.
+        peak: the largest pixel value.
+        mean: of each channel over the training images, divided by `peak`.
+        std: the standard deviation, likewise.
+        train: the training set, before a validation set is split off.
+        test: the test set.
+        frame: of `striate.data.framing`; None computes it from the training images.
+        duplicates: pairs of a training and a test file with the same pixels.
+        conflicts: pairs of files with the same pixels and different classes.
+        skipped: number of files that are not images, by kind.
+    """
+
+    source: Source
+    classes: tuple[str, ...]
+    peak: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    train: LabeledImages
+    test: LabeledImages
+    frame: dict[str, Any] | None = None
+    duplicates: tuple[tuple[str, str], ...] = ()
+    conflicts: tuple[tuple[str, str], ...] = ()
+    skipped: Mapping[str, int] = {}
+
+
+def write(dataset: LoadedDataset, folder: Path) -> None:
+    """Write a data set, whole or not at all, in place of the one that is there.
+
+    Args:
+        dataset: to write.
+        folder: receives `train/` and `test/`, each with `images.npy`, uint8 (N, C, H, W), and
+            `labels.npy`, int64 (N,); `manifest.json`; and `source.json`.
 
     Raises:
-        UserError: the file is missing, or is not such a description.
+        UserError: `folder` cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as temporary:
+            _write_files(dataset, Path(temporary))
+            for split in ("train", "test"):
+                if (folder / split).exists():
+                    shutil.rmtree(folder / split)
+            for path in Path(temporary).iterdir():
+                path.rename(folder / path.name)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
+
+
+def _write_files(dataset: LoadedDataset, folder: Path) -> None:
+    manifest: dict[str, Any] = {
+        "name": dataset.source.name,
+        "shape": dataset.train.images.shape[1:],
+        "classes": dataset.classes,
+        "peak": dataset.peak,
+        "mean": dataset.mean,
+        "std": dataset.std,
+        "frame": dataset.frame or framing.frame(dataset.train.images, dataset.peak),
+    }
+    for split, (images, labels) in (("train", dataset.train), ("test", dataset.test)):
+        (folder / split).mkdir()
+        arrays = {"images.npy": images, "labels.npy": labels.astype(np.int64)}
+        for name, array in arrays.items():
+            # Given a stream that can be read, too, NumPy writes through Python, whose errors say
+            # why a write failed.
+            with (folder / split / name).open("w+b") as stream:
+                np.save(stream, array)
+        manifest[split] = {
+            "count": len(labels),
+            "per_class": np.bincount(labels, minlength=len(dataset.classes)).tolist(),
+            "sha256": {name: _sha256(folder / split / name) for name in arrays},
+        }
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    write_json(folder / SOURCE_FILE, dataset.source._asdict())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def load_manifest(folder: Path) -> dict[str, Any]:
+    """Read and check the `manifest.json` that `write` wrote.
+
+    Raises:
+        UserError: the file is missing or damaged.
     """
     path = folder / "manifest.json"
     manifest = read_json(path)
@@ -28,21 +126,21 @@ def load_manifest(folder: Path) -> dict[str, Any]:
             raise ValueError(f"its keys must be {', '.join(sorted(MANIFEST_KEYS))}")
         check_images(manifest)
         framing.check(manifest["frame"])
-        for part in ("train", "test"):
-            _check_part(part, manifest[part], len(manifest["classes"]))
+        for split in ("train", "test"):
+            _check_split(split, manifest[split], len(manifest["classes"]))
     except ValueError as error:
         raise UserError(f"{path}: {error}; `dvc repro` makes it anew") from None
     return manifest
 
 
 def check_images(described: dict[str, Any]) -> None:
-    """Check what a manifest or a checkpoint says of a data set.
+    """Check the description of a data set in a manifest or a checkpoint.
 
     Args:
         described: the keys name, shape, classes, peak, mean and std.
 
     Raises:
-        ValueError: says what a key must be.
+        ValueError: the message says what a key must be.
     """
     if not (type(described["name"]) is str and described["name"].isprintable()):
         raise ValueError("the name of the data set must be printable text")
@@ -66,13 +164,13 @@ def check_images(described: dict[str, Any]) -> None:
         raise ValueError("std must be above 0")
 
 
-def _check_part(name: str, part: Any, classes: int) -> None:
-    if not isinstance(part, dict) or set(part) != {"count", "per_class", "sha256"}:
+def _check_split(name: str, split: Any, classes: int) -> None:
+    if not isinstance(split, dict) or set(split) != {"count", "per_class", "sha256"}:
         raise ValueError(f"{name} must have the keys count, per_class, sha256")
-    per_class, sha256 = part["per_class"], part["sha256"]
+    per_class, sha256 = split["per_class"], split["sha256"]
     if not (_is_list(per_class, int) and len(per_class) == classes and min(per_class) >= 1):
         raise ValueError(f"{name}.per_class must be counts of 1 or more, one for each class")
-    if type(part["count"]) is not int or part["count"] != sum(per_class):
+    if type(split["count"]) is not int or split["count"] != sum(per_class):
         raise ValueError(f"{name}.count must be the sum of {name}.per_class")
     if not (isinstance(sha256, dict) and set(sha256) == {"images.npy", "labels.npy"}):
         raise ValueError(f"{name}.sha256 must have the keys images.npy, labels.npy")
@@ -82,46 +180,44 @@ def _is_list(values: Any, kind: type) -> bool:
     return isinstance(values, list) and all(type(value) is kind for value in values)
 
 
-def map_split(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Map the images of a part and read its labels, both verified.
+def map_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Memory-map the images of a split and read its labels; verify both.
 
     Args:
-        folder: with `manifest.json` and, in a folder for each part, the arrays.
-        part: `train` or `test`.
+        folder: that `write` wrote to.
+        split: `train` or `test`.
 
     Returns:
-        Images, uint8 (N, C, H, W), of which nothing is in memory yet, and int64 (N,).
+        Memory-mapped images, uint8 (N, C, H, W), and labels in memory, int64 (N,).
 
     Raises:
         UserError: a file is missing or is not the one that the manifest describes.
     """
     manifest = load_manifest(folder)
-    described = manifest[part]
-    pixels, mapped = (
-        _map_array(folder / part / f"{name}.npy", described, shape, dtype)
+    described = manifest[split]
+    images, mapped = (
+        _map_array(folder / split / f"{name}.npy", described, shape, dtype)
         for name, shape, dtype in (
             ("images", manifest["shape"], np.uint8), ("labels", [], np.int64),
         )
     )  # fmt: skip
     labels = np.array(mapped)
     per_class = described["per_class"]
-    inside = labels.min() >= 0 and labels.max() < len(per_class)
-    if not inside or np.bincount(labels, minlength=len(per_class)).tolist() != per_class:
+    in_range = labels.min() >= 0 and labels.max() < len(per_class)
+    if not in_range or np.bincount(labels, minlength=len(per_class)).tolist() != per_class:
         raise UserError(
-            f"{folder / part / 'labels.npy'} has other counts of classes than"
+            f"{folder / split / 'labels.npy'} has other counts of classes than"
             f" {folder / 'manifest.json'}; `dvc repro` makes both anew"
         )
-    return pixels, labels
+    return images, labels
 
 
 def _map_array(path: Path, described: dict[str, Any], shape: list[int], dtype: type) -> np.ndarray:
-    """An array of one item of a shape for each image, if it is the one that is described."""
+    """Memory-map an array of shape (count, *shape) after comparing its hash with the manifest."""
     try:
-        with path.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-        if found != described["sha256"][path.name]:
+        if _sha256(path) != described["sha256"][path.name]:
             raise ValueError("it is not the file that the manifest names by its SHA-256")
-        # Mapped, the file is not read before its header has proved true.
+        # NumPy's own `load` would read the whole array before its header can be checked.
         mapped = np.lib.format.open_memmap(path, mode="r")
         if mapped.dtype != dtype or mapped.shape != (described["count"], *shape):
             raise ValueError(f"it holds {mapped.dtype} {mapped.shape}, not what the manifest says")
@@ -133,6 +229,6 @@ def _map_array(path: Path, described: dict[str, Any], shape: list[int], dtype: t
 
 
 def displayed(images: np.ndarray, peak: int) -> np.ndarray:
-    """uint8 (N, C, H, W), at most `peak` → float32 from 0 to 1, for pictures."""
+    """Scale uint8 images (N, C, H, W) from 0 to `peak` to float32 from 0 to 1, for figures."""
     values: np.ndarray = images.astype(np.float32) / peak
     return values

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ REQUIRED = {  # what a result must hold to be of use; any other metric may be mi
 }
 
 
-def write_json(path: Path, values: dict[str, float]) -> None:
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write one flat JSON object, a key a line; floats keep every digit."""
     files.write(path, (json.dumps(values, indent=2) + "\n").encode())
 

@@ -1,4 +1,4 @@
-"""Picture files of any kind, read into 8-bit pixels; and which files of a folder are pictures."""
+"""Read image files of any format into 8-bit pixels, and find the image files in a folder."""
 
 from __future__ import annotations
 
@@ -14,89 +14,88 @@ from PIL import Image, ImageOps
 
 from striate.errors import UserError
 
-# What systems and servers leave in folders, in lower case. It is treated like what is hidden.
+# Files and folders that operating systems leave behind, in lower case; treated as hidden.
 SYSTEM = frozenset((
     "__macosx", "@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "recycler",
     "found.000", "lost+found", "system volume information", "desktop.ini", "thumbs.db",
     "ehthumbs.db", "icon\r",
 ))  # fmt: skip
-# Why a file is left out.
-HIDDEN, LINKED, SPECIAL = "hidden", "linked", "not regular"  # as a pipe, a socket or a device
-MOST_ENDINGS = 6  # that are named
+# Why a file is skipped.
+HIDDEN, LINKED, SPECIAL = "hidden", "linked", "not regular"  # a pipe, socket or device
+MAX_KINDS = 6  # listed in a message
 
-# Tags of TIFF, and what they may say.
+# TIFF tags, and their values.
 BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
 WHITE_IS_ZERO, SIGNED = 0, 2
 
-
-# For the whole process, because pictures are read by several threads.
+# For the whole process, because several threads read images.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 def printable(name: object) -> str:
-    """A name as a terminal shows it in one line: what would move its cursor is written out."""
+    """Escape what would move a terminal's cursor, such as line breaks."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(name))
 
 
-class PictureError(UserError):
-    """A file is not a picture that can be read."""
+class ImageReadError(UserError):
+    """A file cannot be read as an image."""
 
 
-class Listed(NamedTuple):
-    """What a folder and the folders in it hold.
+class Listing(NamedTuple):
+    """The contents of a folder and its subfolders.
 
     Attributes:
-        files: those with the ending of a picture, in the order of their paths.
-        links: links to folders, behind which nothing is listed, or to nothing.
-        left_out: how many other files there are, by their endings or by why they are left out.
+        files: files with an image's extension, sorted by path.
+        links: links to folders, which are not followed, and broken links.
+        skipped: number of other files, by extension or reason.
     """
 
     files: list[Path]
     links: list[Path]
-    left_out: Counter[str]
+    skipped: Counter[str]
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is hidden, or one that systems leave behind."""
+    """Whether a file or folder is hidden or left behind by an operating system."""
     return name.startswith(".") or name.lower() in SYSTEM
 
 
-def listed(folder: Path, without: Collection[str] = ()) -> Listed:
-    """The pictures in a folder and below it, by their endings, and what else is there.
+def list_images(folder: Path, without: Collection[str] = ()) -> Listing:
+    """Find the image files in a folder and its subfolders by extension.
 
     Args:
         folder: where to look.
-        without: names of folders right in it that are passed over.
+        without: names of its direct subfolders to ignore.
 
     Raises:
         OSError: a folder cannot be read.
     """
-    known = set(Image.registered_extensions())
-    found = Listed([], [], Counter())
-    for place, folders, names in os.walk(folder, onerror=_raise):
-        if Path(place) == folder:
+    extensions = set(Image.registered_extensions())
+    found = Listing([], [], Counter())
+    for parent, folders, names in os.walk(folder, onerror=_raise):
+        if Path(parent) == folder:
             folders[:] = [name for name in folders if name not in without]
-        for path in [Path(place, name) for name in folders]:
-            linked = path.is_symlink()  # `os.walk` follows only the path that it is given
+        for path in [Path(parent, name) for name in folders]:
+            linked = path.is_symlink()  # `os.walk` lists links to folders, but does not follow them
             if is_hidden(path.name):
                 folders.remove(path.name)
                 inside = 1 if linked else sum(len(names) for *_, names in os.walk(path))
-                found.left_out[HIDDEN] += inside
+                found.skipped[HIDDEN] += inside
             elif linked:
                 found.links.append(path)
-        for path in [Path(place, name) for name in names]:
-            ending = path.suffix.lower()
+        for path in [Path(parent, name) for name in names]:
+            extension = path.suffix.lower()
             if is_hidden(path.name):
-                found.left_out[HIDDEN] += 1
-            elif ending not in known and path.is_symlink() and not path.exists():
+                found.skipped[HIDDEN] += 1
+            elif extension not in extensions and path.is_symlink() and not path.exists():
                 found.links.append(path)
-            elif ending not in known:
-                found.left_out[printable(ending) or "without an ending"] += 1
-            # A pipe would be waited for. A link that leads nowhere is told when it is read.
+            elif extension not in extensions:
+                found.skipped[printable(extension) or "without extension"] += 1
+            # Reading a pipe would block. A broken link is reported when it is read.
             elif path.is_file() or path.is_symlink():
                 found.files.append(path)
             else:
-                found.left_out[SPECIAL] += 1
+                found.skipped[SPECIAL] += 1
     found.files.sort()
     return found
 
@@ -105,30 +104,30 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def left_out_said(left_out: Mapping[str, int]) -> str:
-    """What was left out, in words, such as `12 files left out: 10 .heic, 2 .txt`."""
-    ranked = sorted(left_out.items(), key=lambda pair: (-pair[1], pair[0]))
-    parts = [f"{count:,} {kind}" for kind, count in ranked[:MOST_ENDINGS]]
-    if rest := sum(count for _, count in ranked[MOST_ENDINGS:]):
-        parts.append(f"{rest:,} others")
-    total = sum(left_out.values())
-    return f"{total:,} file{'s' if total > 1 else ''} left out: {', '.join(parts)}"
+def describe_skipped(skipped: Mapping[str, int]) -> str:
+    """Summarise counts of skipped files, such as `12 files skipped: 10 .heic, 2 .txt`."""
+    ranked = sorted(skipped.items(), key=lambda pair: (-pair[1], pair[0]))
+    kinds = [f"{count:,} {kind}" for kind, count in ranked[:MAX_KINDS]]
+    if rest := sum(count for _, count in ranked[MAX_KINDS:]):
+        kinds.append(f"{rest:,} others")
+    total = sum(skipped.values())
+    return f"{total:,} file{'s' if total > 1 else ''} skipped: {', '.join(kinds)}"
 
 
 def read(source: Path | BinaryIO, name: str = "") -> Image.Image:
-    """A picture as a person sees it: turned as its EXIF says, on a background if transparent.
+    """Read an image as a viewer shows it: rotated as its EXIF data say, without transparency.
 
-    What is transparent becomes white, or black where what is not is light.
+    The background of a transparent image is white, or black if its opaque pixels are light.
 
     Args:
-        source: a file, or its content.
-        name: what a message calls it; by itself the path.
+        source: a file, or its content as a stream.
+        name: for messages; the path by default.
 
     Returns:
-        An image of the mode `L` or `RGB`.
+        An image of mode `L` or `RGB`.
 
     Raises:
-        PictureError: Pillow cannot read it; says why.
+        ImageReadError: Pillow cannot read it; the message says why.
     """
     name = name or printable(source)
     try:
@@ -136,62 +135,62 @@ def read(source: Path | BinaryIO, name: str = "") -> Image.Image:
             opened.load()
             return _flat(ImageOps.exif_transpose(opened), getattr(opened, "tag_v2", {}))
     except _PixelError as error:
-        raise PictureError(f"{name} {error}") from None
+        raise ImageReadError(f"{name} {error}") from None
     except OSError as error:
-        reason = error.strerror or "it is no picture, or a damaged one"
-        raise PictureError(f"{name} cannot be read: {reason}") from None
+        reason = error.strerror or "it is not an image, or is damaged"
+        raise ImageReadError(f"{name} cannot be read: {reason}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise PictureError(f"{name} cannot be read: it has too many pixels") from None
-    # Decoders raise all sorts of things at a damaged file.
+        raise ImageReadError(f"{name} cannot be read: it has too many pixels") from None
+    # Given a damaged file, decoders raise almost anything.
     except Exception as error:
-        raise PictureError(f"{name} cannot be read: it is damaged ({error})") from None
+        raise ImageReadError(f"{name} cannot be read: it is damaged ({error})") from None
 
 
 class _PixelError(Exception):
-    """Pixels have values that their type does not explain."""
+    """Pixels have values outside the range of their type."""
 
 
-def _flat(picture: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
-    """In eight bits, without transparency; `tags` are those of a TIFF."""
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
-        return _in_eight_bits(picture, tags)
-    # Pillow reads a byte with a sign as one without.
+def _flat(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+    """Convert to 8 bits without transparency; `tags` are those of a TIFF."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        return _in_eight_bits(image, tags)
+    # Pillow reads signed bytes as unsigned ones.
     if SIGNED in tags.get(SAMPLE_FORMAT, ()):
         raise _PixelError("has signed pixels of 8 bits; save them unsigned, from 0 to 255")
-    if picture.has_transparency_data:
-        layered = picture.convert("RGBA")
+    if image.has_transparency_data:
+        layered = image.convert("RGBA")
         alpha = np.asarray(layered)[..., 3]
         if alpha.min(initial=255) < 255:
             shown = np.asarray(layered.convert("L"))[alpha > 127]
             ground = "black" if shown.size and shown.mean() > 127 else "white"
             layered = Image.alpha_composite(Image.new("RGBA", layered.size, ground), layered)
-        return layered.convert("L" if picture.mode in ("L", "LA", "La", "1") else "RGB")
-    return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+        return layered.convert("L" if image.mode in ("L", "LA", "La", "1") else "RGB")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
-def _in_eight_bits(picture: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
-    """Black and white follow from the type of the pixels alone, not from those of one picture.
+def _in_eight_bits(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+    """Scale by the range of the pixel type, which is the same for all images.
 
-    Floats are from 0 to 1; integers of 12 bits to 4,095; all other integers to 65,535.
+    Floats range from 0 to 1, 12-bit integers from 0 to 4,095, other integers from 0 to 65,535.
     """
-    values = np.asarray(picture, np.float64)
+    values = np.asarray(image, np.float64)
     if not np.isfinite(values).all():
         raise _PixelError("has pixels that are not finite (NaN or infinity); replace them")
-    floats = picture.mode == "F"
+    floats = image.mode == "F"
     full = 1 if floats else 4_095 if tags.get(BITS) == (12,) else 65_535
-    slack = 1 / 510 if floats else 0  # half a level, for what was rounded or resized
+    tolerance = 1 / 510 if floats else 0  # half of an 8-bit level, for rounding errors
     least, most = values.min(), values.max()
-    if least < -slack or most > full + slack:
+    if least < -tolerance or most > full + tolerance:
         kind, digits = ("floats", ",.6g") if floats else ("integers", ",.0f")
         raise _PixelError(
             f"has {kind} from {least:{digits}} to {most:{digits}} as pixels; they must be from 0"
-            f" to {full:,}: scale those of all pictures by the same factor"
+            f" to {full:,}: scale all images by the same factor"
         )
     if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
-        values = full - values  # Pillow does this for eight bits only
+        values = full - values  # Pillow inverts 8-bit images only
     return Image.fromarray(np.rint(values * (255 / full)).clip(0, 255).astype(np.uint8))
 
 
-def fit(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The middle of a picture at a size (width, height), none of it stretched."""
-    return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
+def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Crop the centre of an image and resize it to (width, height), keeping its aspect ratio."""
+    return ImageOps.fit(image, size, Image.Resampling.LANCZOS)

@@ -18,7 +18,7 @@ from striate.config.params import Params, flatten
 from striate.config.recipes import arguments
 from striate.data.results import MISSING
 from striate.data.splits import count_of_second
-from striate.datasets.catalogue import CATALOGUE
+from striate.datasets.registry import DATASETS
 from striate.evaluation.metrics import METRICS, others
 from striate.evaluation.scores import (
     Z,
@@ -64,7 +64,7 @@ def card(
         autoescape=False,  # noqa: S701  it is no HTML
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    entry = CATALOGUE.get(name)
+    entry = DATASETS.get(name)
     validated = count_of_second(manifest["train"]["count"], settings.data.val_size)
     return environment.get_template("model_card.md.j2").render(
         front=yaml.safe_dump(front_matter(name, model.arch, test), sort_keys=False).strip(),

@@ -1,7 +1,7 @@
-"""A trained network as one file for other programs, and the proof that the file does the same.
+"""Export a trained network to one file, and check that the file computes the same.
 
-Every file takes pixels as they were published, float32 (N, C, H, W) with any N, and gives logits,
-float32 (N, classes); how the pixels are to be read and what the classes are is written into it.
+The input is pixels as published, float32 (N, C, H, W) with any N; the output is logits, float32
+(N, classes). Each file contains the checkpoint's description, with the classes and pixel range.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from striate.models import checkpoint, prediction
 from striate.models.checkpoint import Checkpoint, Pixels
 
 ENDINGS = {"onnx": "onnx", "pt2": "pt2", "safetensors": "safetensors"}
-NOTE = "striate"  # the key under which a file holds its description
-CALIBRATION_IMAGES = 1000  # training images from which the ranges of int8 numbers are taken
+METADATA_KEY = "striate"  # of the description in a file
+CALIBRATION_IMAGES = 1000  # training images that set the ranges of int8 activations
 BATCH = 256
 TIMED_BATCHES = (1, 256)
-TIMED_SECONDS = 1.0  # for each network and each size of batch
-LEAST_ROUNDS, MOST_ROUNDS = 5, 200
+TIMED_SECONDS = 1.0  # per network and batch size
+MIN_ROUNDS, MAX_ROUNDS = 5, 200
 
 Network = Callable[[np.ndarray], np.ndarray]  # pixels → logits
 
 
 class Check(NamedTuple):
-    """An exported network beside the checkpoint it was made from.
+    """An exported network compared with its checkpoint.
 
     Attributes:
-        differing: test images whose predicted class differs.
-        furthest: the largest difference between two logits.
-        accuracy: of the exported network, on the test images.
+        differing: number of test images whose predicted class differs.
+        furthest: the largest absolute difference of a logit.
+        accuracy: of the exported network on the test set.
     """
 
     differing: int
@@ -51,48 +51,48 @@ class Check(NamedTuple):
 
 
 def write(trained: Checkpoint, kind: str, path: Path, calibration: Tensor | None) -> None:
-    """Write a network in one of the forms of `ENDINGS`.
+    """Write a network in one of the formats of `ENDINGS`.
 
     Args:
         trained: on the CPU.
-        kind: `onnx` (opset as torch.onnx chooses it), `pt2` (torch.export) or `safetensors` (the
-            weights alone, for `checkpoint.build` of the description that goes with them).
+        kind: `onnx` (with torch.onnx's default opset), `pt2` (torch.export) or `safetensors` (only
+            the weights, for `checkpoint.build`).
         path: of the file.
-        calibration: training images, uint8 (N, C, H, W), where the network is to compute in 8-bit
-            integers, which `onnx` alone does; else None.
+        calibration: training images, uint8 (N, C, H, W), to quantize the network to int8 (`onnx`
+            only); None does not quantize.
     """
-    note = json.dumps(trained.description)
+    metadata = json.dumps(trained.description)
     if kind == "safetensors":
         from safetensors.torch import save
 
         weights = {name: value.contiguous() for name, value in trained.model.state_dict().items()}
-        content = save(weights, {NOTE: note})
+        content = save(weights, {METADATA_KEY: metadata})
     elif kind == "pt2":
         buffer = io.BytesIO()
-        torch.export.save(_exported(trained), buffer, extra_files={NOTE: note})
+        torch.export.save(_exported(trained), buffer, extra_files={METADATA_KEY: metadata})
         content = buffer.getvalue()
     else:
-        content = _onnx(trained, note, calibration)
+        content = _onnx(trained, metadata, calibration)
     files.write(path, content)
 
 
 def usage(trained: Checkpoint) -> str:
-    """What a file takes and gives, in a sentence."""
+    """Describe the input and the output of an exported file in a sentence."""
     shape = ", ".join(map(str, trained.description["shape"]))
     peak = trained.description["normalization"]["peak"]
     return (
-        f"It takes pixels, float32 (batch, {shape}) from 0 to {peak}, and gives logits, float32"
+        f"Input: pixels, float32 (batch, {shape}) from 0 to {peak}; output: logits, float32"
         f" (batch, {len(trained.classes)})."
     )
 
 
 def complete(trained: Checkpoint, folder: Path, card: Path | None) -> None:
-    """Put beside the weights what makes a folder a model repository of the Hugging Face Hub.
+    """Complete a folder of weights to a model repository for the Hugging Face Hub.
 
     Args:
         trained: the network.
-        folder: receives `config.json`, and `README.md` where there is a card.
-        card: the model card of this network, if there is one.
+        folder: receives `config.json`, and the card as `README.md`.
+        card: the network's model card, if there is one.
     """
     files.write(folder / "config.json", (json.dumps(trained.description, indent=2) + "\n").encode())
     if card is not None and card.exists():
@@ -100,47 +100,49 @@ def complete(trained: Checkpoint, folder: Path, card: Path | None) -> None:
 
 
 def _exported(trained: Checkpoint) -> torch.export.ExportedProgram:
-    example = torch.zeros(2, *trained.description["shape"])  # of one, the batch would stay one
-    free = {0: torch.export.Dim("batch", min=1)}
+    example = torch.zeros(
+        2, *trained.description["shape"]
+    )  # a batch of one would become a constant
+    dynamic = {0: torch.export.Dim("batch", min=1)}
     with torch.no_grad():
-        return torch.export.export(Pixels(trained).eval(), (example,), dynamic_shapes=(free,))
+        return torch.export.export(Pixels(trained).eval(), (example,), dynamic_shapes=(dynamic,))
 
 
-def _onnx(trained: Checkpoint, note: str, calibration: Tensor | None) -> bytes:
+def _onnx(trained: Checkpoint, metadata: str, calibration: Tensor | None) -> bytes:
     import onnx
 
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of the exporter's own use of torch
+        warnings.simplefilter("ignore")  # about the exporter's own use of torch
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
             _exported(trained), input_names=["pixels"], output_names=["logits"],
             dynamo=True, verbose=False,
         )  # fmt: skip
-    assert program is not None  # noqa: S101  for mypy: without a path the program is returned
+    assert program is not None  # noqa: S101  for mypy: None is returned only with a path
     model = program.model_proto
-    # The exporter calls the one free axis after its own symbol, such as s81.
+    # The exporter names the dynamic axis after an internal symbol, such as s81.
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         for axis in value.type.tensor_type.shape.dim:
             if axis.dim_param:
                 axis.dim_param = "batch"
     if calibration is not None:
         model = _quantized(model, calibration)
-    onnx.helper.set_model_props(model, {NOTE: note})
+    onnx.helper.set_model_props(model, {METADATA_KEY: metadata})
     content: bytes = model.SerializeToString()
     return content
 
 
 def _quantized(model: Any, images: Tensor) -> Any:
-    """An ONNX model whose convolutions and linear layer multiply 8-bit integers.
+    """Quantize an ONNX model's convolutions and linear layer to int8 with these images.
 
-    Weights by channel, activations by tensor, with ranges as these images show them.
+    Weights are quantized per channel, activations per tensor.
     """
     import onnx
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Images(quantization.CalibrationDataReader):
-        """What the library takes images from."""
+        """The calibration images, in batches."""
 
         def __init__(self) -> None:
             self.batches: Iterator[Tensor] = iter(images.split(BATCH))
@@ -150,34 +152,36 @@ def _quantized(model: Any, images: Tensor) -> Any:
             return None if batch is None else {"pixels": batch.float().numpy()}
 
     with tempfile.TemporaryDirectory() as scratch:
-        whole, ready, done = (Path(scratch, f"{name}.onnx") for name in ("whole", "ready", "done"))
-        onnx.save(model, whole)
-        logging.disable(logging.WARNING)  # it advises what was done in the line before
+        source, prepared, quantized = (
+            Path(scratch, f"{name}.onnx") for name in ("source", "prepared", "quantized")
+        )
+        onnx.save(model, source)
+        logging.disable(logging.WARNING)  # it advises to run `quant_pre_process`, which was run
         try:
-            quant_pre_process(str(whole), str(ready), skip_symbolic_shape=True)
-            # Weights in 7 bits: a processor without VNNI adds two products in 16 bits, which 8-bit
+            quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+            # 7-bit weights: processors without VNNI add two products in 16 bits, which 8-bit
             # weights overflow.
             quantization.quantize_static(
-                str(ready), str(done), Images(), per_channel=True, reduce_range=True
+                str(prepared), str(quantized), Images(), per_channel=True, reduce_range=True
             )
         finally:
             logging.disable(logging.NOTSET)
-        return onnx.load(done)
+        return onnx.load(quantized)
 
 
 def read(kind: str, path: Path, description: dict[str, Any]) -> Network:
-    """Load what `write` wrote, by the means of whoever gets the file.
+    """Load a file that `write` wrote with the library that its users would use.
 
     Args:
         kind: a key of `ENDINGS`.
         path: of the file.
-        description: of the checkpoint, for weights that come without their network.
+        description: of the checkpoint, to build the network for `safetensors`.
     """
     if kind == "onnx":
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        # Its threads would wait busily for more work, on cores that others are timed on.
+        # Spinning threads would slow down the other networks that are timed.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
@@ -196,7 +200,7 @@ def read(kind: str, path: Path, description: dict[str, Any]) -> Network:
 
 
 def eager(module: nn.Module) -> Network:
-    """A network of PyTorch as it is."""
+    """Wrap a PyTorch module."""
 
     @torch.no_grad()
     def run(pixels: np.ndarray) -> np.ndarray:
@@ -207,14 +211,14 @@ def eager(module: nn.Module) -> Network:
 
 
 def logits_of(network: Network, images: Tensor) -> Tensor:
-    """Run a network over uint8 images (N, C, H, W); returns logits, (N, classes)."""
+    """Run a network on uint8 images (N, C, H, W); returns logits, (N, classes)."""
     return torch.cat(
         [torch.from_numpy(network(batch.float().numpy())) for batch in images.split(BATCH)]
     )
 
 
 def check(reference: Tensor, found: Tensor, labels: Tensor) -> Check:
-    """What an exported network does otherwise than its checkpoint.
+    """Compare the logits of an exported network with those of its checkpoint.
 
     Args:
         reference: the checkpoint's logits, (N, classes).
@@ -229,26 +233,28 @@ def check(reference: Tensor, found: Tensor, labels: Tensor) -> Check:
 
 
 def milliseconds(networks: dict[str, Network], image: np.ndarray) -> dict[str, list[float]]:
-    """How long each network takes for a batch of each of `TIMED_BATCHES`, in turn; medians.
+    """Median milliseconds of each network for a batch of each size in `TIMED_BATCHES`.
+
+    The networks take turns, so that a busy machine slows all of them alike.
 
     Args:
         networks: by name.
-        image: float32 (C, H, W), of which the batches consist.
+        image: float32 (C, H, W), repeated to make a batch.
     """
     found: dict[str, list[float]] = {name: [] for name in networks}
     for size in TIMED_BATCHES:
         pixels = np.repeat(image[None], size, axis=0)
-        taken: dict[str, list[float]] = {name: [] for name in networks}
+        times: dict[str, list[float]] = {name: [] for name in networks}
         for network in networks.values():
-            network(pixels)  # what is done once only is not counted
+            network(pixels)  # warm up
         end = time.perf_counter() + TIMED_SECONDS * len(networks)
-        for number in range(MOST_ROUNDS):
-            if number >= LEAST_ROUNDS and time.perf_counter() > end:
+        for number in range(MAX_ROUNDS):
+            if number >= MIN_ROUNDS and time.perf_counter() > end:
                 break
             for name, network in networks.items():
                 start = time.perf_counter()
                 network(pixels)
-                taken[name].append(1000 * (time.perf_counter() - start))
-        for name, values in taken.items():
+                times[name].append(1000 * (time.perf_counter() - start))
+        for name, values in times.items():
             found[name].append(statistics.median(values))
     return found

@@ -1,4 +1,4 @@
-"""Pictures in files → classes, with how far each is to be believed."""
+"""Classify image files, with calibrated probabilities and out-of-distribution detection."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from striate.datasets import image_reading
-from striate.datasets.image_reading import PictureError
+from striate.datasets.image_reading import ImageReadError
 from striate.errors import UserError
 from striate.models.calibration import energy
 from striate.models.checkpoint import Checkpoint
@@ -24,125 +24,126 @@ from striate.models.prediction import predict
 from striate.serving import preprocess
 
 BATCH = 256
-AHEAD = 2  # batches that are being read while one is looked at
-SHOWN_SIDE = 224  # pixels, at least, of a network's view that a person is to look at
+PREFETCHED = 2  # batches that are read while one is classified
+VIEW_SIDE = 224  # pixels at least, for an enlarged input of the network
 
 
-class Verdict(NamedTuple):
-    """What a network makes of one picture.
+class Prediction(NamedTuple):
+    """A network's output for one image.
 
     Attributes:
         probabilities: of each class.
-        unlike: whether it is unlike the training images; None where that is not known.
+        out_of_distribution: None if the network has no threshold for it.
     """
 
     probabilities: list[float]
-    unlike: bool | None
+    out_of_distribution: bool | None
 
 
-class Looked(NamedTuple):
-    """A picture, what the network saw of it, uint8 (C, H, W), and what it made of that."""
+class ClassifiedFile(NamedTuple):
+    """An image file, the network's input, uint8 (C, H, W), and its output."""
 
     file: Path
     pixels: np.ndarray
-    verdict: Verdict
+    prediction: Prediction
 
 
-def files_of(names: Sequence[str]) -> list[Path]:
-    """The files that were named, and the pictures in the folders that were, by their endings.
+def find_files(names: Sequence[str]) -> list[Path]:
+    """List the named files, and the image files in the named folders.
 
-    What is left out of the folders is counted on standard error.
+    Prints the number of skipped files in the folders to standard error.
 
     Raises:
-        UserError: a name is empty, or a folder holds no picture.
+        UserError: a name is empty, or a folder contains no image files.
     """
-    found: list[Path] = []
-    left_out: Counter[str] = Counter()
+    files: list[Path] = []
+    skipped: Counter[str] = Counter()
     for name in names:
         if not name:
-            raise UserError("the name of a file is empty")
+            raise UserError("a file name is empty")
         path = Path(name)
         if path.is_dir():
-            inside = image_reading.listed(path)
-            left_out.update(inside.left_out)
-            left_out.update({image_reading.LINKED: len(inside.links)} if inside.links else {})
-            if not inside.files:
-                but = f" ({image_reading.left_out_said(left_out)})" if left_out else ""
-                raise UserError(f"{path} holds no file with the ending of a picture{but}")
-            found += inside.files
+            listing = image_reading.list_images(path)
+            skipped.update(listing.skipped)
+            skipped.update({image_reading.LINKED: len(listing.links)} if listing.links else {})
+            if not listing.files:
+                note = f" ({image_reading.describe_skipped(skipped)})" if skipped else ""
+                raise UserError(f"{path} contains no image files{note}")
+            files += listing.files
         else:
-            found.append(path)
-    if left_out:
-        print(f"note: {image_reading.left_out_said(left_out)}", file=sys.stderr)
-    return found
+            files.append(path)
+    if skipped:
+        print(f"note: {image_reading.describe_skipped(skipped)}", file=sys.stderr)
+    return files
 
 
-def look(
+def classify(
     files: Sequence[Path], trained: Checkpoint, device: torch.device
-) -> Iterator[Looked | PictureError]:
-    """Read pictures, bring them to what the network takes, and judge them, in their order.
+) -> Iterator[ClassifiedFile | ImageReadError]:
+    """Read, preprocess and classify image files, in order.
 
     Args:
-        files: of any number: only a few batches of them are held at a time.
+        files: any number; only a few batches are in memory at a time.
         trained: the network, on `device`.
         device: that computes.
 
     Yields:
-        What became of each file; an error for one that cannot be read.
+        A result for each file, or the error why it cannot be read.
     """
-    for batch in _read(files, trained.description):
-        seen = [(file, pixels) for file, pixels in batch if isinstance(pixels, np.ndarray)]
-        verdicts: Iterator[Verdict] = iter(())
-        if seen:
-            stacked = torch.from_numpy(np.stack([pixels for _, pixels in seen])).to(device)
+    for batch in _read_batches(files, trained.description):
+        readable = [(file, pixels) for file, pixels in batch if isinstance(pixels, np.ndarray)]
+        predictions: Iterator[Prediction] = iter(())
+        if readable:
+            stacked = torch.from_numpy(np.stack([pixels for _, pixels in readable])).to(device)
             logits = predict(trained.model, stacked, trained.normalization, batch_size=BATCH)
-            verdicts = iter(judge(logits, trained.description["confidence"]))
+            predictions = iter(calibrated(logits, trained.description["confidence"]))
         for file, pixels in batch:
-            if isinstance(pixels, PictureError):
+            if isinstance(pixels, ImageReadError):
                 yield pixels
             else:
-                yield Looked(file, pixels, next(verdicts))
+                yield ClassifiedFile(file, pixels, next(predictions))
 
 
-def judge(logits: Tensor, confidence: dict[str, float] | None) -> list[Verdict]:
-    """Probabilities, and whether a picture is unlike the training images.
+def calibrated(logits: Tensor, confidence: dict[str, float] | None) -> list[Prediction]:
+    """Turn logits into calibrated probabilities and out-of-distribution flags.
 
     Args:
         logits: (N, classes).
-        confidence: of the checkpoint's description; None where nothing is known of it.
+        confidence: the temperature and the energy threshold in the checkpoint's description; None
+            gives uncalibrated probabilities and no flags.
     """
     if confidence is None:
-        return [Verdict(row, None) for row in logits.double().softmax(1).tolist()]
+        return [Prediction(row, None) for row in logits.double().softmax(1).tolist()]
     probabilities = (logits.double() / confidence["temperature"]).softmax(1)
-    unlike = energy(logits) > confidence["energy"]
-    return [Verdict(*pair) for pair in zip(probabilities.tolist(), unlike.tolist(), strict=True)]
+    flags = energy(logits) > confidence["energy"]
+    return [Prediction(*pair) for pair in zip(probabilities.tolist(), flags.tolist(), strict=True)]
 
 
-def _read(
+def _read_batches(
     files: Sequence[Path], description: dict[str, Any]
-) -> Iterator[list[tuple[Path, np.ndarray | PictureError]]]:
-    """Batches of files and their prepared pixels, read by several threads ahead of who asks."""
+) -> Iterator[list[tuple[Path, np.ndarray | ImageReadError]]]:
+    """Read and preprocess files in batches, several threads ahead of the caller."""
     shape, peak = description["shape"], description["normalization"]["peak"]
 
-    def prepared(file: Path) -> np.ndarray | PictureError:
+    def read(file: Path) -> np.ndarray | ImageReadError:
         try:
             return preprocess.prepare(image_reading.read(file), shape, peak, description["frame"])
-        except PictureError as error:
+        except ImageReadError as error:
             return error
 
-    waiting: deque[list[tuple[Path, Future[np.ndarray | PictureError]]]] = deque()
+    pending: deque[list[tuple[Path, Future[np.ndarray | ImageReadError]]]] = deque()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(files), BATCH):
             batch = files[start : start + BATCH]
-            waiting.append([(file, pool.submit(prepared, file)) for file in batch])
-            if len(waiting) > AHEAD:
-                yield [(file, future.result()) for file, future in waiting.popleft()]
-        for rest in waiting:
+            pending.append([(file, pool.submit(read, file)) for file in batch])
+            if len(pending) > PREFETCHED:
+                yield [(file, future.result()) for file, future in pending.popleft()]
+        for rest in pending:
             yield [(file, future.result()) for file, future in rest]
 
 
 def view(pixels: np.ndarray, peak: int) -> Image.Image:
-    """What the network sees, each pixel of it enlarged to a square.
+    """Enlarge the network's input, each pixel to a square, for people to look at.
 
     Args:
         pixels: uint8 (C, H, W).
@@ -150,11 +151,11 @@ def view(pixels: np.ndarray, peak: int) -> Image.Image:
     """
     levels = np.rint(pixels.astype(np.float32) * (255 / peak)).astype(np.uint8)
     layout = levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0)
-    factor = -(-SHOWN_SIDE // min(layout.shape[:2]))
+    factor = -(-VIEW_SIDE // min(layout.shape[:2]))
     return Image.fromarray(layout.repeat(factor, axis=0).repeat(factor, axis=1))
 
 
-def place_of_view(file: Path, folder: Path) -> Path:
-    """Where the view of a file is kept: below `folder`, with all of the file's path in its own."""
+def view_path(file: Path, folder: Path) -> Path:
+    """The path of a file's view: in `folder`, below all folders of the file's own path."""
     parts = [part for part in file.parts if part not in (file.anchor, "..", ".")]
     return folder.joinpath(*parts[:-1], f"{parts[-1]}.png")

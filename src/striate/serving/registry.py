@@ -1,7 +1,7 @@
-"""The registered model: the champion among all experiments, ready to be served.
+"""The registered model in MLflow: the champion of all experiments, ready to serve.
 
-It takes pixels as published, not normalised ones, so that whoever asks it needs to know nothing of
-the training. It is kept in torch.export's pt2 format, which runs no code when it is loaded.
+It takes pixels as published and normalises them itself, so that clients need to know nothing of the
+training. Its format is torch.export's pt2, which runs no code when it is loaded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from striate.tracking import mlflow_store, records, sync
 
 NAME, ALIAS = "striate", "champion"
 ACCURACY = "test_accuracy"
-SPLIT = "striate.split"  # tag: the hash of what says which images are held out for validation
+SPLIT = "striate.split"  # tag: a hash of what determines the validation set
 
 
 def promote(root: Path, record: records.Record, force: bool) -> tuple[bool, str]:
@@ -27,17 +27,16 @@ def promote(root: Path, record: records.Record, force: bool) -> tuple[bool, str]
     Args:
         root: the repository.
         record: of the experiment.
-        force: also when it scores below the present champion, by the accuracy on the validation
-            set where both were trained on the same images and held out the same ones, else on the
-            test set.
+        force: register it even if its accuracy is below the current champion's. They are compared
+            on the validation set if both have the same one, else on the test set.
 
     Returns:
-        Whether it was registered, and a sentence that says so.
+        Whether it was registered, and a message.
 
     Raises:
         UserError: it has no run, or its checkpoint is not here.
     """
-    # A run that gets a model is not finished meanwhile, and `sync` would make another one.
+    # Logging the model reopens the run; meanwhile `sync` would create another one.
     with mlflow_store.runs_lock():
         return _promote(root, record, force)
 
@@ -75,7 +74,7 @@ def _promote(root: Path, record: records.Record, force: bool) -> tuple[bool, str
 
 
 def _scores(record: records.Record) -> dict[str, str]:
-    """What a model is compared by, as tags of its version."""
+    """The accuracies that models are compared by, as tags of the model version."""
     scores = {ACCURACY: repr(float(record.test["accuracy"]))}
     if records.VALIDATION in record.train:
         held_out = {key: record.params[key] for key in records.SPLIT_BY}
@@ -87,7 +86,7 @@ def _scores(record: records.Record) -> dict[str, str]:
 
 
 def champion(store: mlflow_store.Store):  # type: ignore[no-untyped-def]
-    """The present champion's model version, or None."""
+    """The current champion's model version, or None."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -99,7 +98,7 @@ def champion(store: mlflow_store.Store):  # type: ignore[no-untyped-def]
 
 
 def _register(store: mlflow_store.Store, run_id: str, trained: checkpoint.Checkpoint) -> str:
-    """Log the model into its run and register it; returns the version."""
+    """Log the model to its run and register it; returns the version."""
     import mlflow
     import numpy as np
     from mlflow.models import ModelSignature
@@ -118,10 +117,10 @@ def _register(store: mlflow_store.Store, run_id: str, trained: checkpoint.Checkp
             checkpoint.Pixels(trained).eval(),
             name="model",
             signature=signature,
-            # Two rows, because one would fix the batch size.
+            # Two rows: one would fix the batch size.
             input_example=np.zeros((2, *shape), np.float32),
             registered_model_name=NAME,
-            # Named here, because finding them out takes MLflow longer than all else.
+            # Given here, because MLflow's inference of them is slow.
             pip_requirements=[
                 f"{name}=={importlib.metadata.version(name)}"
                 for name in ("mlflow", "torch", "torchvision", "numpy")

@@ -1,4 +1,4 @@
-"""Where a trained network comes from: a folder, a DVC experiment, or a model that MLflow has."""
+"""Find a trained network: in a folder, a DVC experiment, or MLflow's model registry."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from striate.models import checkpoint
 from striate.tracking import mlflow_store, records
 
 REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
-ARTIFACT = "checkpoint"  # what the folder is called in a run
+ARTIFACT = "checkpoint"  # the folder in a run
 
 
 def find(source: str, scratch: Path) -> Path:
-    """The folder of a checkpoint.
+    """Find a checkpoint; returns its folder.
 
     Args:
         source: a folder, `models:/NAME@ALIAS` or `models:/NAME/VERSION` in MLflow's registry, or an
             experiment, branch, tag or commit of the repository in the working folder.
-        scratch: an empty folder, for what does not lie here.
+        scratch: an empty folder to download to.
 
     Raises:
         UserError: there is no such network.
@@ -34,9 +34,7 @@ def find(source: str, scratch: Path) -> Path:
         raise UserError(f"{source}/ is not there; `dvc repro` makes it")
     root = mlflow_store.root()
     if not (root / ".dvc").is_dir():
-        raise UserError(
-            f"{source} is no folder, and experiments are found in a DVC repository only"
-        )
+        raise UserError(f"{source} is not a folder, and experiments exist only in a DVC repository")
     needed = (records.MODELS,)
     record = records.named(root, source, needed)
     return records.fetch(root, record, needed, scratch) / records.MODELS
@@ -45,7 +43,7 @@ def find(source: str, scratch: Path) -> Path:
 def _registered(source: str, scratch: Path) -> Path:
     match = REGISTERED.fullmatch(source)
     if match is None:
-        raise UserError(f"{source} is no registered model, such as models:/striate@champion")
+        raise UserError(f"{source} is not a registered model, such as models:/striate@champion")
     with mlflow_store.reachable():
         store = mlflow_store.open_store()
         client, name = store.client, match["name"]
@@ -67,24 +65,22 @@ def _registered(source: str, scratch: Path) -> Path:
 
 
 def keep(source: str, target: Path) -> None:
-    """Copy the checkpoint of a source, whole, to a folder; one that is there is replaced.
+    """Copy the checkpoint of a source to a folder, whole or not at all; replace one that is there.
 
     Raises:
-        UserError: there is no such network, or the folder holds something else.
+        UserError: there is no such network, or the folder contains other files.
     """
     names = {checkpoint.WEIGHTS, checkpoint.DESCRIPTION}
     if target.exists() and not (
         target.is_dir() and {path.name for path in target.iterdir()} <= names
     ):
-        raise UserError(
-            f"{target} is something else than a folder with a network; name another place: --to"
-        )
+        raise UserError(f"{target} is not a folder with only a network; choose another: --to")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=target.parent) as scratch:
         found = find(source, Path(scratch, "found"))
         import torch
 
-        checkpoint.load(found, torch.device("cpu"))  # nothing damaged is kept
+        checkpoint.load(found, torch.device("cpu"))  # refuse a damaged one
         copy = Path(scratch, "copy")
         copy.mkdir()
         for name in sorted(names):
@@ -94,9 +90,9 @@ def keep(source: str, target: Path) -> None:
         copy.rename(target)
 
 
-def place_of(source: str) -> Path:
-    """Where `keep` puts a source unless it is told otherwise."""
+def default_folder(source: str) -> Path:
+    """The folder in weights/ that `keep` writes a source to by default."""
     name = re.sub(r"[^\w.@-]+", "-", source.removeprefix("models:/")).strip("-.")
     if not name or Path("weights", name) == checkpoint.RANDOM:
-        raise UserError(f"a folder in weights/ cannot be called {name!r}; name the place: --to")
+        raise UserError(f"a folder in weights/ cannot be called {name!r}; choose one: --to")
     return Path("weights", name)

@@ -1,8 +1,7 @@
-"""A page on this machine where a person draws or drops a picture and sees what the champion says.
+"""A local web page on which to draw or drop an image and see what the champion predicts.
 
-The champion runs in MLflow's own scoring server. This one shows the page, brings each picture to
-what the network takes, asks the scoring server, and says how far the answer is to be believed. Both
-listen on the loopback address only.
+MLflow's scoring server runs the champion. The server here shows the page, preprocesses each image,
+asks the scoring server for logits, and calibrates them. Both listen on the loopback address only.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from typing import Any, NamedTuple
 import torch
 
 from striate.datasets import image_reading
-from striate.datasets.image_reading import PictureError
+from striate.datasets.image_reading import ImageReadError
 from striate.errors import UserError
 from striate.models import checkpoint, model_json
 from striate.reporting import report
@@ -36,11 +35,11 @@ from striate.serving import inference, preprocess, registry, sources
 from striate.tracking import mlflow_store
 
 HOST = "127.0.0.1"
-START_SECONDS = 180.0  # for the scoring server, which loads MLflow and torch
+START_SECONDS = 180.0  # the scoring server loads MLflow and torch
 ANSWER_SECONDS = 30.0
-MOST_BYTES = 20_000_000  # of a picture
-# What the page may load: nothing but itself, and what it draws.
-POLICY = (
+MAX_BYTES = 20_000_000  # of an image file
+# The page may load nothing but itself and what it draws.
+CONTENT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline';"
     " img-src data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none';"
     " frame-ancestors 'none'"
@@ -52,8 +51,8 @@ class Champion(NamedTuple):
 
     Attributes:
         version: in MLflow's registry.
-        accuracy: on its test images.
-        description: of its checkpoint.
+        accuracy: on the test set.
+        description: of its checkpoint, as in models/model.json.
     """
 
     version: str
@@ -62,59 +61,64 @@ class Champion(NamedTuple):
 
 
 def find_champion() -> Champion:
-    """The present champion.
+    """Find the current champion.
 
     Raises:
-        UserError: there is none, or MLflow cannot be reached.
+        UserError: there is none, or MLflow is unreachable.
     """
     with mlflow_store.reachable():
         found = registry.champion(mlflow_store.open_store())
     if found is None:
         raise UserError("there is no champion yet; `striate promote workspace` makes one")
     with tempfile.TemporaryDirectory() as scratch:
-        place = sources.find(f"models:/{registry.NAME}/{found.version}", Path(scratch, "found"))
-        description = checkpoint.load(place, torch.device("cpu")).description
+        folder = sources.find(f"models:/{registry.NAME}/{found.version}", Path(scratch, "found"))
+        description = checkpoint.load(folder, torch.device("cpu")).description
     return Champion(str(found.version), float(found.tags[registry.ACCURACY]), description)
 
 
-def answer(champion: Champion, content: bytes, scoring: str) -> dict[str, Any]:
-    """What the champion makes of a picture, for the page.
+def predict(champion: Champion, content: bytes, scoring_url: str) -> dict[str, Any]:
+    """Classify an image for the page.
 
     Args:
-        champion: that is asked.
-        content: of a file with a picture.
-        scoring: the address of MLflow's scoring server.
+        champion: that predicts.
+        content: of an image file.
+        scoring_url: of MLflow's scoring server.
+
+    Returns:
+        `classes`, by falling probability; `unlike`, whether the image is out-of-distribution; and
+        `seen`, the preprocessed image as a data URL.
 
     Raises:
-        PictureError: the content is no picture.
+        ImageReadError: the content is not an image.
         OSError: the scoring server does not answer.
     """
     description = champion.description
     peak = description["normalization"]["peak"]
-    picture = image_reading.read(io.BytesIO(content), "the picture")
-    pixels = preprocess.prepare(picture, description["shape"], peak, description["frame"])
-    asked = urllib.request.Request(  # noqa: S310  it is ours
-        f"{scoring}/invocations",
+    image = image_reading.read(io.BytesIO(content), "the image")
+    pixels = preprocess.prepare(image, description["shape"], peak, description["frame"])
+    request = urllib.request.Request(  # noqa: S310  it goes to our own server
+        f"{scoring_url}/invocations",
         json.dumps({"inputs": [pixels.tolist()]}).encode(),
         {"Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(asked, timeout=ANSWER_SECONDS) as reply:  # noqa: S310
-        logits = torch.tensor(json.load(reply)["predictions"])
-    (verdict,) = inference.judge(logits, description["confidence"])
-    shares = sorted(
-        zip(verdict.probabilities, description["classes"], strict=True), key=lambda pair: -pair[0]
+    with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as response:  # noqa: S310
+        logits = torch.tensor(json.load(response)["predictions"])
+    (prediction,) = inference.calibrated(logits, description["confidence"])
+    ranked = sorted(
+        zip(prediction.probabilities, description["classes"], strict=True),
+        key=lambda pair: -pair[0],
     )
     buffer = io.BytesIO()
     inference.view(pixels, peak).save(buffer, "png")
     return {
-        "classes": [{"name": name, "probability": share} for share, name in shares],
-        "unlike": verdict.unlike,
+        "classes": [{"name": name, "probability": probability} for probability, name in ranked],
+        "unlike": prediction.out_of_distribution,
         "seen": "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode(),
     }
 
 
 def page(champion: Champion) -> str:
-    """The page itself."""
+    """Render the page as HTML."""
     description = champion.description
     return report.render(
         "serve.html.j2",
@@ -128,109 +132,117 @@ def page(champion: Champion) -> str:
     )
 
 
-class Server(ThreadingHTTPServer):
-    """A server that says nothing of a browser that did not wait for its answer."""
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Anything else that a request raises is shown."""
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
-
-
 def free_port() -> int:
-    """A port of the loopback address that nobody listens on."""
+    """A free port of the loopback address."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
 
 
-def server(champion: Champion, port: int, scoring: int) -> ThreadingHTTPServer:
-    """A server of the page and of its answers, on the loopback address; it is not yet running.
+class Server(ThreadingHTTPServer):
+    """Serves the page and its predictions on the loopback address."""
+
+    def __init__(self, champion: Champion, port: int, scoring_port: int) -> None:
+        self.champion = champion
+        self.scoring_url = f"http://{HOST}:{scoring_port}"
+        self.page = page(champion).encode()
+        super().__init__((HOST, port), Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print what a request raises, unless the browser closed the connection."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers one request: `GET /` or `POST /predict` with an image file as its body."""
+
+    server: Server
+
+    def do_GET(self) -> None:
+        """Send the page."""
+        if not self._is_same_origin():
+            return
+        if self.path != "/":
+            self._refuse(404, "not found")
+            return
+        self._send(200, "text/html; charset=utf-8", self.server.page)
+
+    def do_POST(self) -> None:
+        """Classify the image in the body."""
+        if not self._is_same_origin():
+            return
+        if self.path != "/predict":
+            self._refuse(404, "not found")
+            return
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal():
+            self._refuse(411, "Content-Length must be the size of the image in bytes")
+            return
+        if int(length) > MAX_BYTES:
+            self._refuse(413, f"an image may have {MAX_BYTES // 10**6} MB at most")
+            return
+        try:
+            content = self.rfile.read(int(length))
+            answer = predict(self.server.champion, content, self.server.scoring_url)
+        except ImageReadError as error:
+            self._refuse(400, str(error))
+        except (OSError, ValueError, KeyError):
+            self._refuse(502, "the scoring server does not answer")
+        else:
+            self._send(200, "application/json", json.dumps(answer).encode())
+
+    def _is_same_origin(self) -> bool:
+        """Refuse requests from other pages in the same browser, or to another host name."""
+        port = self.server.server_port
+        hosts = {f"{HOST}:{port}", f"localhost:{port}"}
+        origin = self.headers.get("Origin")
+        if self.headers.get("Host") in hosts and (
+            origin is None or origin.removeprefix("http://") in hosts
+        ):
+            return True
+        self._refuse(403, "this page answers requests to its own address only")
+        return False
+
+    def _refuse(self, status: int, reason: str) -> None:
+        self.close_connection = True  # the rest of the request is not read
+        self._send(status, "application/json", json.dumps({"error": reason}).encode())
+
+    def _send(self, status: int, content_type: str, content: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *arguments: Any) -> None:
+        """Log nothing: the page shows errors."""
+
+
+def server(champion: Champion, port: int, scoring_port: int) -> Server:
+    """Bind the page's server, which the caller starts with `serve_forever`.
 
     Args:
-        champion: that is asked.
-        port: of the page; 0 takes any that is free.
-        scoring: the port of MLflow's scoring server.
+        champion: that predicts.
+        port: of the page; 0 takes a free one.
+        scoring_port: of MLflow's scoring server.
 
     Raises:
-        UserError: the port is taken.
+        UserError: the port is in use.
     """
-    text = page(champion).encode()
-
-    class Handler(BaseHTTPRequestHandler):
-        """One request."""
-
-        server: ThreadingHTTPServer
-
-        def do_GET(self) -> None:
-            if self._is_ours():
-                if self.path == "/":
-                    self._send(200, "text/html; charset=utf-8", text)
-                else:
-                    self._refuse(404, "there is nothing here")
-
-        def do_POST(self) -> None:
-            if not self._is_ours():
-                return
-            if self.path != "/predict":
-                self._refuse(404, "there is nothing here")
-                return
-            length = self.headers.get("Content-Length", "")
-            if not length.isdecimal():
-                self._refuse(411, "Content-Length must say how many bytes the picture has")
-                return
-            if int(length) > MOST_BYTES:
-                self._refuse(413, f"a picture may have {MOST_BYTES // 10**6} MB at most")
-                return
-            try:
-                content = self.rfile.read(int(length))
-                found = answer(champion, content, f"http://{HOST}:{scoring}")
-            except PictureError as error:
-                self._refuse(400, str(error))
-            except (OSError, ValueError, KeyError):
-                self._refuse(502, "the scoring server does not answer")
-            else:
-                self._send(200, "application/json", json.dumps(found).encode())
-
-        def _is_ours(self) -> bool:
-            """Refuse what another page in the same browser, or another name, sends here."""
-            own = self.server.server_port
-            names = {f"{HOST}:{own}", f"localhost:{own}"}
-            origin = self.headers.get("Origin")
-            if self.headers.get("Host") in names and (
-                origin is None or origin.removeprefix("http://") in names
-            ):
-                return True
-            self._refuse(403, "this page answers on its own address only")
-            return False
-
-        def _refuse(self, status: int, reason: str) -> None:
-            self.close_connection = True  # what it still has to say is not read
-            self._send(status, "application/json", json.dumps({"error": reason}).encode())
-
-        def _send(self, status: int, kind: str, content: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(content)))
-            self.send_header("Content-Security-Policy", POLICY)
-            self.send_header("X-Content-Type-Options", "nosniff")
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *arguments: Any) -> None:
-            """Say nothing: the page shows what is wrong."""
-
     try:
-        return Server((HOST, port), Handler)
+        return Server(champion, port, scoring_port)
     except OSError as error:
         raise UserError(
-            f"port {port} cannot be used: {error.strerror}; name another: --port 8001"
+            f"port {port} cannot be used: {error.strerror}; choose another: --port 8001"
         ) from None
 
 
 @contextmanager
 def scoring_server(version: str, port: int) -> Iterator[None]:
-    """MLflow's scoring server of a version of the champion, from when it answers.
+    """Run MLflow's scoring server for a version of the registered model; stop it on exit.
 
     Raises:
         UserError: it does not start.
@@ -240,37 +252,37 @@ def scoring_server(version: str, port: int) -> Iterator[None]:
         f"models:/{registry.NAME}/{version}", "--env-manager", "local", "--host", HOST,
         "--port", str(port),
     ]  # fmt: skip
-    settings = {
+    variables = {
         "MLFLOW_TRACKING_URI": mlflow_store.tracking_uri(),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PYTHONWARNINGS": "ignore",
     }
     mlflow_store.bypass_proxy()
-    with tempfile.TemporaryFile() as said:
-        # In a session of its own, so that all that it starts can be ended together.
-        running = subprocess.Popen(
-            command, env=os.environ | settings, stdout=said, stderr=said, start_new_session=True
+    with tempfile.TemporaryFile() as log:
+        # In a process group of its own, so that its children end with it.
+        process = subprocess.Popen(
+            command, env=os.environ | variables, stdout=log, stderr=log, start_new_session=True
         )
         try:
-            address = f"http://{HOST}:{port}"
-            if not _answers(address, running):
-                said.seek(0)
-                last = said.read().decode(errors="replace").strip().splitlines()[-1:]
+            url = f"http://{HOST}:{port}"
+            if not _answers(url, process):
+                log.seek(0)
+                last = log.read().decode(errors="replace").strip().splitlines()[-1:]
                 raise UserError(f"MLflow's scoring server does not start: {''.join(last)}")
             yield
         finally:
-            # It may have ended by itself, and what it started may not.
+            # Also if it has ended by itself: its children may still run.
             with suppress(ProcessLookupError):
-                os.killpg(running.pid, signal.SIGTERM)
-            running.wait()
+                os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
 
 
-def _answers(address: str, running: subprocess.Popen[bytes]) -> bool:
-    """Wait until a server answers; False where it has ended or takes too long."""
+def _answers(url: str, process: subprocess.Popen[bytes]) -> bool:
+    """Wait until a server answers; return False if it ends or takes too long."""
     end = time.monotonic() + START_SECONDS
-    while running.poll() is None and time.monotonic() < end:
+    while process.poll() is None and time.monotonic() < end:
         try:
-            urllib.request.urlopen(f"{address}/ping", timeout=5).close()  # noqa: S310
+            urllib.request.urlopen(f"{url}/ping", timeout=5).close()  # noqa: S310
             return True
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)

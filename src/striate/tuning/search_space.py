@@ -12,7 +12,7 @@ from striate.config import validation
 from striate.config.params import Params, check
 from striate.config.yaml_loader import read_yaml
 from striate.data import splits
-from striate.datasets import catalogue
+from striate.datasets import registry
 from striate.errors import UserError
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _extremes(place: str, asked: Any) -> list[Any]:
 def _check_drawn(base: Params, drawn: dict[str, Any], path: Path) -> None:
     """Refuse params that the schema or the images do not allow."""
     settings = check(override(base, drawn), path)
-    known = catalogue.CATALOGUE.get(settings.data.name)
+    known = registry.DATASETS.get(settings.data.name)
     try:
         if known is not None:
             shape, count = known.shape, known.counts[0]

@@ -37,7 +37,7 @@ def test_the_schema_repeats_no_default():
     [
         ("seed", -1, "seed is -1; it must be a whole number from 0 to below 4294967296"),
         ("seed", 1.5, "seed is 1.5; it must be a whole number from 0 to below 4294967296"),
-        ("data.name", "minst", "data.name is 'minst'; it must be one of digits, mnist, cifar10"),
+        ("data.name", "minst", "data.name is 'minst'; it must be one of cifar10, cifar100, digits"),
         ("data.val_size", -0.1, "data.val_size is -0.1; it must be a number from 0 to 1000000"),
         (
             "data.val_size",

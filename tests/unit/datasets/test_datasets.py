@@ -1,4 +1,4 @@
-"""The catalogue: its facts, the real files, and every way in which fetching can fail."""
+"""The data sets: what is registered, the real files, and every way in which fetching can fail."""
 
 import contextlib
 import dataclasses
@@ -32,11 +32,15 @@ import yaml
 from paths import ROOT
 from sklearn.datasets import load_digits
 
-from striate.data import arrays, tensors
-from striate.datasets import catalogue
-from striate.datasets.catalogue import CATALOGUE, DataError, Dataset, File, Part, prepare
+from striate.data import arrays, source, tensors
+from striate.data.arrays import LabeledImages
+from striate.datasets import fetch
+from striate.datasets.fetch import prepare
+from striate.datasets.registry import DATASETS, DataError, Dataset, File
+from striate.errors import UserError
 
 STORED = ["images.npy", "labels.npy"]
+FILES = ["manifest.json", "source.json", "test", "train"]
 
 
 def md5(content):
@@ -64,7 +68,7 @@ def load(folder):
     """The stored training and test part, as the later stages read them."""
     cpu = torch.device("cpu")
     return tuple(
-        Part(*(tensor.numpy() for tensor in tensors.load_split(folder, part, cpu)))
+        LabeledImages(*(tensor.numpy() for tensor in tensors.load_split(folder, part, cpu)))
         for part in ("train", "test")
     )
 
@@ -86,10 +90,14 @@ def moments(pixels, peak):
 
 
 def assert_stored(name, folder):
-    """The folder holds what the catalogue says, and its manifest says what the folder holds."""
-    entry = CATALOGUE[name]
+    """The folder holds what the registry says, and its manifest says what the folder holds."""
+    entry = DATASETS[name]
     assert sorted(contents(folder)) == sorted(
-        ["manifest.json", *(f"{part}/{file}" for part in ("train", "test") for file in STORED)]
+        [
+            "manifest.json",
+            "source.json",
+            *(f"{part}/{file}" for part in ("train", "test") for file in STORED),
+        ]
     )
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest == arrays.load_manifest(folder)
@@ -105,6 +113,7 @@ def assert_stored(name, folder):
         "test",
     ]
     assert manifest["name"] == name
+    assert source.read(folder) == {"name": name, "page": entry.page, "licence": entry.licence}
     assert manifest["shape"] == list(entry.shape)
     assert manifest["classes"] == list(entry.classes)
     assert manifest["peak"] == entry.peak
@@ -135,12 +144,12 @@ def digits(tmp_path_factory):
     return folder
 
 
-def test_digits_are_stored_as_the_catalogue_says(digits):
+def test_digits_are_stored_as_the_registry_says(digits):
     assert_stored("digits", digits)
     train, test = load(digits)
     assert (len(train.labels), len(test.labels)) == (1437, 360)
-    assert (train.images.min(), train.images.max()) == (0, CATALOGUE["digits"].peak)
-    assert moments(train.images, 16) == (CATALOGUE["digits"].mean, CATALOGUE["digits"].std)
+    assert (train.images.min(), train.images.max()) == (0, DATASETS["digits"].peak)
+    assert moments(train.images, 16) == (DATASETS["digits"].mean, DATASETS["digits"].std)
 
 
 def test_digits_are_divided_by_class_and_the_division_is_frozen(digits):
@@ -175,12 +184,12 @@ def test_digits_come_out_byte_for_byte_alike_and_need_no_mirror(digits, tmp_path
     assert contents(tmp_path / "mirrored") == contents(digits)
 
 
-# The catalogue's facts, against torchvision's
+# What is registered, against torchvision's
 
 
 def test_mnist_files_are_those_of_torchvision(mirror):
     source = torchvision.datasets.MNIST
-    (form,) = CATALOGUE["mnist"].forms
+    (form,) = DATASETS["mnist"].file_sets
     for file, (name, checksum) in zip(form, source.resources, strict=True):
         content = (mirror / file.path).read_bytes()
         assert md5(content) == checksum
@@ -190,8 +199,8 @@ def test_mnist_files_are_those_of_torchvision(mirror):
 
 def test_cifar10_files_are_those_of_torchvision(mirror):
     source = torchvision.datasets.CIFAR10
-    (archive,), unpacked = CATALOGUE["cifar10"].forms
-    assert (archive.path, archive.addresses) == (source.filename, (source.url,))
+    (archive,), unpacked = DATASETS["cifar10"].file_sets
+    assert (archive.path, archive.urls) == (source.filename, (source.url,))
     assert archive.size == 170_498_071
     meta = (source.meta["filename"], source.meta["md5"])
     listed = [*source.train_list, *source.test_list, meta]
@@ -203,17 +212,17 @@ def test_cifar10_files_are_those_of_torchvision(mirror):
 
 def test_cifar10_classes_are_those_of_the_published_file(mirror):
     published = pickle.loads((mirror / "cifar-10-batches-py" / "batches.meta").read_bytes())
-    assert CATALOGUE["cifar10"].classes == tuple(published["label_names"])
+    assert DATASETS["cifar10"].classes == tuple(published["label_names"])
 
 
 def test_digit_classes_are_the_digits():
     for name in ("digits", "mnist"):
-        assert CATALOGUE[name].classes == tuple("0123456789")
+        assert DATASETS[name].classes == tuple("0123456789")
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize("name", DATASETS)
 def test_every_entry_describes_each_channel(name):
-    entry = CATALOGUE[name]
+    entry = DATASETS[name]
     assert len(entry.mean) == len(entry.std) == entry.shape[0]
 
 
@@ -237,12 +246,12 @@ def cifar10(mirror, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_mnist_is_what_the_catalogue_and_stock_torchvision_say(mnist, mirror, tmp_path):
+def test_mnist_is_what_the_registry_and_stock_torchvision_say(mnist, mirror, tmp_path):
     assert_stored("mnist", mnist)
     train, test = load(mnist)
     assert (len(train.labels), len(test.labels)) == (60_000, 10_000)
     assert moments(train.images, 255) == ((0.1307,), (0.3081,))
-    assert train.images.max() == CATALOGUE["mnist"].peak
+    assert train.images.max() == DATASETS["mnist"].peak
     assert train.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
     assert test.labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
     shutil.copytree(mirror / "MNIST", tmp_path / "MNIST", copy_function=shutil.copyfile)
@@ -266,19 +275,19 @@ def test_mnist_is_the_published_bytes_without_their_headers(mnist, mirror):
 
 
 @pytest.mark.slow
-def test_cifar10_is_what_the_catalogue_and_stock_torchvision_say(cifar10, mirror):
+def test_cifar10_is_what_the_registry_and_stock_torchvision_say(cifar10, mirror):
     assert_stored("cifar10", cifar10)
     train, test = load(cifar10)
     assert (len(train.labels), len(test.labels)) == (50_000, 10_000)
     assert np.bincount(train.labels).tolist() == [5000] * 10
     assert np.bincount(test.labels).tolist() == [1000] * 10
     assert moments(train.images, 255) == ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
-    assert train.images.max() == CATALOGUE["cifar10"].peak
+    assert train.images.max() == DATASETS["cifar10"].peak
     assert train.labels[:10].tolist() == [6, 9, 9, 4, 1, 1, 2, 7, 8, 3]
     assert test.labels[:10].tolist() == [3, 8, 8, 0, 6, 6, 1, 6, 3, 1]
     for part, ours in ((True, train), (False, test)):
         stock = torchvision.datasets.CIFAR10(mirror, train=part)
-        assert tuple(stock.classes) == CATALOGUE["cifar10"].classes
+        assert tuple(stock.classes) == DATASETS["cifar10"].classes
         assert (ours.images == stock.data.transpose(0, 3, 1, 2)).all()
         assert (ours.labels == stock.targets).all()
         picture, label = stock[7]
@@ -301,7 +310,7 @@ def make_tiny_mnist(monkeypatch, tmp_path, entry_name, kind):
     folder.mkdir(parents=True)
     parts, files = [], []
     for name, count in (("train", 20), ("t10k", 10)):
-        part = Part(
+        part = LabeledImages(
             random.randint(0, 256, (count, 1, 28, 28), dtype=np.uint8), np.arange(count) % 10
         )
         for suffix, header, values in (
@@ -314,8 +323,8 @@ def make_tiny_mnist(monkeypatch, tmp_path, entry_name, kind):
         parts.append(part)
     resources = [(path.name, md5(path.read_bytes())) for path in sorted(folder.iterdir())]
     monkeypatch.setattr(getattr(torchvision.datasets, kind), "resources", resources)
-    entry = dataclasses.replace(CATALOGUE[entry_name], counts=(20, 10), forms=(tuple(files),))
-    monkeypatch.setitem(CATALOGUE, entry_name, entry)
+    entry = dataclasses.replace(DATASETS[entry_name], counts=(20, 10), file_sets=(tuple(files),))
+    monkeypatch.setitem(DATASETS, entry_name, entry)
     return SimpleNamespace(mirror=tmp_path / "mirror", parts=parts)
 
 
@@ -328,13 +337,13 @@ def tiny_cifar10(monkeypatch, tmp_path):
     folder.mkdir(parents=True)
     batches = []
     for name, _ in [*source.train_list, *source.test_list]:
-        batch = Part(
+        batch = LabeledImages(
             random.randint(0, 256, (10, 3, 32, 32), dtype=np.uint8), random.permutation(10)
         )
         stored = {"data": batch.images.reshape(10, -1), "labels": batch.labels.tolist()}
         (folder / name).write_bytes(pickle.dumps(stored))
         batches.append(batch)
-    names = {"label_names": list(CATALOGUE["cifar10"].classes)}
+    names = {"label_names": list(DATASETS["cifar10"].classes)}
     (folder / "batches.meta").write_bytes(pickle.dumps(names))
     archive = tmp_path / "archive" / "cifar-10-python.tar.gz"
     archive.parent.mkdir()
@@ -348,17 +357,17 @@ def tiny_cifar10(monkeypatch, tmp_path):
         renewed = [[name, checksum(name)] for name, _ in getattr(source, key)]
         monkeypatch.setattr(source, key, renewed)
     monkeypatch.setattr(source, "meta", source.meta | {"md5": checksum("batches.meta")})
-    entry = CATALOGUE["cifar10"]
-    forms = (
+    entry = DATASETS["cifar10"]
+    file_sets = (
         (published(archive.name, archive.read_bytes()),),
         tuple(
             published(file.path, (folder.parent / file.path).read_bytes())
-            for file in entry.forms[1]
+            for file in entry.file_sets[1]
         ),
     )
-    entry = dataclasses.replace(entry, counts=(50, 10), forms=forms)
-    monkeypatch.setitem(CATALOGUE, "cifar10", entry)
-    train = Part(*(np.concatenate(values) for values in zip(*batches[:5], strict=True)))
+    entry = dataclasses.replace(entry, counts=(50, 10), file_sets=file_sets)
+    monkeypatch.setitem(DATASETS, "cifar10", entry)
+    train = LabeledImages(*(np.concatenate(values) for values in zip(*batches[:5], strict=True)))
     return SimpleNamespace(
         archive=archive.parent, files=tmp_path / "files", parts=[train, batches[5]]
     )
@@ -391,17 +400,17 @@ def test_what_is_published_like_mnist_is_read_like_it(monkeypatch, tmp_path, nam
 @pytest.mark.parametrize("name", ["mnist", *LIKE_MNIST])
 def test_files_like_those_of_mnist_are_where_torchvision_says(name):
     source = getattr(torchvision.datasets, LIKE_MNIST.get(name, "MNIST"))
-    (form,) = CATALOGUE[name].forms
+    (form,) = DATASETS[name].file_sets
     known = {f"{site}{file}" for site in source.mirrors for file, _ in source.resources}
-    assert {address.replace("http:", "https:") for file in form for address in file.addresses} <= {
+    assert {address.replace("http:", "https:") for file in form for address in file.urls} <= {
         address.replace("http:", "https:") for address in known
     }
     assert {Path(file.path).name for file in form} == {file for file, _ in source.resources}
 
 
 def test_classes_are_those_of_torchvision():
-    assert CATALOGUE["fashion-mnist"].classes == tuple(torchvision.datasets.FashionMNIST.classes)
-    assert CATALOGUE["kmnist"].classes == tuple(torchvision.datasets.KMNIST.classes)
+    assert DATASETS["fashion-mnist"].classes == tuple(torchvision.datasets.FashionMNIST.classes)
+    assert DATASETS["kmnist"].classes == tuple(torchvision.datasets.KMNIST.classes)
 
 
 def test_a_small_cifar100_is_read(monkeypatch, tmp_path):
@@ -411,13 +420,13 @@ def test_a_small_cifar100_is_read(monkeypatch, tmp_path):
     folder.mkdir()
     parts = []
     for file, count in (("train", 200), ("test", 100)):
-        part = Part(
+        part = LabeledImages(
             random.randint(0, 256, (count, 3, 32, 32), dtype=np.uint8), np.arange(count) % 100
         )
         stored = {"data": part.images.reshape(count, -1), "fine_labels": part.labels.tolist()}
         (folder / file).write_bytes(pickle.dumps(stored))
         parts.append(part)
-    names = {"fine_label_names": list(CATALOGUE["cifar100"].classes)}
+    names = {"fine_label_names": list(DATASETS["cifar100"].classes)}
     (folder / "meta").write_bytes(pickle.dumps(names))
     archive = tmp_path / "mirror" / f"{name}.tar.gz"
     archive.parent.mkdir()
@@ -428,12 +437,12 @@ def test_a_small_cifar100_is_read(monkeypatch, tmp_path):
         monkeypatch.setattr(source, key, renewed)
     renewed = source.meta | {"md5": md5((folder / "meta").read_bytes())}
     monkeypatch.setattr(source, "meta", renewed)
-    entry = CATALOGUE["cifar100"]
-    (original,) = entry.forms
-    assert (original[0].path, original[0].addresses) == (source.filename, (source.url,))
+    entry = DATASETS["cifar100"]
+    (original,) = entry.file_sets
+    assert (original[0].path, original[0].urls) == (source.filename, (source.url,))
     form = (published(archive.name, archive.read_bytes()),)
-    entry = dataclasses.replace(entry, counts=(200, 100), forms=(form,))
-    monkeypatch.setitem(CATALOGUE, "cifar100", entry)
+    entry = dataclasses.replace(entry, counts=(200, 100), file_sets=(form,))
+    monkeypatch.setitem(DATASETS, "cifar100", entry)
     prepare("cifar100", tmp_path / "data", str(archive.parent))
     assert_stored("cifar100", tmp_path / "data")
     assert_parts(tmp_path / "data", parts)
@@ -499,7 +508,7 @@ def test_any_change_of_a_published_file_is_refused_by_name(
     mirror = {"mnist": tiny_mnist.mirror, "cifar10": tiny_cifar10.files}[name]
     shutil.copytree(digits, tmp_path / "data")
     stored = contents(tmp_path / "data")
-    files = [mirror / file.path for file in CATALOGUE[name].forms[-1]]
+    files = [mirror / file.path for file in DATASETS[name].file_sets[-1]]
     for seed in range(50):
         random = np.random.RandomState(seed)
         path = files[random.randint(len(files))]
@@ -540,7 +549,7 @@ def test_an_archive_is_unpacked(tmp_path):
         member("folder/file", b"content"),
         member("folder/link", type=tarfile.SYMTYPE, linkname="file"),
     )
-    catalogue.extract(archive, tmp_path / "into")
+    fetch.extract(archive, tmp_path / "into")
     assert contents(tmp_path / "into") == {"folder/file": b"content", "folder/link": b"content"}
 
 
@@ -573,7 +582,7 @@ def test_a_member_that_lies_outside_is_refused(tmp_path, case):
         header.linkname = header.linkname.format(outside=outside)
     archive = pack(tmp_path / "bad.tar.gz", *members)
     with pytest.raises(DataError, match=r"^bad\.tar\.gz was refused: "):
-        catalogue.extract(archive, outside / "into")
+        fetch.extract(archive, outside / "into")
     assert contents(outside) == {"victim": b"unharmed"}
 
 
@@ -591,7 +600,7 @@ def test_a_broken_archive_is_refused(tmp_path):
         archive = tmp_path / f"{fault}.tar.gz"
         archive.write_bytes(content)
         with pytest.raises(DataError, match=rf"^{fault}\.tar\.gz was refused: "):
-            catalogue.extract(archive, tmp_path / "into")
+            fetch.extract(archive, tmp_path / "into")
 
 
 @pytest.mark.parametrize(
@@ -603,10 +612,10 @@ def test_a_broken_archive_is_refused(tmp_path):
     ],
 )
 def test_an_archive_that_would_fill_the_disk_is_refused(tmp_path, monkeypatch, members):
-    monkeypatch.setattr(catalogue, "MOST_UNPACKED_BYTES", 20_000)
+    monkeypatch.setattr(fetch, "MAX_UNPACKED_BYTES", 20_000)
     archive = pack(tmp_path / "bomb.tar.gz", *members)
     with pytest.raises(DataError, match=r"^bomb\.tar\.gz was refused: more than 100 members or"):
-        catalogue.extract(archive, tmp_path / "into")
+        fetch.extract(archive, tmp_path / "into")
     assert sum(map(len, contents(tmp_path / "into").values())) <= 20_000
 
 
@@ -635,7 +644,7 @@ def test_any_change_of_an_archive_stays_inside_the_folder(tmp_path):
         archive = tmp_path / "changed.tar.gz"
         archive.write_bytes(gzip.compress(bytes(changed), 1))
         with contextlib.suppress(DataError):
-            catalogue.extract(archive, outside / "into")
+            fetch.extract(archive, outside / "into")
         assert {path.name for path in outside.iterdir()} <= {"into"}
         shutil.rmtree(outside / "into", ignore_errors=True)
 
@@ -643,9 +652,9 @@ def test_any_change_of_an_archive_stays_inside_the_folder(tmp_path):
 def test_an_archive_refused_is_no_data(tiny_cifar10, tmp_path, monkeypatch):
     archive = tiny_cifar10.archive / "cifar-10-python.tar.gz"
     pack(archive, member("../evil", b"evil"))
-    forms = ((published(archive.name, archive.read_bytes()),),)
-    entry = dataclasses.replace(CATALOGUE["cifar10"], forms=forms)
-    monkeypatch.setitem(CATALOGUE, "cifar10", entry)
+    file_sets = ((published(archive.name, archive.read_bytes()),),)
+    entry = dataclasses.replace(DATASETS["cifar10"], file_sets=file_sets)
+    monkeypatch.setitem(DATASETS, "cifar10", entry)
     with pytest.raises(DataError, match=r"^cifar-10-python\.tar\.gz was refused: '\.\./evil'"):
         prepare("cifar10", tmp_path / "data", str(tiny_cifar10.archive))
     assert not (tmp_path / "data").exists()
@@ -661,27 +670,28 @@ def read_toy(folder):
     pixels = np.frombuffer((folder / "toy" / "pixels").read_bytes(), np.uint8)
     pixels = pixels.reshape(6, 1, 2, 2)
     labels = np.array([0, 1, 0, 1, 0, 1])
-    return Part(pixels[:4], labels[:4]), Part(pixels[4:], labels[4:])
+    return LabeledImages(pixels[:4], labels[:4]), LabeledImages(pixels[4:], labels[4:])
 
 
 @pytest.fixture
 def toy(monkeypatch):
-    """Put the data set `toy` in the catalogue; call it to give its file public addresses."""
+    """Put the data set `toy` in the registry; call it to give its file public addresses."""
 
     def publish(*addresses, **changes):
         entry = Dataset(
+            name="toy",
             classes=("even", "odd"),
             shape=(1, 2, 2),
             counts=(4, 2),
             peak=255,
             mean=(0.0294,),
             std=(0.0181,),
-            forms=((published("toy/pixels", PIXELS, *addresses),),),
+            file_sets=((published("toy/pixels", PIXELS, *addresses),),),
             read=read_toy,
             page="https://example.org/toy",
             licence="none",
         )
-        monkeypatch.setitem(CATALOGUE, "toy", dataclasses.replace(entry, **changes))
+        monkeypatch.setitem(DATASETS, "toy", dataclasses.replace(entry, **changes))
 
     publish()
     return publish
@@ -708,7 +718,7 @@ def no_litter(monkeypatch, tmp_path_factory):
 def pauses(monkeypatch):
     """The pauses that were asked for, in seconds; none is made."""
     asked = []
-    monkeypatch.setattr(catalogue.time, "sleep", asked.append)
+    monkeypatch.setattr(fetch.time, "sleep", asked.append)
     return asked
 
 
@@ -798,11 +808,11 @@ def test_an_endless_answer_leaves_no_more_than_the_file_on_the_disk(
     toy, server, tmp_path, monkeypatch
 ):
     server.answers["/toy/pixels"] = [without_an_end]
-    monkeypatch.setattr(catalogue, "CHUNK_BYTES", 10)
-    (form,) = CATALOGUE["toy"].forms
+    monkeypatch.setattr(fetch, "CHUNK_BYTES", 10)
+    (form,) = DATASETS["toy"].file_sets
     monkeypatch.setattr(Path, "unlink", lambda path, missing_ok: None)
     with pytest.raises(DataError, match="more than 24 bytes"):
-        catalogue._fetch_file(form[0], (f"{server.url}/toy/pixels",), tmp_path / "pixels")
+        fetch._fetch_file(form[0], (f"{server.url}/toy/pixels",), tmp_path / "pixels")
     assert (tmp_path / "pixels").stat().st_size <= 24
 
 
@@ -830,7 +840,7 @@ def failure(folder, mirror):
 
 def assert_toy(folder):
     assert sorted(contents(folder)) == [
-        "manifest.json", "test/images.npy", "test/labels.npy",
+        "manifest.json", "source.json", "test/images.npy", "test/labels.npy",
         "train/images.npy", "train/labels.npy",
     ]  # fmt: skip
     train, test = load(folder)
@@ -923,7 +933,7 @@ def test_a_connection_that_breaks_is_tried_again(toy, server, tmp_path, pauses):
     prepare("toy", tmp_path / "data", server.url)
     assert_toy(tmp_path / "data")
     assert server.asked == ["/toy/pixels"] * 3
-    assert pauses == [catalogue.PAUSE_SECONDS, 2 * catalogue.PAUSE_SECONDS]
+    assert pauses == [fetch.PAUSE_SECONDS, 2 * fetch.PAUSE_SECONDS]
 
 
 @pytest.mark.parametrize(
@@ -932,25 +942,25 @@ def test_a_connection_that_breaks_is_tried_again(toy, server, tmp_path, pauses):
 def test_a_connection_that_breaks_every_time_is_named(
     toy, server, tmp_path, monkeypatch, answer, reason
 ):
-    monkeypatch.setattr(catalogue, "TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(fetch, "TIMEOUT_SECONDS", 0.1)
     server.answers["/toy/pixels"] = [answer]
     (line,) = failure(tmp_path / "data", server.url)
     assert line.startswith(f"{server.url}/toy/pixels: {reason}")
-    assert line.endswith(f"({catalogue.ATTEMPTS} attempts)")
-    assert server.asked == ["/toy/pixels"] * catalogue.ATTEMPTS
+    assert line.endswith(f"({fetch.ATTEMPTS} attempts)")
+    assert server.asked == ["/toy/pixels"] * fetch.ATTEMPTS
 
 
 def test_every_address_is_named_with_its_reason(toy, server, closed_port, tmp_path, pauses):
     toy(f"{closed_port}/one", f"{server.url}/two", f"{closed_port}/three")
     refused = ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
-    refused = f"{refused} ({catalogue.ATTEMPTS} attempts)"
+    refused = f"{refused} ({fetch.ATTEMPTS} attempts)"
     assert failure(tmp_path / "data", str(tmp_path / "nowhere")) == [
         f"{tmp_path}/nowhere/toy/pixels: No such file or directory",
         f"{closed_port}/one: {refused}",
         f"{server.url}/two: the server answered 404 Not Found",
         f"{closed_port}/three: {refused}",
     ]
-    once = [catalogue.PAUSE_SECONDS * attempt for attempt in range(1, catalogue.ATTEMPTS)]
+    once = [fetch.PAUSE_SECONDS * attempt for attempt in range(1, fetch.ATTEMPTS)]
     assert pauses == once * 2
 
 
@@ -1007,11 +1017,11 @@ def test_a_failure_leaves_existing_data_as_they_were(toy, digits, tmp_path):
     before = contents(folder)
     with pytest.raises(DataError, match="toy could not be fetched"):
         prepare("toy", folder, str(tmp_path / "nowhere"))
-    toy(read=lambda folder: (Part(np.zeros(0), np.zeros(0)),) * 2, forms=((),))
+    toy(read=lambda folder: (LabeledImages(np.zeros(0), np.zeros(0)),) * 2, file_sets=((),))
     with pytest.raises(DataError, match="toy: the train images"):
         prepare("toy", folder, None)
     assert contents(folder) == before
-    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "test", "train"]
+    assert sorted(path.name for path in folder.iterdir()) == FILES
 
 
 def test_a_file_that_cannot_be_written_in_full_leaves_existing_data_as_they_were(digits, tmp_path):
@@ -1021,15 +1031,15 @@ def test_a_file_that_cannot_be_written_in_full_leaves_existing_data_as_they_were
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
     try:
-        with pytest.raises(DataError, match=r"data cannot be written: File too large$"):
+        with pytest.raises(UserError, match=r"data cannot be written: File too large$"):
             prepare("digits", folder, None)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert contents(folder) == before
-    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "test", "train"]
+    assert sorted(path.name for path in folder.iterdir()) == FILES
 
 
-@pytest.mark.parametrize("taken", ["data", "data/train", "data/manifest.json"])
+@pytest.mark.parametrize("taken", ["data", "data/train", "data/manifest.json", "data/source.json"])
 def test_what_lies_in_the_place_of_the_data_is_named(toy, folder_mirror, tmp_path, taken):
     path = tmp_path / taken
     if taken.endswith(".json"):
@@ -1037,14 +1047,14 @@ def test_what_lies_in_the_place_of_the_data_is_named(toy, folder_mirror, tmp_pat
     else:
         path.parent.mkdir(exist_ok=True)
         path.write_text("in the way")
-    with pytest.raises(DataError, match="data cannot be written: "):
+    with pytest.raises(UserError, match="data cannot be written: "):
         prepare("toy", tmp_path / "data", str(folder_mirror))
     assert path.exists()
     assert list(tmp_path.rglob(".partial-*")) == []
 
 
-TRAIN = Part(np.zeros((4, 1, 2, 2), np.uint8), np.array([0, 1, 0, 1]))
-TEST = Part(np.zeros((2, 1, 2, 2), np.uint8), np.array([0, 1]))
+TRAIN = LabeledImages(np.zeros((4, 1, 2, 2), np.uint8), np.array([0, 1, 0, 1]))
+TEST = LabeledImages(np.zeros((2, 1, 2, 2), np.uint8), np.array([0, 1]))
 
 
 @pytest.mark.parametrize(
@@ -1097,12 +1107,12 @@ TEST = Part(np.zeros((2, 1, 2, 2), np.uint8), np.array([0, 1]))
         ),
     ],
 )
-def test_arrays_that_are_not_what_the_catalogue_says_are_refused(
+def test_arrays_that_are_not_what_the_registry_says_are_refused(
     toy, tmp_path, part, changes, message
 ):
     parts = {"train": TRAIN, "test": TEST}
     parts[part] = parts[part]._replace(**changes)
-    toy(forms=((),), read=lambda folder: tuple(parts.values()))
+    toy(file_sets=((),), read=lambda folder: tuple(parts.values()))
     with pytest.raises(DataError) as caught:
         prepare("toy", tmp_path / "data", None)
     assert str(caught.value) == f"toy: the {part} {message}"
@@ -1141,7 +1151,7 @@ def run_stage(folder, **environment):
 
 
 def run_stage_here():
-    """Run the stage inside this process, where the catalogue has small entries."""
+    """Run the stage inside this process, where the registry has small entries."""
     runpy.run_path(str(ROOT / "stages" / "download.py"), run_name="__main__")
 
 
@@ -1196,7 +1206,7 @@ def test_an_absolute_mirror_or_a_web_address_is_taken_as_it_is(
     toy, folder_mirror, server, workplace, monkeypatch
 ):
     folder = workplace("digits")
-    monkeypatch.setitem(CATALOGUE, "digits", CATALOGUE["toy"])
+    monkeypatch.setitem(DATASETS, "digits", DATASETS["toy"])
     monkeypatch.setenv("DVC_ROOT", "/nowhere")
     monkeypatch.setenv("STRIATE_MIRROR", str(folder_mirror))
     run_stage_here()

@@ -15,8 +15,8 @@ from PIL import Image
 from stages import STAGES, fail_stage, run_stage, write_params
 
 from striate.data import arrays, tensors
-from striate.datasets import catalogue, image_folder, image_reading
-from striate.datasets.catalogue import DataError
+from striate.datasets import fetch, image_folder, image_reading, registry
+from striate.datasets.registry import DataError
 from striate.serving import preprocess
 
 GREEN, RED = (20, 200, 30), (200, 20, 30)
@@ -61,12 +61,12 @@ def test_a_folder_test_is_taken_as_it_is(place):
     fill(place / "test", COLOURS, count=3, seed=1)
     found = image_folder.read(place, 0, 0.2)
     assert (len(found.train.labels), len(found.test.labels)) == (20, 6)
-    assert found.twins == ()
+    assert found.duplicates == ()
 
 
 def test_pictures_of_all_sizes_are_resized(place):
     fill(place / "train", {"grass": GREEN}, count=2, size=(40, 20), seed=1)
-    said = r"is of 40×20 pixels, and .* of 12×12; set data\.size"
+    said = r"has 40×20 pixels, and .* has 12×12; set data\.size"
     with pytest.raises(DataError, match=said):
         image_folder.read(place, 0, 0.2)
     assert image_folder.read(place, 8, 0.2).train.images.shape[1:] == (3, 8, 8)
@@ -84,7 +84,7 @@ def test_pictures_that_are_in_both_parts_are_reported(place):
     copy = place / "test/brick/copy.bmp"
     Image.open(place / "train/brick/03.png").save(copy)
     found = image_folder.read(place, 0, 0.2)
-    assert found.twins == ((str(place / "train/brick/03.png"), str(copy)),)
+    assert found.duplicates == ((str(place / "train/brick/03.png"), str(copy)),)
 
 
 def test_pictures_that_are_in_two_classes_are_reported(place):
@@ -92,7 +92,7 @@ def test_pictures_that_are_in_two_classes_are_reported(place):
     Image.open(place / "train/brick/03.png").save(copy)
     shutil.copy(place / "train/brick/04.png", place / "train/brick/again.png")
     found = image_folder.read(place, 0, 0.2)
-    assert found.contradictions == ((str(place / "train/brick/03.png"), str(copy)),)
+    assert found.conflicts == ((str(place / "train/brick/03.png"), str(copy)),)
 
 
 def test_files_that_cannot_be_read_are_listed(place):
@@ -101,8 +101,8 @@ def test_files_that_cannot_be_read_are_listed(place):
     with pytest.raises(DataError) as caught:
         image_folder.read(place, 0, 0.2)
     for name in ("brick/03.png", "grass/05.png"):
-        assert f"{place}/train/{name} cannot be read: it is no picture" in str(caught.value)
-    assert "mend these files, or move them out" in str(caught.value)
+        assert f"{place}/train/{name} cannot be read: it is not an image" in str(caught.value)
+    assert "repair these files, or move them out" in str(caught.value)
 
 
 def empty(place):
@@ -122,10 +122,13 @@ def too_few(place):
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda place: (place / "train").rename(place / "other"), "train is no folder; data.path"),
-        (empty, "train has folders without a picture: brick, grass; fill or remove them"),
-        (one_class, "must have a folder of pictures for each of two classes"),
-        (too_few, "the class brick has too few pictures for data.test_size=0.2"),
+        (
+            lambda place: (place / "train").rename(place / "other"),
+            "train is not a folder; data",
+        ),
+        (empty, "train has folders without images: brick, grass; fill or remove them"),
+        (one_class, "must have a folder of images for each of two classes"),
+        (too_few, "the class brick has too few images for data.test_size=0.2"),
         (lambda place: fill(place / "test", {"grass": GREEN}), "in one only: brick"),
     ],
 )
@@ -136,8 +139,8 @@ def test_a_folder_that_cannot_be_a_data_set_is_explained(place, spoil, said):
 
 
 def test_more_than_memory_holds_is_refused_before_it_is_taken(place, monkeypatch):
-    monkeypatch.setattr(image_folder, "MOST_BYTES", 1000)
-    with pytest.raises(DataError, match="20 pictures of 12×12 pixels, more than fit"):
+    monkeypatch.setattr(image_folder, "MAX_BYTES", 1000)
+    with pytest.raises(DataError, match="20 images of 12×12 pixels, more than fit"):
         image_folder.read(place, 0, 0.2)
 
 
@@ -158,9 +161,9 @@ def test_all_stages_take_a_folder_and_say_which_pictures_are_in_both_parts(
     for name in STAGES:
         run_stage(name)
     said = capsys.readouterr().out
-    assert "1 test images are training images, too, to the last pixel:" in said
+    assert "1 test images are identical to training images:" in said
     assert "test/brick/copy.png is " in said
-    assert "1 images are in two classes, to the last pixel:" in said
+    assert "1 images are identical but in two classes:" in said
     assert "train/grass/01.png is " in said
     manifest = arrays.load_manifest(Path("data"))
     assert manifest["name"] == "folder"
@@ -175,8 +178,8 @@ def test_a_folder_that_is_not_there_is_one_line_and_leaves_nothing(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     write_params(tmp_path, data__name="folder", data__path="nowhere", data__size=8)
     assert fail_stage("download", capsys) == (
-        "error: data.path is nowhere, which is no folder; set it to that of your own pictures,"
-        " such as -S data.path=images\n"
+        "error: data.path is nowhere, which is not a folder; set it to the folder of your own"
+        " images, such as -S data.path=images\n"
     )
     assert not Path("data").exists()
 
@@ -184,8 +187,8 @@ def test_a_folder_that_is_not_there_is_one_line_and_leaves_nothing(tmp_path, mon
 @pytest.mark.slow
 def test_cifar10_as_a_folder_of_files_is_cifar10(mirror, tmp_path):
     """The pictures and classes of 500 training and 100 test images come back."""
-    catalogue.prepare("cifar10", tmp_path / "stored", str(mirror))
-    entry = catalogue.CATALOGUE["cifar10"]
+    fetch.prepare("cifar10", tmp_path / "stored", str(mirror))
+    entry = registry.DATASETS["cifar10"]
     expected = {}
     for part, count in (("train", 500), ("test", 100)):
         split = tensors.load_split(tmp_path / "stored", part, "cpu")
@@ -214,10 +217,10 @@ def test_the_committed_paths_exist_for_dvc():
 
 def test_a_folder_without_a_picture_is_named(place):
     (place / "train/moss").mkdir()
-    with pytest.raises(DataError, match="train has folders without a picture: moss; fill or"):
+    with pytest.raises(DataError, match="train has folders without images: moss; fill or"):
         image_folder.read(place, 0, 0.2)
     (place / "train/moss/a.heic").touch()
-    with pytest.raises(DataError, match=r"picture: moss \(1 file left out: 1 \.heic\); fill or"):
+    with pytest.raises(DataError, match=r"images: moss \(1 file skipped: 1 \.heic\); fill or"):
         image_folder.read(place, 0, 0.2)
 
 
@@ -236,16 +239,16 @@ def test_what_is_hidden_or_left_by_systems_is_counted_and_not_learnt(place, monk
     found = image_folder.read(place, 0, 0.2)
     assert found.classes == ("brick", "grass")
     assert len(found.train.labels) + len(found.test.labels) == 20
-    assert found.left_out == {
-        "hidden": 94, ".heic": 2, ".txt": 1, "without an ending": 1, "in no folder of a class": 1,
+    assert found.skipped == {
+        "hidden": 94, ".heic": 2, ".txt": 1, "without extension": 1, "not in a class folder": 1,
         "outside train and test": 10,
     }  # fmt: skip
     monkeypatch.chdir(place)
     write_params(place, data__name="folder", data__path=str(place), model__layers=1)
     run_stage("download")
     assert capsys.readouterr().out.startswith(
-        "note: 109 files left out: 94 hidden, 10 outside train and test, 2 .heic, 1 .txt,"
-        " 1 in no folder of a class, 1 without an ending\n"
+        "note: 109 files skipped: 94 hidden, 10 outside train and test, 2 .heic, 1 .txt,"
+        " 1 not in a class folder, 1 without extension\n"
     )
 
 
@@ -259,12 +262,12 @@ def test_no_folder_is_walked_twice(place, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", note)
-    found = image_reading.listed(place, without=("train", "test"))
+    found = image_reading.list_images(place, without=("train", "test"))
     assert len(found.files) == 21
     assert place / "valid/train/brick" in walked
     assert place / "train" not in walked
     walked.clear()
-    assert image_folder.read(place, 0, 0.2).left_out == {"outside train and test": 21}
+    assert image_folder.read(place, 0, 0.2).skipped == {"outside train and test": 21}
     assert walked.count(place / "train/brick") == 1
 
 
@@ -303,7 +306,7 @@ def test_a_hidden_link_is_left_out_and_not_followed(place):
         link.symlink_to(place / "train/grass")
     (place / "train/brick/.broken").symlink_to("nowhere")
     found = image_folder.read(place, 0, 0.2)
-    assert found.left_out == {"hidden": 4}
+    assert found.skipped == {"hidden": 4}
     assert len(found.train.labels) + len(found.test.labels) == 20
 
 
@@ -325,7 +328,7 @@ def test_pipes_and_sockets_are_not_waited_for(place, monkeypatch):
     os.mkfifo("pipe.png")
     with socket.socket(socket.AF_UNIX) as opened:
         opened.bind("socket.png")
-        assert image_folder.read(place, 0, 0.2).left_out == {"not regular": 2}
+        assert image_folder.read(place, 0, 0.2).skipped == {"not regular": 2}
 
 
 def test_a_folder_that_may_not_be_read_is_named(place, monkeypatch, capsys):
@@ -395,7 +398,7 @@ def test_a_file_gives_the_same_pixels_in_training_and_in_predict(tmp_path, size,
                 values = values.astype(np.uint16) * 200
             Image.fromarray(values).save(tmp_path / "train" / name / f"{number}.png")
     found = image_folder.read(tmp_path, size, 0.2)
-    catalogue.store(found, tmp_path / "data")
+    arrays.write(found, tmp_path / "data")
     manifest = arrays.load_manifest(tmp_path / "data")
     learnt = {image.tobytes() for image in np.concatenate([found.train.images, found.test.images])}
     seen = {

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from striate.data import framing
 from striate.datasets import image_reading
-from striate.datasets.image_reading import PictureError
+from striate.datasets.image_reading import ImageReadError
 from striate.serving import preprocess
 
 SHAPE, DARK = (1, 28, 28), {"background": "dark", "extent": 0.7143}
@@ -149,8 +149,8 @@ def test_what_is_transparent_is_paper(ink, tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "it is no picture, or a damaged one"),
-        (b"hello", "it is no picture, or a damaged one"),
+        (b"", "it is not an image, or is damaged"),
+        (b"hello", "it is not an image, or is damaged"),
         ("half", "cannot be read: "),
         ("bomb", "it has too many pixels"),
         (None, "No such file or directory"),
@@ -167,7 +167,7 @@ def test_what_is_no_picture_is_named(content, said, tmp_path, monkeypatch):
             monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     elif content is not None:
         path.write_bytes(content)
-    with pytest.raises(PictureError, match=rf"^{path} cannot be read: .*") as caught:
+    with pytest.raises(ImageReadError, match=rf"^{path} cannot be read: .*") as caught:
         image_reading.read(path)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -179,7 +179,7 @@ def test_a_bomb_between_warning_and_error_is_refused_by_name(tmp_path, monkeypat
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200 * 300 - 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(PictureError, match="too many pixels"):
+        with pytest.raises(ImageReadError, match="too many pixels"):
             image_reading.read(path)
 
 
@@ -187,9 +187,9 @@ def test_hidden_files_and_other_endings_are_passed_over(tmp_path):
     for name in ("b/c.JPG", "a.png", ".hidden.png", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    found = image_reading.listed(tmp_path)
+    found = image_reading.list_images(tmp_path)
     assert found.files == [tmp_path / "a.png", tmp_path / "b/c.JPG"]
-    assert found.left_out == {"hidden": 1, ".txt": 1}
+    assert found.skipped == {"hidden": 1, ".txt": 1}
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_black_and_white_follow_from_the_type_of_the_pixels(tmp_path, kind, full
 def test_values_that_their_type_does_not_explain_are_refused_by_name(tmp_path, values, kind, said):
     path = tmp_path / "x.tif"
     Image.fromarray(np.array([values], kind)).save(path)
-    with pytest.raises(PictureError, match=re.escape(said)) as caught:
+    with pytest.raises(ImageReadError, match=re.escape(said)) as caught:
         image_reading.read(path)
     assert "\n" not in str(caught.value)
 
@@ -241,7 +241,7 @@ def test_bytes_with_a_sign_are_refused_and_white_may_be_0(tmp_path):
     write_tiff(tmp_path / "x.tif", values, bits=16, white_is_zero=True)
     assert np.asarray(image_reading.read(tmp_path / "x.tif")).tolist() == [[255, 254, 0, 254]]
     write_tiff(tmp_path / "x.tif", np.array([[1, 100]]), bits=8, signed=True)
-    with pytest.raises(PictureError, match=r"x\.tif has signed pixels of 8 bits; save them unsign"):
+    with pytest.raises(ImageReadError, match=r"x\.tif has signed pixels of 8 bits; save them"):
         image_reading.read(tmp_path / "x.tif")
 
 

@@ -10,7 +10,7 @@ from settings import architecture, settings
 from stages import fail_stage, write_params
 
 from striate.config import validation
-from striate.datasets.catalogue import CATALOGUE
+from striate.datasets.registry import DATASETS
 from striate.errors import UserError
 from striate.models import configs, registry
 
@@ -18,7 +18,7 @@ SPEEDRUN = {"arch": "speedrun", "whiten": 2, "width": 4, "convs_per_layer": 2}
 
 
 def check(name="digits", **changes):
-    entry = CATALOGUE[name]
+    entry = DATASETS[name]
     validation.check(settings(**changes), entry.shape, len(entry.classes), entry.counts[0])
 
 
@@ -100,7 +100,7 @@ def test_nothing_is_fetched_or_trained_for_params_that_do_not_fit(
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
 
 
-ENTRY = CATALOGUE["mnist"]
+ENTRY = DATASETS["mnist"]
 MNIST = {"shape": ENTRY.shape, "classes": ENTRY.classes, "train": {"count": ENTRY.counts[0]}}
 
 

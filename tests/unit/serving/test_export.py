@@ -51,7 +51,7 @@ def test_onnx_takes_any_number_of_pixels_and_names_them(trained, tmp_path, monke
     out, err = run_export(monkeypatch, capsys, "--format", "onnx", "--to", tmp_path)
     assert err == ""
     assert f"{tmp_path}/model.onnx: 0 of 360 test images are predicted differently" in out
-    said = "It takes pixels, float32 (batch, 1, 8, 8) from 0 to 16, and gives logits, float32 "
+    said = "Input: pixels, float32 (batch, 1, 8, 8) from 0 to 16; output: logits, float32 "
     assert said + "(batch, 10)." in out
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     assert session.get_inputs()[0].shape == ["batch", 1, 8, 8]

@@ -15,7 +15,7 @@ from checkpoints import CONFIDENCE, CPU, make_network
 from clones import without_waits
 from PIL import Image
 
-from striate.datasets.image_reading import PictureError
+from striate.datasets.image_reading import ImageReadError
 from striate.models import calibration, prediction
 from striate.serving import inference
 
@@ -126,30 +126,30 @@ def test_show_writes_what_the_network_sees(place, monkeypatch, capsys):
     predict(monkeypatch, capsys, "in", "--show", "seen")
     for number in range(2):
         with Image.open(place / f"seen/in/deep/{number:04d}.png.png") as shown:
-            assert min(shown.size) >= inference.SHOWN_SIDE
+            assert min(shown.size) >= inference.VIEW_SIDE
             small = shown.resize((8, 8), Image.Resampling.NEAREST)
             assert (np.asarray(small) == pixels[number, 0]).all()
 
 
 def test_views_of_files_of_the_same_name_do_not_overwrite_each_other():
     places = {
-        inference.place_of_view(Path(file), Path("seen"))
+        inference.view_path(Path(file), Path("seen"))
         for file in ("a/x.png", "b/x.png", "x.png", "/a/b/x.png", "x.jpg")
     }
     assert len(places) == 5
     assert all(place.is_relative_to("seen") and ".." not in place.parts for place in places)
-    assert inference.place_of_view(Path("../x.png"), Path("seen")) == Path("seen/x.png.png")
+    assert inference.view_path(Path("../x.png"), Path("seen")) == Path("seen/x.png.png")
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([""], "the name of a file is empty"),
+        ([""], "a file name is empty"),
         (["in", "--show", "models/model.json"], "models/model.json: File exists"),
-        (["empty"], "empty holds no file with the ending of a picture"),
+        (["empty"], "empty contains no image files"),
         (["in", "--top", "0"], "--top: 0 is not from 1 to "),
-        (["in", "--checkpoint", "models:/x"], "models:/x is no registered model"),
-        (["in", "--checkpoint", "deeper"], "deeper is no folder, and experiments are found in"),
+        (["in", "--checkpoint", "models:/x"], "models:/x is not a registered model"),
+        (["in", "--checkpoint", "deeper"], "deeper is not a folder, and experiments exist only in"),
         (["in", "--checkpoint", "in"], "in/model.json is not there"),
     ],
 )
@@ -167,15 +167,17 @@ def test_one_file_at_a_time_is_as_good_as_all_together(place):
     trained = make_network(place / "models")
     write_pictures(place / "in", 20)
     (place / "in/broken.png").touch()
-    files = inference.files_of([str(place / "in")])
-    together = list(inference.look(files, trained, CPU))
+    files = inference.find_files([str(place / "in")])
+    together = list(inference.classify(files, trained, CPU))
     for file, found in zip(files, together, strict=True):
-        (alone,) = inference.look([file], trained, CPU)
-        if isinstance(found, PictureError):
+        (alone,) = inference.classify([file], trained, CPU)
+        if isinstance(found, ImageReadError):
             assert str(alone) == str(found)
             continue
         assert found.file == file
-        assert alone.verdict.probabilities == pytest.approx(found.verdict.probabilities, abs=1e-6)
+        assert alone.prediction.probabilities == pytest.approx(
+            found.prediction.probabilities, abs=1e-6
+        )
 
 
 def test_a_folder_and_a_file_go_together_and_hidden_files_are_left_out(place):
@@ -183,10 +185,10 @@ def test_a_folder_and_a_file_go_together_and_hidden_files_are_left_out(place):
     (place / "in/.hidden.png").touch()
     (place / "in/notes.txt").touch()
     (place / "other").touch()
-    assert inference.files_of(["other", "in"]) == [
+    assert inference.find_files(["other", "in"]) == [
         Path("other"), Path("in/deep/0000.png"), Path("in/deep/0001.png"),
     ]  # fmt: skip
-    assert inference.files_of(["gone"]) == [Path("gone")]  # which is told when it is read
+    assert inference.find_files(["gone"]) == [Path("gone")]  # which is told when it is read
 
 
 def test_what_is_left_out_of_a_folder_is_counted(place, capsys):
@@ -198,9 +200,9 @@ def test_what_is_left_out_of_a_folder_is_counted(place, capsys):
     for name in ("a.heic", "b.HEIC", "notes.txt", "Thumbs.db"):
         (place / "in" / name).touch()
     os.mkfifo(place / "in/pipe.png")
-    assert inference.files_of(["in"]) == [Path("in/cat/0000.png"), Path("in/cat/0001.png")]
+    assert inference.find_files(["in"]) == [Path("in/cat/0000.png"), Path("in/cat/0001.png")]
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err == (
-        "note: 10 files left out: 5 hidden, 2 .heic, 1 .txt, 1 linked, 1 not regular\n"
+        "note: 10 files skipped: 5 hidden, 2 .heic, 1 .txt, 1 linked, 1 not regular\n"
     )

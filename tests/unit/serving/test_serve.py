@@ -110,15 +110,22 @@ def test_the_page_may_load_nothing_from_elsewhere_and_shows_names_as_text(site):
 @pytest.mark.parametrize(
     ("method", "path", "body", "headers", "status", "said"),
     [
-        ("GET", "/etc/passwd", None, {}, 404, "there is nothing here"),
-        ("POST", "/", b"x", {}, 404, "there is nothing here"),
-        ("POST", "/predict", b"no picture", {}, 400, "the picture cannot be read"),
-        ("POST", "/predict", b"", {}, 400, "the picture cannot be read"),
+        ("GET", "/etc/passwd", None, {}, 404, "not found"),
+        ("POST", "/", b"x", {}, 404, "not found"),
+        ("POST", "/predict", b"no image", {}, 400, "the image cannot be read"),
+        ("POST", "/predict", b"", {}, 400, "the image cannot be read"),
         ("POST", "/predict", None, {"Content-Length": "99999999999"}, 413, "20 MB at most"),
-        ("POST", "/predict", None, {"Content-Length": "-1"}, 411, "Content-Length must say how"),
-        ("GET", "/", None, {"Host": "evil.example"}, 403, "on its own address only"),
+        (
+            "POST",
+            "/predict",
+            None,
+            {"Content-Length": "-1"},
+            411,
+            "Content-Length must be the size",
+        ),
+        ("GET", "/", None, {"Host": "evil.example"}, 403, "to its own address only"),
         ("POST", "/predict", b"x", {"Origin": "http://evil.example"}, 403, "own address only"),
-        ("POST", "/predict", b"x", {"Origin": "null"}, 403, "on its own address only"),
+        ("POST", "/predict", b"x", {"Origin": "null"}, 403, "to its own address only"),
     ],
 )
 def test_what_is_refused(site, method, path, body, headers, status, said):
@@ -160,7 +167,7 @@ def test_a_browser_that_does_not_wait_is_nothing_to_speak_of(site, capfd):
 
 
 def test_a_port_that_is_taken_is_one_line(site, champion):
-    with pytest.raises(UserError, match=f"port {site.port} cannot be used: .*; name another"):
+    with pytest.raises(UserError, match=f"port {site.port} cannot be used: .*; choose another"):
         web.server(champion, site.port, 1)
 
 

@@ -50,7 +50,7 @@ def test_a_folder_with_other_things_is_not_replaced(place, monkeypatch, capsys):
     (place / "mine").mkdir()
     (place / "mine/thesis.txt").touch()
     _, err = fetch(monkeypatch, capsys, "first", "--to", "mine", status=2)
-    assert "mine is something else than a folder with a network" in err
+    assert "mine is not a folder with only a network" in err
     assert [path.name for path in (place / "mine").iterdir()] == ["thesis.txt"]
 
 
@@ -76,13 +76,13 @@ def test_a_damaged_network_is_not_kept(place, monkeypatch, capsys):
     ],
 )
 def test_each_source_has_a_place(source, expected):
-    assert sources.place_of(source) == Path(expected)
+    assert sources.default_folder(source) == Path(expected)
 
 
 @pytest.mark.parametrize("source", ["random", "..", "."])
 def test_a_place_that_is_none_is_asked_for(source):
     with pytest.raises(UserError, match="--to"):
-        sources.place_of(source)
+        sources.default_folder(source)
 
 
 @pytest.mark.parametrize("source", ["models:/", "models:/a", "models:/a@", "models:a/1", "models:"])

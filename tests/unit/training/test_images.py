@@ -12,7 +12,7 @@ import torch
 
 from striate.config import validation
 from striate.data import arrays, tensors
-from striate.datasets import catalogue
+from striate.datasets import fetch, registry
 from striate.errors import UserError
 from striate.models import normalization
 from striate.training import augmentation
@@ -200,14 +200,14 @@ def stored(tmp_path, monkeypatch):
     """A small data set as `prepare` stores it, and the change of it to make."""
     monkeypatch.chdir(tmp_path)
     entry = dataclasses.replace(
-        catalogue.CATALOGUE["digits"], classes=("a", "b"), shape=(1, 4, 4), counts=(6, 2),
+        registry.DATASETS["digits"], classes=("a", "b"), shape=(1, 4, 4), counts=(6, 2),
         read=lambda folder: (
-            catalogue.Part(np.zeros((6, 1, 4, 4), np.uint8), np.array([0, 1, 0, 1, 1, 0])),
-            catalogue.Part(np.zeros((2, 1, 4, 4), np.uint8), np.array([0, 1])),
+            arrays.LabeledImages(np.zeros((6, 1, 4, 4), np.uint8), np.array([0, 1, 0, 1, 1, 0])),
+            arrays.LabeledImages(np.zeros((2, 1, 4, 4), np.uint8), np.array([0, 1])),
         ),
     )  # fmt: skip
-    monkeypatch.setitem(catalogue.CATALOGUE, "toy", entry)
-    catalogue.prepare("toy", Path("data"), None)
+    monkeypatch.setitem(registry.DATASETS, "toy", entry)
+    fetch.prepare("toy", Path("data"), None)
 
     def put(name, content, **changes):
         """Replace an array of the training part and what the manifest says of it."""

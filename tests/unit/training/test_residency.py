@@ -10,8 +10,8 @@ import pytest
 import torch
 from tiny import CONVNET, SPEEDRUN, UNIT, settings
 
-from striate.data import tensors
-from striate.datasets import catalogue
+from striate.data import arrays, tensors
+from striate.data.source import Source
 from striate.errors import UserError
 from striate.models import checkpoint, devices, registry
 from striate.training import lazy_images, loop, memory
@@ -33,9 +33,11 @@ def store(folder, channels, count=COUNT):
     pixels = random.integers(0, 100, (count, channels, 9, 9), np.uint8)
     pixels[labels == 1, :, 3] += 100
     pixels[labels == 2, :, :, 5] += 100
-    part = catalogue.Part(pixels, labels)
+    part = arrays.LabeledImages(pixels, labels)
     moments = (0.5,) * channels, (0.2,) * channels
-    catalogue.store(catalogue.Collection("toy", ("a", "b", "c"), 255, *moments, part, part), folder)
+    arrays.write(
+        arrays.LoadedDataset(Source("toy"), ("a", "b", "c"), 255, *moments, part, part), folder
+    )
     return folder
 
 
@@ -273,10 +275,10 @@ def test_a_changed_file_is_not_mapped(tmp_path):
 def test_only_what_is_taken_is_in_memory(tmp_path):
     """The map of 64 MB of zeros, of which a batch is read, adds less than a tenth of it."""
     count = 64_000
-    part = catalogue.Part(np.zeros((count, 1, 25, 40), np.uint8), np.arange(count) % 2)
-    few = catalogue.Part(part.images[:2], part.labels[:2])
-    catalogue.store(
-        catalogue.Collection("toy", ("a", "b"), 255, (0.5,), (0.2,), part, few), tmp_path
+    part = arrays.LabeledImages(np.zeros((count, 1, 25, 40), np.uint8), np.arange(count) % 2)
+    few = arrays.LabeledImages(part.images[:2], part.labels[:2])
+    arrays.write(
+        arrays.LoadedDataset(Source("toy"), ("a", "b"), 255, (0.5,), (0.2,), part, few), tmp_path
     )
 
     def own():

@@ -181,7 +181,7 @@ def name(code, params=PARAMS, data="digits"):
         ("striate/__init__.py", False),
         ("striate/cli.py", False),
         ("striate/config/params.py", False),
-        ("striate/datasets/catalogue.py", False),
+        ("striate/datasets/fetch.py", False),
         ("striate/evaluation/metrics.py", False),
         ("striate/pipeline/stage.py", False),
         ("striate/reporting/figures.py", False),
