@@ -440,7 +440,8 @@ def run_compare(arguments: argparse.Namespace) -> None:
 def run_pareto(arguments: argparse.Namespace) -> None:
     """Print the table and draw the picture."""
     from striate.analysis import overview, pareto
-    from striate.reporting import figures
+    from striate.reporting.figures.style import save
+    from striate.reporting.figures.trade_off import trade_off
     from striate.tables import columns
     from striate.tracking import background, logger, mlflow_store, sync
 
@@ -459,7 +460,7 @@ def run_pareto(arguments: argparse.Namespace) -> None:
     print()
     for line in pareto.notes(candidates) + overview.notes(found):
         print(line)
-    figures.save(figures.trade_off(pareto.panels(candidates), accuracy), arguments.picture)
+    save(trade_off(pareto.panels(candidates), accuracy), arguments.picture)
     print(f"as a picture: {arguments.picture}")
 
 

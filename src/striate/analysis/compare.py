@@ -14,7 +14,9 @@ from striate.data import results
 from striate.data.arrays import displayed, load_manifest, map_split
 from striate.evaluation import predictions
 from striate.evaluation.scores import surest_mistakes
-from striate.reporting import figures, report
+from striate.reporting import html, numbers
+from striate.reporting.figures.curves import overlaid_curves
+from striate.reporting.figures.style import png
 from striate.tables import columns
 from striate.tracking import records
 from striate.tracking.records import Record
@@ -226,7 +228,7 @@ def text(sides: Sequence[Side], said: Sequence[str]) -> str:
     return "\n\n".join(parts)
 
 
-def only(winner: Side, loser: Side, scored: Scored) -> list[report.Tile]:
+def only(winner: Side, loser: Side, scored: Scored) -> list[html.Tile]:
     """Images that one has right and the other wrong, the other's surest mistakes first."""
     chosen = np.flatnonzero(right(winner, scored))
     where, sure = surest_mistakes(loser.logits[chosen], scored.labels[chosen])
@@ -234,7 +236,7 @@ def only(winner: Side, loser: Side, scored: Scored) -> list[report.Tile]:
     tiles = []
     for index, p in zip(chosen[where][:GALLERY], sure, strict=False):
         true, guess = scored.classes[scored.labels[index]], scored.classes[guesses[index]]
-        tiles.append(report.tile(scored.images[index], f"{true}, not {guess} ({p:.0%})"))
+        tiles.append(html.tile(scored.images[index], f"{true}, not {guess} ({p:.0%})"))
     return tiles
 
 
@@ -258,16 +260,16 @@ def page(sides: Sequence[Side], said: Sequence[str], scored: Scored) -> str:
             count = int((right(winner, scored) & ~right(loser, scored)).sum())
             tiles = only(winner, loser, scored)
             galleries.append({"title": title, "tiles": tiles, "count": count})
-    return report.render(
+    return html.render(
         "compare.html.j2",
         title=" against ".join([" and ".join(names[1:]), names[0]]),
         names=names,
         sentences=said,
         params=params(sides),
         metrics=metrics(sides),
-        intervals=[report.interval(int(t["n"] - t["errors"]), int(t["n"])) for t in tests],
+        intervals=[numbers.interval(int(t["n"] - t["errors"]), int(t["n"])) for t in tests],
         **{
-            name: report.embedded(figures.png(figures.overlaid_curves(histories, stacked)))
+            name: html.embedded(png(overlaid_curves(histories, stacked)))
             for name, stacked in (("curves", False), ("curves_stacked", True))
         },
         galleries=galleries,
