@@ -123,7 +123,7 @@ def of(browser, script):
 def test_the_report_is_whole_and_fits_every_screen(browser, clone):
     test = clone.json("metrics/test.json")
     browser.get((clone.folder / "reports/index.html").as_uri())
-    assert browser.title == f"digits: convnet of 2 layers, {test['accuracy']:.2%} right"
+    assert browser.title == f"digits: convnet, 2 layers, {test['accuracy']:.2%} test accuracy"
     tiles = [tile.text.splitlines() for tile in browser.find_elements(By.CLASS_NAME, "tile")]
     assert ["test errors", str(test["errors"]), "of 360 images"] in tiles
     galleries = browser.find_elements(By.CLASS_NAME, "gallery")
@@ -247,7 +247,7 @@ def test_mlflow_shows_and_compares_the_runs(browser, clone, server):
     frame = browser.wait_for(lambda: browser.find_elements(By.TAG_NAME, "iframe"))[0]
     browser.close_assistant()
     browser.switch_to.frame(frame)
-    browser.wait_for(lambda: "convnet of 3 layers" in text())
+    browser.wait_for(lambda: "convnet, 3 layers" in text())
     browser.keep("mlflow_report", 1000)
     assert of(browser, "[...document.images].every(i => i.complete && i.naturalWidth > 0)")
     browser.switch_to.default_content()

@@ -3,9 +3,9 @@
 from striate.evaluation.scores import wilson
 
 
-def plural(count: int, noun: str) -> str:
+def plural(count: float, noun: str) -> str:
     """A count with its noun: `1 image`, `2 images`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def percent(fraction: float, digits: int = 2) -> str:
@@ -15,7 +15,7 @@ def percent(fraction: float, digits: int = 2) -> str:
 
 def epochs(count: float) -> str:
     """A number of epochs with its noun."""
-    return f"{count:,} epoch{'s' if count != 1 else ''}"
+    return plural(count, "epoch")
 
 
 def interval(hits: int, total: int) -> str:

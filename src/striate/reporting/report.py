@@ -32,12 +32,12 @@ def page(results: Results, drawings: Sequence[Drawing]) -> str:
     width = f", width {params['model.width']}" if "model.width" in params else ""
     return render(
         "report.html.j2",
-        title=f"{data}: {arch} of {layers}, {percent(test['accuracy'])} right",
+        title=f"{data}: {arch}, {layers}, {percent(test['accuracy'])} test accuracy",
         sentence=(
-            f"A network ({arch}, {layers}{width}, {train['parameters']:,} parameters) learnt"
-            f" from {results.train_count:,} images of {data} in {epochs(train['epochs'])} of"
-            f" {params['training.optimizer']} with batches of"
-            f" {params['training.batch_size']}, and was scored once on {test['n']:,} test images."
+            f"This network ({arch}, {layers}{width}, {train['parameters']:,} parameters) was"
+            f" trained on {results.train_count:,} images of {data} for {epochs(train['epochs'])}"
+            f" with {params['training.optimizer']} and batches of {params['training.batch_size']},"
+            f" then scored once on {test['n']:,} test images."
         ),
         sections=SECTIONS,
         headline=headline(train, test, results.validation_count),
@@ -138,12 +138,9 @@ def selection_advice(train: dict[str, float]) -> str:
     how = (
         "Choose among experiments by validation accuracy"
         if "val_accuracy" in train
-        else "To choose among experiments, hold images out for validation (data.val_size)"
+        else "To choose among experiments, hold out a validation set (data.val_size)"
     )
-    return (
-        f"{how}: each was scored on the test set once, and the highest of several test accuracies"
-        " is partly luck."
-    )
+    return f"{how}: the highest of several test accuracies is partly luck."
 
 
 def class_rows(confusion: NDArray[np.integer], classes: Sequence[str]) -> list[dict[str, Any]]:
@@ -170,8 +167,8 @@ def calibration_sentence(rows: Sequence[dict[str, float]], error: float) -> str:
     """
     total = sum(row["count"] for row in rows)
     gap = sum(row["count"] * (row["accuracy"] - row["confidence"]) for row in rows) / total
-    lean = "too unsure" if gap > 0 else "too sure"
+    lean = "underconfident" if gap > 0 else "overconfident"
     return (
-        f"Confidence is {percent(error)} from accuracy on average (expected calibration error,"
-        f" 15 bins); on the whole, the network is {lean} by {percent(abs(gap))}."
+        f"On average, confidence is {percent(error)} from accuracy (expected calibration error,"
+        f" 15 bins); overall, the network is {lean} by {percent(abs(gap))}."
     )

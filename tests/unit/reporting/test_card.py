@@ -49,7 +49,7 @@ def test_the_numbers_of_each_class_and_their_sum_are_there(results):
 
 
 def test_validation_comes_before_test():
-    validation = "Validation accuracy, by which to choose among experiments: 75.00% of 4 images (95"
+    validation = "Validation accuracy, for choosing among experiments: 75.00% of 4 images (95%"
     text = write(train={"val_accuracy": 0.75})
     assert text.index(validation) < text.index("On 40 test images")
     assert "Validation accuracy" not in write(data__val_size=0)
@@ -58,19 +58,19 @@ def test_validation_comes_before_test():
 def test_calibration_and_flag_are_described_or_their_absence_is(results):
     threshold = float(np.quantile(scores.energy(results.logits), 1 - FALSE_ALARMS))
     calibrated = write(confidence={"temperature": 1.5, "energy": threshold})
-    assert "divided by 1.500" in calibrated
-    assert "of the test images 5.00%" in calibrated
+    assert "with temperature 1.500" in calibrated
+    assert "5.00% of the test set, all false positives" in calibrated
     assert "not calibrated" not in calibrated
     text = write(data__val_size=0)
-    assert "Fewer than 100 images were held out for validation" in text
-    assert "flagged. Of the validation" not in text
+    assert "The validation set has fewer than 100 images" in text
+    assert "false positives" not in text
 
 
 def test_licence_and_page_are_those_of_the_publisher_or_unknown():
-    line = "digits, https://publisher.example/digits; licence as its publisher states it: CC BY 4.0"
+    line = "digits, https://publisher.example/digits. Its publisher states this licence: CC BY 4.0"
     assert line in write(source=SOURCE)
     own = write(data__name="folder", data__path="images")
-    assert "Pictures of its maker's own; nothing is known here of their licence." in own
+    assert "Images from a folder; their licence is unknown." in own
 
 
 def test_intervals_hold_what_is_measured_and_shrink_with_more_images(results):

@@ -226,7 +226,7 @@ class TestPredictions:
         labels, predicted = np.array([0, 1, 2, 3]), np.array([0, 9, 2, 5])
         figure = predictions(images, labels, sure_logits(predicted), CIFAR)
         assert captions(figure) == ["airplane:airplane", "truck:automobile", "bird:bird", "dog:cat"]
-        assert figure.get_suptitle() == "predicted:true, 2 of 4 images right"
+        assert figure.get_suptitle() == "predicted:true, 2 of 4 images correct"
         (axes,) = figure.axes
         for text, right in zip(axes.texts, [True, False, True, False], strict=True):
             assert same_color(text.get_color(), style.INK if right else style.MISTAKE)
@@ -257,7 +257,7 @@ class TestPredictions:
         predicted[[5, 110]] = (labels[[5, 110]] + 1) % 10
         figure = predictions(images, labels, sure_logits(predicted), DIGITS)
         assert len(tiles(figure)) == 120
-        assert figure.get_suptitle() == "predicted:true, 118 of 120 images right"
+        assert figure.get_suptitle() == "predicted:true, 118 of 120 images correct"
         np.testing.assert_array_equal(pixels(figure), images[:, 0])
 
     def test_long_names_keep_apart(self):
@@ -434,7 +434,7 @@ class TestConfusionMatrix:
         axes = figure.axes[0]
         written = {(t.get_position()[1], t.get_position()[0]): t.get_text() for t in axes.texts}
         assert written == {(0, 0): "90", (0, 1): "10", (1, 1): "50", (2, 0): "1", (2, 2): "3"}
-        assert axes.get_title("left") == "143 of 154 images right (92.86%)"
+        assert axes.get_title("left") == "143 of 154 images correct (92.86%)"
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "true")
         assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
 
@@ -499,7 +499,9 @@ class TestConfidentMistakes:
         assert len(tiles(figure)) == 36
         figure = confident_mistakes(images, labels, logits, DIGITS, count=7)
         assert len(tiles(figure)) == 7
-        assert figure.get_suptitle() == "predicted:true, 7 surest of 60 mistakes in 60 images"
+        assert (
+            figure.get_suptitle() == "predicted:true, 7 most confident of 60 mistakes in 60 images"
+        )
 
     def test_equally_sure_mistakes_keep_their_order(self):
         images, _ = dataset(30)

@@ -83,7 +83,7 @@ def test_the_numbers_are_those_of_the_files(text, results):
     low, high = scores.wilson(40 - wrong, 40)
     assert f"{100 * (40 - wrong) / 40:.2f}% {100 * low:.2f} to {high:.2%}" in words
     assert f"test errors {wrong} of 40 images" in words
-    assert "learnt from 36 images of digits in 2 epochs of adam with batches of 100" in words
+    assert "was trained on 36 images of digits for 2 epochs with adam and batches of 100" in words
     assert "validation accuracy 25.00% 4.56 to 69.94%" in words  # 1 of 4
     assert "git log --all --oneline -S 0123.dir -- dvc.lock" in words
     assert "-S model.layers=2" in words
@@ -92,7 +92,7 @@ def test_the_numbers_are_those_of_the_files(text, results):
 def test_validation_comes_before_test(text):
     words = " ".join(" ".join(Page(text).words).split())
     assert words.index("validation accuracy 25.00%") < words.index("test errors")
-    assert "Choose among experiments by validation accuracy: each was scored on the" in words
+    assert "Choose among experiments by validation accuracy: the highest of several" in words
     assert "(data.val_size)" in report.selection_advice({"train_accuracy": 1.0})
 
 
@@ -119,10 +119,10 @@ def test_a_tile_holds_the_pixels_of_its_image(channels):
     assert (pixels == expected).all()
 
 
-@pytest.mark.parametrize(("accuracy", "said"), [(0.9, "too unsure"), (0.3, "too sure")])
-def test_calibration_is_put_in_a_sentence(accuracy, said):
+@pytest.mark.parametrize(("accuracy", "lean"), [(0.9, "underconfident"), (0.3, "overconfident")])
+def test_calibration_is_put_in_a_sentence(accuracy, lean):
     rows = [{"count": 10, "confidence": 0.6, "accuracy": accuracy}]
-    assert f"the network is {said} by 30.00%" in report.calibration_sentence(rows, 0.3)
+    assert f"the network is {lean} by 30.00%" in report.calibration_sentence(rows, 0.3)
 
 
 @pytest.mark.parametrize(
@@ -175,4 +175,4 @@ def test_a_network_without_layers_and_width_in_its_params_is_described(results, 
     params = {key: value for key, value in results.params.items()
               if key not in ("model.layers", "model.width")}  # fmt: skip
     text = report.page(dataclasses.replace(results, params=params), drawings)
-    assert "A network (convnet, 2 layers, 1,234 parameters) learnt" in text
+    assert "This network (convnet, 2 layers, 1,234 parameters) was trained" in text

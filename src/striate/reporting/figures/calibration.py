@@ -40,7 +40,7 @@ def calibration(rows: Sequence[Mapping[str, float]]) -> Figure:
         [100 * row[name] for row in rows] for name in ("confidence", "accuracy")
     )
     counts = [row["count"] for row in rows]
-    upper.plot([0, 100], [0, 100], color=FAINT, linestyle="--", label="as sure as right")
+    upper.plot([0, 100], [0, 100], color=FAINT, linestyle="--", label="perfect calibration")
     upper.plot(confidence, accuracy, color=TRAIN, marker="o", markersize=4, label="this network")
     upper.set_ylim(-2, 102)
     upper.set_ylabel("accuracy (%)", **text_style())

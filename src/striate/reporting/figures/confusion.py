@@ -29,7 +29,11 @@ from striate.reporting.results import Results
 MAX_TICKS = 20  # also the classes of the largest matrix with a count in each cell
 
 
-@figure("confusion", section="confusion", alt="How often each true class was predicted as which")
+@figure(
+    "confusion",
+    section="confusion",
+    alt="Confusion matrix: true classes by row, predicted classes by column",
+)
 def draw(results: Results) -> Figure:
     """The confusion matrix of an experiment."""
     return confusion_matrix(results.confusion, results.classes)
@@ -58,8 +62,8 @@ def confusion_matrix(counts: ArrayLike, class_names: Sequence[str]) -> Figure:
     diagonal = np.eye(size, dtype=bool)
     worst = float(share[~diagonal].max(initial=5))
     scales = [
-        ("right", ~diagonal, "Blues", Normalize(0, 100)),
-        ("mistaken", diagonal | (table == 0), "Reds", PowerNorm(0.5, 0, worst)),
+        ("correct", ~diagonal, "Blues", Normalize(0, 100)),
+        ("wrong", diagonal | (table == 0), "Reds", PowerNorm(0.5, 0, worst)),
     ]
     ticks = range(0, size, math.ceil(size / MAX_TICKS))
     short = short_names(class_names)
@@ -82,7 +86,7 @@ def confusion_matrix(counts: ArrayLike, class_names: Sequence[str]) -> Figure:
     _name_classes(axes, ticks, names)
     correct, total = int(table.trace()), int(table.sum())
     accuracy = f" ({correct / total:.2%})" if total else ""
-    set_title(axes, f"{correct} of {plural(total, 'image')} right{accuracy}")
+    set_title(axes, f"{correct} of {plural(total, 'image')} correct{accuracy}")
     return figure
 
 

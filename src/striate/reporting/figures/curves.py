@@ -104,7 +104,7 @@ def overlaid_curves(
                 if len(values):
                     axes.plot(history["epoch"], values, line, linewidth=1.2, **look)
             axes.plot([], [], label=drawable(name), **look)
-        _style_panel(axes, f"{quantity}{unit}", "epoch; full: validation, dashed: training")
+        _style_panel(axes, f"{quantity}{unit}", "epoch (solid: validation, dashed: training)")
     for text in add_legend(panels[0], "upper right").get_texts():
         text.set(parse_math=False, fontfamily=families(text.get_text()))
     return figure

@@ -1,4 +1,4 @@
-"""An image, and what each layer makes of it."""
+"""An image and the feature maps of each layer."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -35,7 +35,7 @@ COLUMNS, CHANNEL, GAP = 16, 96, 4  # channels a row; pixels of a channel, and be
     "feature_maps",
     section="features",
     alt="Feature maps of one image",
-    caption="The first test image, and below it what each layer makes of it.",
+    caption="The first test image, and below it the feature maps of each layer.",
     chart=False,
 )
 def draw(results: Results) -> Figure:
@@ -45,7 +45,7 @@ def draw(results: Results) -> Figure:
 
 
 def feature_maps(image: ArrayLike, maps: Mapping[str, ArrayLike], class_name: str) -> Figure:
-    """Draw an image and, below it, what each layer makes of it.
+    """Draw an image and, below it, the feature maps of each layer.
 
     A layer's channels stand sixteen to a row on a colour scale from the layer's smallest value
     (dark) to its largest. Of more than 64 channels the first 64 are drawn and the title says so.

@@ -28,7 +28,7 @@ from striate.reporting.results import Results
     "filters",
     section="filters",
     alt="Filters",
-    caption="The weights of each convolution; grey is near zero, dark below it and light above.",
+    caption="The weights of each convolution: grey is near zero, dark negative, light positive.",
     chart=False,
 )
 def draw(results: Results) -> dict[str, Figure]:

@@ -64,7 +64,7 @@ def predictions(
     guesses = check_logits(logits, truth, class_names).argmax(axis=1)
     captions = predicted_and_true(guesses, truth, class_names)
     correct = int((guesses == truth).sum())
-    title = f"predicted:true, {correct} of {plural(len(pixels), 'image')} right"
+    title = f"predicted:true, {correct} of {plural(len(pixels), 'image')} correct"
     figure = image_grid(pixels, captions, min(10, len(pixels)), title)
     axes = figure.axes[0]
     for index in np.flatnonzero(guesses != truth).tolist():
@@ -111,5 +111,5 @@ def confident_mistakes(
     pairs = predicted_and_true(scores[chosen].argmax(axis=1), truth[chosen], class_names)
     captions = [f"{pair}\n{share:.1%}" for pair, share in zip(pairs, confidence, strict=False)]
     mistakes = f"{plural(len(wrong), 'mistake')} in {plural(len(truth), 'image')}"
-    title = mistakes if len(chosen) == len(wrong) else f"{len(chosen)} surest of {mistakes}"
+    title = mistakes if len(chosen) == len(wrong) else f"{len(chosen)} most confident of {mistakes}"
     return image_grid(pixels[chosen], captions, square(len(chosen)), f"predicted:true, {title}")

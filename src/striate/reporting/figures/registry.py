@@ -37,7 +37,7 @@ SECTIONS = {
     "features": "Feature maps",
     "filters": "Filters",
     "params": "Params",
-    "again": "Make it again",
+    "reproduce": "Reproduce",
 }
 
 
