@@ -181,14 +181,12 @@ def draw(found, limit, path):
     """The curves; a cross at the bottom is a size that does not fit."""
     import statistics
 
-    from matplotlib.font_manager import FontProperties
+    from striate.reporting.figures import style
 
-    from striate.reporting import figures
-
-    figure = figures._chart(7, 4)
+    figure = style.chart(7, 4)
     axes = figure.subplots()
     highest = 0.0
-    for (regime, sizes), color in zip(found.items(), figures.SEVERAL, strict=False):
+    for (regime, sizes), color in zip(found.items(), style.PALETTE, strict=False):
         curve = {
             factor: statistics.median(run["speed"] for run in runs)
             for factor, runs in sizes.items()
@@ -200,21 +198,16 @@ def draw(found, limit, path):
         axes.plot(missing, [0] * len(missing), color=color, marker="x", linestyle="", clip_on=False,
                   label=f"{regime}: does not fit" if missing else None)  # fmt: skip
         highest = max(highest, *curve.values(), 0)
-    figures._style(axes)
+    style.style_axes(axes)
     axes.set_xscale("log", base=2)
     axes.set_xticks(FACTORS, [f"{factor:g}" for factor in FACTORS])
     axes.set_ylim(0, 1.25 * highest)
     axes.yaxis.set_major_formatter("{x:,.0f}")
-    axes.set_title("images a second, by data.residency", loc="left",
-                   **figures._text(figures.TITLE_SIZE))  # fmt: skip
-    axes.set_xlabel(f"size of the data, as a multiple of the memory ({limit / 2**30:g} GiB)",
-                    **figures._text())  # fmt: skip
-    axes.grid(axis="y", color=figures.FAINT, linewidth=0.6)
-    axes.set_axisbelow(True)
-    font = FontProperties(family=figures.FONT, size=figures.TEXT_SIZE)
-    axes.legend(loc="upper right", ncols=3, prop=font, labelcolor=figures.INK,
-                edgecolor=figures.PAGE)  # fmt: skip
-    figures.save(figure, path)
+    style.set_title(axes, "images a second, by data.residency")
+    label = f"size of the data, as a multiple of the memory ({limit / 2**30:g} GiB)"
+    axes.set_xlabel(label, **style.text_style())
+    style.add_legend(axes, "upper right", ncols=3)
+    style.save(figure, path)
 
 
 def main():

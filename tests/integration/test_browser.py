@@ -142,7 +142,7 @@ def report(browser, clone):
 
 def test_the_report_shows_the_scores_and_the_images(report, clone):
     test = clone.json("metrics/test.json")
-    assert report.title == f"digits: convnet of 2 layers, {test['accuracy']:.2%} right"
+    assert report.title == f"digits: convnet, 2 layers, {test['accuracy']:.2%} test accuracy"
     tiles = [tile.text.splitlines() for tile in report.find_elements(By.CLASS_NAME, "tile")]
     assert ["test errors", str(test["errors"]), "of 360 images"] in tiles
     galleries = report.find_elements(By.CLASS_NAME, "gallery")
@@ -298,7 +298,7 @@ def test_mlflow_shows_the_report_of_a_run(wide, runs):
     frame = wide.wait_for(lambda: wide.find_elements(By.TAG_NAME, "iframe"))[0]
     wide.close_assistant()
     wide.switch_to.frame(frame)
-    wide.wait_for(lambda: "convnet of 3 layers" in text_of(wide))
+    wide.wait_for(lambda: "convnet, 3 layers" in text_of(wide))
     wide.keep("mlflow_report", 1000)
     assert of(wide, "[...document.images].every(i => i.complete && i.naturalWidth > 0)")
     wide.switch_to.default_content()

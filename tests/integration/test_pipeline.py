@@ -166,7 +166,7 @@ def test_training_again_gives_the_same_bytes(clone):
 
 @pytest.mark.slow
 def test_editing_figures_does_not_retrain(clone):
-    source = clone.folder / "src/striate/reporting/figures.py"
+    source = clone.folder / "src/striate/reporting/figures/style.py"
     source.write_text(source.read_text() + "\n")
     planned = clone.run("dvc", "repro", "--dry")
     clone.run("git", "checkout", "-q", ".")

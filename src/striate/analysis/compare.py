@@ -17,7 +17,9 @@ from striate.data.results import MISSING
 from striate.evaluation import predictions
 from striate.evaluation.metrics import METRICS
 from striate.evaluation.scores import surest_mistakes
-from striate.reporting import figures, report
+from striate.reporting import html, numbers
+from striate.reporting.figures.curves import overlaid_curves
+from striate.reporting.figures.style import png
 from striate.tracking import records
 from striate.tracking.records import Record
 
@@ -237,7 +239,7 @@ def text(sides: Sequence[Side], lines: Sequence[str]) -> str:
     return "\n\n".join(parts)
 
 
-def right_only_in(winner: Side, loser: Side, scored: Scored) -> list[report.Tile]:
+def right_only_in(winner: Side, loser: Side, scored: Scored) -> list[html.Tile]:
     """Tiles of the images that only the winner has right, the loser's surest mistakes first."""
     chosen = np.flatnonzero(right(winner, scored))
     mistakes, confidence = surest_mistakes(loser.logits[chosen], scored.labels[chosen])
@@ -245,7 +247,7 @@ def right_only_in(winner: Side, loser: Side, scored: Scored) -> list[report.Tile
     tiles = []
     for index, p in zip(chosen[mistakes][:GALLERY], confidence, strict=False):
         true, guess = scored.classes[scored.labels[index]], scored.classes[guesses[index]]
-        tiles.append(report.tile(scored.images[index], f"{true}, not {guess} ({p:.0%})"))
+        tiles.append(html.tile(scored.images[index], f"{true}, not {guess} ({p:.0%})"))
     return tiles
 
 
@@ -269,16 +271,16 @@ def page(sides: Sequence[Side], lines: Sequence[str], scored: Scored) -> str:
             count = int((right(winner, scored) & ~right(loser, scored)).sum())
             tiles = right_only_in(winner, loser, scored)
             galleries.append({"title": title, "tiles": tiles, "count": count})
-    return report.render(
+    return html.render(
         "compare.html.j2",
         title=" against ".join([" and ".join(names[1:]), names[0]]),
         names=names,
         sentences=lines,
         params=params(sides),
         metrics=metrics(sides),
-        intervals=[report.interval(round(t["accuracy"] * t["n"]), int(t["n"])) for t in tests],
+        intervals=[numbers.interval(round(t["accuracy"] * t["n"]), int(t["n"])) for t in tests],
         **{
-            name: report.embedded(figures.png(figures.overlaid_curves(histories, stacked)))
+            name: html.embedded(png(overlaid_curves(histories, stacked)))
             for name, stacked in (("curves", False), ("curves_stacked", True))
         },
         galleries=galleries,

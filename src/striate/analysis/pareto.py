@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from striate.analysis import overview
 from striate.data.results import MISSING, finite
-from striate.reporting import figures
+from striate.reporting.figures.trade_off import Panel
 from striate.tracking import records
 from striate.tracking.records import LeftOut, Record
 
@@ -164,8 +164,8 @@ def notes(found: Sequence[Candidate]) -> list[str]:
     ]
 
 
-def panels(found: Sequence[Candidate]) -> dict[str, figures.Panel]:
-    """The panels of `figures.trade_off`: size, and training time where it is known."""
+def panels(found: Sequence[Candidate]) -> dict[str, Panel]:
+    """The panels of `trade_off`: size, and training time where it is known."""
     drawn = {}
     machine = timed_on(found)
     for name, key in (("parameters", "parameters"), ("seconds of training", "seconds")):
@@ -179,5 +179,5 @@ def panels(found: Sequence[Candidate]) -> dict[str, figures.Panel]:
             judged[n] = None
         accuracies = [candidate.accuracy for candidate in known]
         labels = [candidate.label or candidate.name for candidate in known]
-        drawn[name] = figures.Panel(costs, accuracies, labels, front(judged, accuracies), apart)
+        drawn[name] = Panel(costs, accuracies, labels, front(judged, accuracies), apart)
     return drawn

@@ -142,7 +142,8 @@ def pareto(picture: Path) -> None:
     """
     from striate.analysis import overview, pareto
     from striate.console import columns
-    from striate.reporting import figures
+    from striate.reporting.figures.style import save
+    from striate.reporting.figures.trade_off import trade_off
     from striate.tracking import background, logger, mlflow_store, sync
 
     root = workspace.repository()
@@ -160,7 +161,7 @@ def pareto(picture: Path) -> None:
     print()
     for line in pareto.notes(candidates) + overview.notes(found):
         print(line)
-    figures.save(figures.trade_off(pareto.panels(candidates), accuracy), picture)
+    save(trade_off(pareto.panels(candidates), accuracy), picture)
     print(f"as a plot: {picture}")
 
 

@@ -1,4 +1,4 @@
-"""Values in, a model card out: the page that goes with a network wherever it is published.
+"""The model card: a page in Markdown that goes with the network wherever it is published.
 
 In the layout of M. Mitchell et al., "Model Cards for Model Reporting", arXiv:1810.03993, and of the
 Hugging Face Hub, which reads the front matter.
@@ -12,105 +12,93 @@ from typing import Any
 
 import numpy as np
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from striate.config.params import Params, flatten
-from striate.config.recipes import arguments
 from striate.data.results import MISSING
-from striate.data.splits import count_of_second
-from striate.datasets.registry import DATASETS
+from striate.evaluation import scores
 from striate.evaluation.metrics import METRICS, others
-from striate.evaluation.scores import (
-    Z,
-    confusion_matrix,
-    energy,
-    expected_calibration_error,
-    losses,
-    per_class_scores,
-    softmax,
-)
 from striate.models import model_json
-from striate.reporting.report import class_rows, epochs, interval, percent
+from striate.reporting.html import environment
+from striate.reporting.numbers import epochs, interval, percent, plural
+from striate.reporting.report import class_rows
+from striate.reporting.results import Results
 
 DRAWS = 1000  # resamples of the confusion matrix
 
 
-def card(
-    settings: Params,
-    manifest: dict[str, Any],
-    scores: dict[str, dict[str, float]],
-    description: dict[str, Any],
-    hashes: dict[str, str],
-    logits: np.ndarray,
-    labels: np.ndarray,
-) -> str:
-    """The card of one experiment, in Markdown.
-
-    Args:
-        settings: all of params.yaml.
-        manifest: of the data.
-        scores: what metrics/train.json and metrics/test.json hold, as `train` and `test`.
-        description: of the checkpoint.
-        hashes: by name, of what this network is made from and consists of.
-        logits: of the test images, (N, classes).
-        labels: their classes, (N,).
-    """
-    train, test = scores["train"], scores["test"]
-    name, model = settings.data.name, settings.model
-    confusion = confusion_matrix(logits, labels)
-    classes = [escaped(name) for name in manifest["classes"]]
-    environment = Environment(
-        loader=PackageLoader("striate.reporting"), undefined=StrictUndefined,
-        autoescape=False,  # noqa: S701  it is no HTML
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
-    entry = DATASETS.get(name)
-    validated = count_of_second(manifest["train"]["count"], settings.data.val_size)
-    return environment.get_template("model_card.md.j2").render(
-        front=yaml.safe_dump(front_matter(name, model.arch, test), sort_keys=False).strip(),
-        name=name, settings=settings, train=train, test=test, manifest=manifest,
-        classes=classes, entry=entry, validated=validated,
-        learnt=manifest["train"]["count"] - validated, epochs=epochs(train["epochs"]),
-        validation_interval=interval(round(train.get("val_accuracy", 0) * validated), validated),
-        accuracy=percent(test["accuracy"]),
-        metrics=metric_rows(test, logits, labels, confusion),
-        rows=[row | {"name": escaped(row["name"])} for row in
-              class_rows(per_class_scores(confusion), confusion, manifest["classes"])],
-        confidence=description["confidence"], false_alarms=model_json.FALSE_ALARMS,
-        least=model_json.LEAST_IMAGES,
-        trusted=trusted(description["confidence"], logits, labels), hashes=hashes,
-        arguments=" ".join(map(quote, arguments(flatten(settings.model_dump())))), percent=percent,
-    )  # fmt: skip
+def card(results: Results) -> str:
+    """The card of one experiment, in Markdown."""
+    train, test, params = results.train, results.test, results.params
+    confusion, confidence = results.confusion, results.description["confidence"]
+    validated = results.validation_count
+    front = front_matter(params["data.name"], params["model.arch"], test)
+    return (
+        environment(escape=False)
+        .get_template("model_card.md.j2")
+        .render(
+            front=yaml.safe_dump(front, sort_keys=False).strip(),
+            params=params,
+            layers=plural(results.layers, "layer"),
+            train=train,
+            test=test,
+            manifest=results.manifest,
+            source=results.source,
+            classes=[escaped(name) for name in results.classes],
+            validated=validated,
+            train_count=results.train_count,
+            epochs=epochs(train["epochs"]),
+            validation_interval=interval(
+                round(train.get("val_accuracy", 0) * validated), validated
+            ),
+            metrics=metric_rows(results),
+            rows=[
+                row | {"name": escaped(row["name"])}
+                for row in class_rows(confusion, results.classes)
+            ],
+            confidence=confidence,
+            false_alarms=model_json.FALSE_ALARMS,
+            least=model_json.LEAST_IMAGES,
+            on_test=on_test(confidence, results.logits, results.labels),
+            hashes=results.hashes,
+            arguments=" ".join(map(quote, results.arguments)),
+            percent=percent,
+        )
+    )
 
 
-def metric_rows(
-    test: dict[str, float], logits: np.ndarray, labels: np.ndarray, confusion: np.ndarray
-) -> list[tuple[str, str, str]]:
+def _from_to(bounds: tuple[float, float]) -> str:
+    return "{:.4f} to {:.4f}".format(*bounds)
+
+
+def metric_rows(results: Results) -> list[tuple[str, str, str]]:
     """The table of metrics: name, value, and 95 % interval (– where none is known)."""
-    full = {  # by key: the full name, and the interval
-        "accuracy": ("accuracy (Wilson)", interval(int(np.trace(confusion)), len(labels))),
+    confusion = results.confusion
+    known = {  # by key: the full name, and the interval
+        "accuracy": (
+            "accuracy (Wilson)",
+            interval(int(np.trace(confusion)), len(results.labels)),
+        ),
         "loss": (
             "cross-entropy in nats (normal)",
-            "{:.4f} to {:.4f}".format(*loss_interval(logits, labels)),
+            _from_to(loss_interval(results.logits, results.labels)),
         ),
-        "macro_f1": ("macro F1 (bootstrap)", "{:.4f} to {:.4f}".format(*f1_interval(confusion))),
+        "macro_f1": ("macro F1 (bootstrap)", _from_to(f1_interval(confusion))),
         "ece": ("expected calibration error", MISSING),
     }
     rows = []
     for metric in [METRICS["accuracy"], *others()]:
-        name, within = full.get(metric.key, (metric.label, MISSING))
-        rows.append((name, metric.shown(test), within))
+        name, bounds = known.get(metric.key, (metric.label, MISSING))
+        rows.append((name, metric.shown(results.test), bounds))
     return rows
 
 
 def front_matter(name: str, arch: str, test: dict[str, float]) -> dict[str, Any]:
-    """What the Hugging Face Hub reads of a card."""
-    named = {
+    """The front matter, which the Hugging Face Hub reads."""
+    types = {
         "accuracy": {"type": "accuracy"},
         "macro_f1": {"type": "f1", "name": "macro F1"},
         "loss": {"type": "loss", "name": "cross-entropy in nats"},
     }
-    measured = [entry | {"value": test[key]} for key, entry in named.items() if key in test]
+    measured = [entry | {"value": test[key]} for key, entry in types.items() if key in test]
     result = {
         "task": {"type": "image-classification"},
         "dataset": {"name": name, "type": name, "split": "test"},
@@ -127,30 +115,33 @@ def front_matter(name: str, arch: str, test: dict[str, float]) -> dict[str, Any]
     }
 
 
-def trusted(
+def on_test(
     confidence: dict[str, float] | None, logits: np.ndarray, labels: np.ndarray
 ) -> dict[str, str]:
-    """What the calibration and the flag, which validation images gave, do on the test images."""
+    """How the temperature and the out-of-distribution flag do on the test set.
+
+    Both were fitted on the validation set; without them, nothing.
+    """
     if confidence is None:
         return {}
-    probabilities = softmax(logits.astype(np.float64) / confidence["temperature"])
-    flagged = energy(logits) > confidence["energy"]
+    probabilities = scores.softmax(logits.astype(np.float64) / confidence["temperature"])
+    flagged = scores.energy(logits) > confidence["energy"]
     return {
-        "ece": percent(expected_calibration_error(probabilities, labels)),
+        "ece": percent(scores.expected_calibration_error(probabilities, labels)),
         "flagged": percent(float(flagged.mean())),
     }
 
 
 def loss_interval(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """The 95 % interval of the mean cross-entropy, by the central limit theorem."""
-    each = losses(logits, labels)
-    mean = float(each.mean())
-    reach = Z * float(each.std()) / len(each) ** 0.5
+    losses = scores.losses(logits, labels)
+    mean = float(losses.mean())
+    reach = scores.Z * float(losses.std()) / len(losses) ** 0.5
     return max(mean - reach, 0.0), mean + reach
 
 
 def f1_interval(confusion: np.ndarray) -> tuple[float, float]:
-    """The 95 % interval of the macro F1, from resamples of the test images by a fixed seed."""
+    """The 95 % interval of the macro F1: bootstrap over test images, with a fixed seed."""
     total = int(confusion.sum())
     draws = np.random.RandomState(0).multinomial(total, confusion.ravel() / total, DRAWS)
     drawn = draws.reshape(-1, *confusion.shape)
@@ -161,5 +152,5 @@ def f1_interval(confusion: np.ndarray) -> tuple[float, float]:
 
 
 def escaped(text: str) -> str:
-    """A name as Markdown shows it, in a table, too."""
+    """A name for Markdown, also for a cell of a table."""
     return re.sub(r"([\\`*_{}\[\]<>()#+|!~])", r"\\\1", " ".join(text.split()))

@@ -1,154 +1,88 @@
-"""Values in, one self-contained HTML page out."""
+"""The page of one experiment: a self-contained HTML file."""
 
 from __future__ import annotations
 
-import base64
-import io
+from collections.abc import Sequence
 from shlex import quote
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
-from PIL import Image
 
-from striate.config.params import Params, flatten
-from striate.config.recipes import arguments
-from striate.data.splits import count_of_second
 from striate.evaluation.metrics import METRICS, others
-from striate.evaluation.scores import per_class_scores, surest_mistakes, wilson
+from striate.evaluation.scores import per_class_scores
+from striate.reporting import galleries
+from striate.reporting.figures.registry import SECTIONS, Drawing
+from striate.reporting.html import embedded, render, shown_width
+from striate.reporting.numbers import epochs, interval, percent, plural
+from striate.reporting.results import Results
 
-SAMPLES, PREDICTIONS, MISTAKES = 36, 100, 36  # images in each gallery, at most
-
-
-class Tile(NamedTuple):
-    """An image of a gallery."""
-
-    source: str
-    caption: str
-    wrong: bool
+FOLDER_PARAMS = ("data.path", "data.size", "data.test_size")  # which other data sets ignore
 
 
-def render(template: str, **values: Any) -> str:
-    """Fill in one of the templates of this package; every value is escaped."""
-    environment = Environment(
-        loader=PackageLoader("striate.reporting"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    return environment.get_template(template).render(values)
-
-
-class Picture(NamedTuple):
-    """A picture of the page."""
-
-    source: str
-    width: int  # pixels at which it is shown: fewer than it has, so that it is sharp on any screen
-
-
-def embedded(png: bytes) -> str:
-    """A PNG as an address that holds it."""
-    return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
-def picture(png: bytes) -> Picture:
-    """A picture of the page, from the content of a PNG file."""
-    with Image.open(io.BytesIO(png)) as image:
-        return Picture(embedded(png), image.width * 3 // 5)
-
-
-def percent(share: float, digits: int = 2) -> str:
-    """A fraction in percent."""
-    return f"{share:.{digits}%}"
-
-
-def epochs(count: float) -> str:
-    """A number of epochs in words."""
-    return f"{count:,} epoch{'s' if count != 1 else ''}"
-
-
-def interval(hits: int, total: int) -> str:
-    """Wilson's 95 % interval of a proportion, in percent."""
-    low, high = wilson(hits, total)
-    return f"{100 * low:.2f} to {high:.2%}"
-
-
-def tile(pixels: NDArray[np.floating], caption: str, wrong: bool = False) -> Tile:
-    """An image of a gallery.
+def page(results: Results, drawings: Sequence[Drawing]) -> str:
+    """The page, in HTML.
 
     Args:
-        pixels: (C, H, W) in 0..1, C is 1 or 3.
-        caption: what stands below it.
-        wrong: whether it is framed as a mistake.
+        results: of the experiment.
+        drawings: of its figures; each appears in the section that its entry names.
     """
-    levels = np.clip(np.rint(255 * pixels), 0, 255).astype(np.uint8)
-    layout = levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0)
-    buffer = io.BytesIO()
-    Image.fromarray(layout).save(buffer, format="png")
-    return Tile(embedded(buffer.getvalue()), caption, wrong)
+    train, test, params = results.train, results.test, results.params
+    data, arch = params["data.name"], params["model.arch"]
+    layers = plural(results.layers, "layer")
+    width = f", width {params['model.width']}" if "model.width" in params else ""
+    return render(
+        "report.html.j2",
+        title=f"{data}: {arch}, {layers}, {percent(test['accuracy'])} test accuracy",
+        sentence=(
+            f"This network ({arch}, {layers}{width}, {train['parameters']:,} parameters) was"
+            f" trained on {results.train_count:,} images of {data} for {epochs(train['epochs'])}"
+            f" with {params['training.optimizer']} and batches of {params['training.batch_size']},"
+            f" then scored once on {test['n']:,} test images."
+        ),
+        sections=SECTIONS,
+        headline=headline(train, test, results.validation_count),
+        choice=selection_advice(train),
+        figures={
+            section: [_shown(drawing) for drawing in drawings if drawing.entry.section == section]
+            for section in SECTIONS
+        },
+        classes=class_rows(results.confusion, results.classes),
+        calibration=calibration_sentence(results.calibration),
+        errors=METRICS["errors"].shown(test),
+        params={
+            key: value
+            for key, value in params.items()
+            if data == "folder" or key not in FOLDER_PARAMS
+        },
+        arguments=" ".join(map(quote, results.arguments)),
+        hashes=results.hashes,
+        **_galleries(results),
+    )
 
 
-def spread(labels: NDArray[np.integer], count: int) -> NDArray[np.integer]:
-    """Indices of images that show all classes: the first image of each, then the second, and so on.
-
-    Of more classes than `count`, as many are shown, evenly apart.
-
-    Args:
-        labels: (N,) of all images.
-        count: the most images.
-
-    Returns:
-        (M,) with M of at most `count`.
-    """
-    order = np.argsort(labels, kind="stable")
-    _, firsts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
-    if len(firsts) > count:
-        chosen = firsts[np.linspace(0, len(firsts) - 1, count).round().astype(int)]
-    else:
-        turns = np.arange(len(labels)) - np.repeat(firsts, sizes)
-        chosen = np.argsort(turns, kind="stable")[:count]
-    return np.asarray(order[chosen])
+def _shown(drawing: Drawing) -> dict[str, Any]:
+    """A figure as the template shows it."""
+    return {
+        "source": embedded(drawing.png),
+        "narrow": embedded(drawing.narrow) if drawing.narrow else "",
+        "width": shown_width(drawing.png),
+        "alt": drawing.alt,
+        "caption": drawing.caption,
+        "chart": drawing.entry.chart,
+    }
 
 
-def samples(
-    pictures: NDArray[np.floating], labels: NDArray[np.integer], classes: list[str]
-) -> list[Tile]:
-    """Training images under the names of their classes."""
-    return [tile(image, classes[label]) for image, label in zip(pictures, labels, strict=True)]
-
-
-def predictions(
-    pictures: NDArray[np.floating],
-    labels: NDArray[np.integer],
-    logits: NDArray[np.floating],
-    classes: list[str],
-) -> list[Tile]:
-    """Test images under what was predicted."""
-    tiles = []
-    for image, label, row in zip(pictures, labels, logits, strict=True):
-        guess = int(row.argmax())
-        wrong = guess != label
-        caption = f"{classes[guess]}, not {classes[label]}" if wrong else classes[guess]
-        tiles.append(tile(image, caption, wrong))
-    return tiles
-
-
-def mistakes(
-    pictures: NDArray[np.floating],
-    labels: NDArray[np.integer],
-    logits: NDArray[np.floating],
-    classes: list[str],
-) -> list[Tile]:
-    """The test images of whose wrong class the network is surest, surest first."""
-    found, sureness = surest_mistakes(logits, labels)
-    guesses = logits.argmax(axis=1)
-    return [
-        tile(
-            pictures[index],
-            f"{classes[guesses[index]]} {sure:.1%}, is {classes[labels[index]]}",
-            wrong=True,
-        )
-        for index, sure in zip(found[:MISTAKES], sureness, strict=False)
-    ]
+def _galleries(results: Results) -> dict[str, list[galleries.Tile]]:
+    chosen, classes = results.selection, results.classes
+    images, labels, logits = results.images, results.labels, results.logits
+    return {
+        "samples": galleries.samples(results.train_images, results.train_labels, classes),
+        "predictions": galleries.predictions(
+            images[chosen], labels[chosen], logits[chosen], classes
+        ),
+        "mistakes": galleries.mistakes(images, labels, logits, classes),
+    }
 
 
 def headline(
@@ -182,23 +116,24 @@ def headline(
     return [{"name": name, "value": value, "note": note} for name, value, note in tiles]
 
 
-def choice_said(train: dict[str, float]) -> str:
+def selection_advice(train: dict[str, float]) -> str:
     """By which accuracy to choose among experiments, in a sentence or two."""
     how = (
         "Choose among experiments by validation accuracy"
         if "val_accuracy" in train
-        else "To choose among experiments, hold images out for validation (data.val_size)"
+        else "To choose among experiments, hold out a validation set (data.val_size)"
     )
-    return (
-        f"{how}: each was scored on the test set once, and the highest of several test accuracies"
-        " is partly luck."
-    )
+    return f"{how}: the highest of several test accuracies is partly luck."
 
 
-def class_rows(
-    scores: list[dict[str, float]], confusion: NDArray[np.integer], classes: list[str]
-) -> list[dict[str, Any]]:
-    """The table of classes: what `scores.per_class_scores` gives, with hits and intervals."""
+def class_rows(confusion: NDArray[np.integer], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """The table of classes: what `scores.per_class_scores` gives, with hits and intervals.
+
+    Args:
+        confusion: what `scores.confusion_matrix` gives.
+        classes: the names.
+    """
+    scores = per_class_scores(confusion)
     return [
         row
         | {"name": name, "hits": int(hits), "interval": interval(int(hits), int(row["support"]))}
@@ -206,74 +141,13 @@ def class_rows(
     ]
 
 
-def calibration_said(rows: list[dict[str, float]]) -> str:
-    """The calibration in a sentence, from the rows of `scores.calibration`."""
+def calibration_sentence(rows: Sequence[dict[str, float]]) -> str:
+    """How confidence compares with accuracy, from the rows of `scores.calibration`."""
     total = sum(row["count"] for row in rows)
     error = sum(row["count"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / total
     gap = sum(row["count"] * (row["accuracy"] - row["confidence"]) for row in rows) / total
-    lean = "too unsure" if gap > 0 else "too sure"
+    lean = "underconfident" if gap > 0 else "overconfident"
     return (
-        f"Confidence is {percent(error)} from accuracy on average (expected calibration error,"
-        f" 15 bins); on the whole, the network is {lean} by {percent(abs(gap))}."
-    )
-
-
-def page(
-    settings: Params,
-    manifest: dict[str, Any],
-    scores: dict[str, dict[str, float]],
-    hashes: dict[str, str],
-    pictures: dict[str, bytes],
-    confusion: NDArray[np.integer],
-    calibration: list[dict[str, float]],
-    galleries: dict[str, list[Tile]],
-) -> str:
-    """The page that shows one experiment.
-
-    Args:
-        settings: all of params.yaml.
-        manifest: of the data.
-        scores: what metrics/train.json and metrics/test.json hold, as `train` and `test`.
-        hashes: by which the run is found in MLflow.
-        pictures: PNG by name, as in reports/figures, and `curves_stacked`.
-        confusion: what `scores.confusion_matrix` gives.
-        calibration: what `scores.calibration` gives.
-        galleries: `samples`, `predictions` and `mistakes`.
-    """
-    train, test = scores["train"], scores["test"]
-    model, training = settings.model, settings.training
-    total = manifest["train"]["count"]
-    validated = count_of_second(total, settings.data.val_size)
-    flat = flatten(settings.model_dump())
-    folder_only = ("data.path", "data.size", "data.test_size")
-    matter = {
-        key: value
-        for key, value in flat.items()
-        if settings.data.name == "folder" or key not in folder_only
-    }
-    layers = f"{model.layers} layer{'s' if model.layers > 1 else ''}"
-    return render(
-        "report.html.j2",
-        title=f"{settings.data.name}: {model.arch} of {layers}, {percent(test['accuracy'])} right",
-        sentence=(
-            f"A network ({model.arch}, {layers}, width {model.width}, {train['parameters']:,}"
-            f" parameters) learnt from {total - validated:,} images of {settings.data.name} in"
-            f" {epochs(train['epochs'])} of {training.optimizer} with batches of"
-            f" {training.batch_size}, and was scored once on {test['n']:,} test images."
-        ),
-        headline=headline(train, test, validated),
-        choice=choice_said(train),
-        pictures={name: picture(content) for name, content in pictures.items()},
-        filters=[
-            (name.removeprefix("filters_"), picture(content))
-            for name, content in pictures.items()
-            if name.startswith("filters_")
-        ],
-        classes=class_rows(per_class_scores(confusion), confusion, manifest["classes"]),
-        calibration=calibration_said(calibration),
-        errors=METRICS["errors"].shown(test),
-        params=matter,
-        arguments=" ".join(quote(part) for part in arguments(flat)),
-        hashes=hashes,
-        **galleries,
+        f"On average, confidence is {percent(error)} from accuracy (expected calibration error,"
+        f" 15 bins); overall, the network is {lean} by {percent(abs(gap))}."
     )

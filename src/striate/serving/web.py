@@ -30,7 +30,7 @@ from striate.datasets import image_reading
 from striate.datasets.image_reading import ImageReadError
 from striate.errors import UserError
 from striate.models import checkpoint, model_json
-from striate.reporting import report
+from striate.reporting import html, numbers
 from striate.serving import inference, preprocess, registry, sources
 from striate.tracking import mlflow_store
 
@@ -120,15 +120,15 @@ def predict(champion: Champion, content: bytes, scoring_url: str) -> dict[str, A
 def page(champion: Champion) -> str:
     """Render the page as HTML."""
     description = champion.description
-    return report.render(
+    return html.render(
         "serve.html.j2",
         version=champion.version,
         data=description["data"],
         classes=description["classes"],
         shape=description["shape"],
-        accuracy=report.percent(champion.accuracy),
+        accuracy=numbers.percent(champion.accuracy),
         calibrated=description["confidence"] is not None,
-        false_alarms=report.percent(model_json.FALSE_ALARMS, 0),
+        false_alarms=numbers.percent(model_json.FALSE_ALARMS, 0),
     )
 
 

@@ -170,7 +170,7 @@ def test_all_stages_take_a_folder_and_say_which_pictures_are_in_both_parts(
     assert manifest["classes"] == ["brick", "grass"]
     assert json.loads(Path("metrics/test.json").read_text())["accuracy"] == 1.0
     card = Path("reports/model_card.md").read_text()
-    assert "Pictures of its maker's own; nothing is known here of their licence." in card
+    assert "Images from a folder; their licence is unknown." in card
     assert "brick, grass" in card
 
 

@@ -9,7 +9,15 @@ from matplotlib.colors import same_color
 from matplotlib.font_manager import FontEntry
 from PIL import Image
 
-from striate.reporting import figures
+from striate.reporting.figures import fonts, grid, style
+from striate.reporting.figures.calibration import calibration
+from striate.reporting.figures.confusion import confusion_matrix
+from striate.reporting.figures.curves import learning_curves, overlaid_curves
+from striate.reporting.figures.feature_maps import feature_maps
+from striate.reporting.figures.filters import filters
+from striate.reporting.figures.predictions import confident_mistakes, predictions
+from striate.reporting.figures.samples import samples
+from striate.reporting.figures.trade_off import MAX_NAMED, Panel, trade_off
 
 DIGITS = [str(digit) for digit in range(10)]
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -39,7 +47,7 @@ def tiles(figure):
         x, y = text.get_position()
         assert x == (left if text.get_ha() == "left" else left + width / 2)
         assert text.get_va() == "baseline"
-        assert 0 < top - y < figures.CAPTION / 2
+        assert 0 < top - y < grid.CAPTION / 2
     return list(axes.images)
 
 
@@ -55,7 +63,7 @@ def boxes(figure):
 
 def assert_crisp(figure, path, border=0):
     """In the PNG a pixel of an image is a square of one colour, but for `border` at its edge."""
-    figures.save(figure, path)
+    style.save(figure, path)
     page = np.asarray(Image.open(path).convert("RGBA"))
     inside = slice(border, -border or None)
     for image, (left, top, width, height) in zip(tiles(figure), boxes(figure), strict=True):
@@ -87,12 +95,12 @@ def assert_titles_keep_apart(figure):
 class TestSamples:
     def test_all_in_order(self):
         images, labels = dataset(50)
-        figure = figures.samples(images, labels, DIGITS)
+        figure = samples(images, labels, DIGITS)
         assert captions(figure) == [str(label) for label in labels]
         np.testing.assert_array_equal(pixels(figure), images[:, 0])
 
     def test_grid_is_square(self):
-        places = boxes(figures.samples(*dataset(36), DIGITS))
+        places = boxes(samples(*dataset(36), DIGITS))
         lefts, tops = (sorted({box[side] for box in places}) for side in (0, 1))
         assert len(lefts) == len(tops) == 6
         assert [box[:2] for box in places] == [(left, top) for top in tops for left in lefts]
@@ -100,12 +108,12 @@ class TestSamples:
 
     @pytest.mark.parametrize("count", [1, 2, 5])
     def test_fewer_images(self, count):
-        figure = figures.samples(*dataset(count), DIGITS)
+        figure = samples(*dataset(count), DIGITS)
         assert len(tiles(figure)) == count
         assert figure.get_suptitle() == f"{count} training image{'s' * (count > 1)}"
 
     def test_grey_scale_is_absolute(self):
-        figure = figures.samples(np.full((1, 1, 4, 4), 0.5), [0], DIGITS)
+        figure = samples(np.full((1, 1, 4, 4), 0.5), [0], DIGITS)
         (image,) = tiles(figure)
         assert image.get_clim() == (0, 1)
         assert image.get_cmap().name == "gray"
@@ -114,19 +122,19 @@ class TestSamples:
     def test_colour_channels_go_last(self):
         images = np.zeros((1, 3, 4, 4), dtype=np.float32)
         images[0, 2] = 1  # blue
-        figure = figures.samples(images, [0], CIFAR)
+        figure = samples(images, [0], CIFAR)
         np.testing.assert_array_equal(pixels(figure)[0][0, 0], [0, 0, 1])
 
     @pytest.mark.parametrize(("channels", "size"), [(1, 8), (1, 28), (3, 32)])
     def test_crisp(self, channels, size, tmp_path):
-        figure = figures.samples(*dataset(36, channels, size), DIGITS)
+        figure = samples(*dataset(36, channels, size), DIGITS)
         assert_crisp(figure, tmp_path / "samples.png")
 
 
 class TestFilters:
     def test_mosaic_places_every_weight(self):
         weight = np.arange(5 * 2 * 3 * 3, dtype=np.float32).reshape(5, 2, 3, 3)
-        figure = figures.filters(weight, "conv1")
+        figure = filters(weight, "conv1")
         assert captions(figure) == ["input channel 0", "input channel 1"]
         for channel, mosaic in enumerate(pixels(figure)):
             # 5 kernels in 2 rows of 3, 3 pixels each with 1 between.
@@ -144,18 +152,18 @@ class TestFilters:
         weight = np.zeros((4, 6, 3, 3))
         weight[1, 2, 0, 0] = -0.75
         weight[0, 5, 1, 1] = 0.5
-        figure = figures.filters(weight, "conv1")
+        figure = filters(weight, "conv1")
         assert len(tiles(figure)) == 6
         assert {image.get_clim() for image in tiles(figure)} == {(-0.75, 0.75)}
 
     def test_colour_bar(self):
-        figure = figures.filters(np.full((4, 1, 3, 3), 0.25), "conv1")
+        figure = filters(np.full((4, 1, 3, 3), 0.25), "conv1")
         (bar,) = figure.axes[0].child_axes
         assert [label.get_text() for label in bar.get_yticklabels()] == ["−0.25", "0", "0.25"]
 
     @pytest.mark.parametrize(("inputs", "columns"), [(1, 1), (6, 3), (32, 8)])
     def test_colour_bar_stands_beside_the_first_row(self, inputs, columns):
-        figure = figures.filters(np.ones((4, inputs, 3, 3)), "conv1")
+        figure = filters(np.ones((4, inputs, 3, 3)), "conv1")
         places = boxes(figure)
         left, top, width, height = places[columns - 1]
         assert [box for box in places if box[1] == top] == places[:columns]
@@ -165,7 +173,7 @@ class TestFilters:
         assert drawn.bounds == pytest.approx(beside)
 
     def test_rgb(self):
-        figure = figures.filters(np.ones((16, 3, 5, 5)), "conv1")
+        figure = filters(np.ones((16, 3, 5, 5)), "conv1")
         assert captions(figure) == ["red", "green", "blue"]
         assert len({top for _, top, _, _ in boxes(figure)}) == 1
 
@@ -186,7 +194,7 @@ class TestFilters:
     )
     def test_cap(self, shape, panels, kernels, note):
         weight = np.random.default_rng(0).normal(size=shape)
-        figure = figures.filters(weight, "conv2")
+        figure = filters(weight, "conv2")
         assert len(tiles(figure)) == panels
         assert np.isfinite(pixels(figure)[-1]).sum() == kernels * shape[2] * shape[3]
         assert figure.get_suptitle() == ("conv2" if note is None else f"conv2\n{note}")
@@ -194,7 +202,7 @@ class TestFilters:
 
     @pytest.mark.parametrize("shape", [(16, 1, 5, 5), (32, 4, 5, 5), (32, 16, 3, 3)])
     def test_a_weight_is_a_whole_number_of_pixels(self, shape, tmp_path):
-        figure = figures.filters(np.random.default_rng(0).normal(size=shape), "conv1")
+        figure = filters(np.random.default_rng(0).normal(size=shape), "conv1")
         for (_, _, width, _), mosaic in zip(boxes(figure), pixels(figure), strict=True):
             assert width % mosaic.shape[1] == 0
             assert width // mosaic.shape[1] >= 4
@@ -202,36 +210,36 @@ class TestFilters:
 
     @pytest.mark.parametrize("value", [0, np.nan])
     def test_dead_weights(self, value, tmp_path):
-        figure = figures.filters(np.full((2, 2, 3, 3), value), "conv1")
+        figure = filters(np.full((2, 2, 3, 3), value), "conv1")
         assert tiles(figure)[0].get_clim() == (-1, 1)
-        figures.save(figure, tmp_path / "dead.png")
+        style.save(figure, tmp_path / "dead.png")
 
     @pytest.mark.parametrize("shape", [(16, 5, 5), (16,), (0, 1, 3, 3)])
     def test_bad_shape(self, shape):
         with pytest.raises(ValueError, match=re.escape(f"not {shape}")):
-            figures.filters(np.zeros(shape), "conv1")
+            filters(np.zeros(shape), "conv1")
 
 
 class TestPredictions:
     def test_mistakes_are_marked(self):
         images, _ = dataset(4, channels=3)
         labels, predicted = np.array([0, 1, 2, 3]), np.array([0, 9, 2, 5])
-        figure = figures.predictions(images, labels, sure_logits(predicted), CIFAR)
+        figure = predictions(images, labels, sure_logits(predicted), CIFAR)
         assert captions(figure) == ["airplane:airplane", "truck:automobile", "bird:bird", "dog:cat"]
-        assert figure.get_suptitle() == "predicted:true, 2 of 4 images right"
+        assert figure.get_suptitle() == "predicted:true, 2 of 4 images correct"
         (axes,) = figure.axes
         for text, right in zip(axes.texts, [True, False, True, False], strict=True):
-            assert same_color(text.get_color(), figures.INK if right else figures.MISTAKE)
+            assert same_color(text.get_color(), style.INK if right else style.MISTAKE)
             assert text.get_weight() == ("normal" if right else "bold")
         assert [patch.get_bbox().bounds for patch in axes.patches] == boxes(figure)[1::2]
         for patch in axes.patches:
-            assert same_color(patch.get_edgecolor(), figures.MISTAKE)
+            assert same_color(patch.get_edgecolor(), style.MISTAKE)
             assert not patch.get_fill()
 
     def test_frames_are_on_the_page(self, tmp_path):
         images, labels = dataset(4, channels=3)
         predicted = np.where([True, False, True, False], labels, (labels + 1) % 10)
-        figure = figures.predictions(images, labels, sure_logits(predicted), CIFAR)
+        figure = predictions(images, labels, sure_logits(predicted), CIFAR)
         page = assert_crisp(figure, tmp_path / "predictions.png", border=4)
         red = np.array([0xC8, 0x10, 0x2E, 0xFF])
         for index, (left, top, width, height) in enumerate(boxes(figure)):
@@ -247,27 +255,27 @@ class TestPredictions:
         images, labels = dataset(120)
         predicted = labels.copy()
         predicted[[5, 110]] = (labels[[5, 110]] + 1) % 10
-        figure = figures.predictions(images, labels, sure_logits(predicted), DIGITS)
+        figure = predictions(images, labels, sure_logits(predicted), DIGITS)
         assert len(tiles(figure)) == 120
-        assert figure.get_suptitle() == "predicted:true, 118 of 120 images right"
+        assert figure.get_suptitle() == "predicted:true, 118 of 120 images correct"
         np.testing.assert_array_equal(pixels(figure), images[:, 0])
 
     def test_long_names_keep_apart(self):
         images, _ = dataset(30, channels=3, size=32)
         labels, predicted = np.full(30, 1), np.full(30, 0)
-        assert_titles_keep_apart(figures.predictions(images, labels, sure_logits(predicted), CIFAR))
+        assert_titles_keep_apart(predictions(images, labels, sure_logits(predicted), CIFAR))
 
     def test_one_image(self):
-        figure = figures.predictions(*dataset(1), sure_logits([3]), DIGITS)
+        figure = predictions(*dataset(1), sure_logits([3]), DIGITS)
         assert len(tiles(figure)) == 1
         assert_titles_keep_apart(figure)
 
     def test_dollars_are_letters(self, tmp_path):
         names = ["$x_1", "b"]
-        figure = figures.predictions(np.ones((1, 1, 4, 4)), [0], sure_logits([0], classes=2), names)
+        figure = predictions(np.ones((1, 1, 4, 4)), [0], sure_logits([0], classes=2), names)
         assert captions(figure) == ["$x_1:$x_1"]
         assert not figure.axes[0].texts[0].get_parse_math()
-        figures.save(figure, tmp_path / "dollars.png")
+        style.save(figure, tmp_path / "dollars.png")
 
 
 HISTORY = {
@@ -282,7 +290,7 @@ HISTORY = {
 
 class TestLearningCurves:
     def test_lines(self):
-        loss, accuracy = figures.learning_curves(HISTORY).axes
+        loss, accuracy = learning_curves(HISTORY).axes
         for axes, quantity, scale in [(loss, "loss", 1), (accuracy, "accuracy", 100)]:
             assert [line.get_label() for line in axes.lines] == ["training", "validation"]
             for line, prefix in zip(axes.lines, ["train", "val"], strict=True):
@@ -293,18 +301,18 @@ class TestLearningCurves:
 
     def test_without_validation(self):
         history = {name: HISTORY[name] for name in ["epoch", "train_loss", "train_accuracy"]}
-        for axes in figures.learning_curves(history).axes:
+        for axes in learning_curves(history).axes:
             assert [text.get_text() for text in axes.get_legend().get_texts()] == ["training"]
 
     def test_a_panel_without_curves_says_so(self):
         history = {name: HISTORY[name] for name in ["epoch", "train_loss"]}
-        _, accuracy = figures.learning_curves(history).axes
+        _, accuracy = learning_curves(history).axes
         assert [text.get_text() for text in accuracy.texts] == ["not recorded"]
 
     @pytest.mark.parametrize("epochs", [1, 2, 3, 7, 200])
     def test_ticks_are_epochs(self, epochs):
         history = {"epoch": np.arange(1, epochs + 1), "train_loss": np.ones(epochs)}
-        axes = figures.learning_curves(history).axes[0]
+        axes = learning_curves(history).axes[0]
         low, high = axes.get_xlim()
         ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
         assert ticks
@@ -312,14 +320,14 @@ class TestLearningCurves:
 
     def test_one_epoch_is_a_visible_point(self):
         history = {name: values[:1] for name, values in HISTORY.items()}
-        for axes in figures.learning_curves(history).axes:
+        for axes in learning_curves(history).axes:
             assert all(line.get_marker() == "o" for line in axes.lines)
             low, high = axes.get_xlim()
             assert low < 1 < high
 
     def test_a_diverged_loss_can_be_drawn(self, tmp_path):
         history = {"epoch": [1, 2, 3], "train_loss": [1.0, np.inf, np.nan]}
-        figures.save(figures.learning_curves(history), tmp_path / "diverged.png")
+        style.save(learning_curves(history), tmp_path / "diverged.png")
 
     @pytest.mark.parametrize(
         ("history", "sentence"),
@@ -331,16 +339,16 @@ class TestLearningCurves:
     )
     def test_bad_history(self, history, sentence):
         with pytest.raises(ValueError, match=sentence):
-            figures.learning_curves(history)
+            learning_curves(history)
 
 
 class TestOverlaidCurves:
     def test_a_colour_for_each_training_and_a_line_style_for_each_part(self):
         short = {"epoch": [1], "train_loss": [2.0]}
-        loss, accuracy = figures.overlaid_curves({"<a>": HISTORY, "$b$": short}).axes
+        loss, accuracy = overlaid_curves({"<a>": HISTORY, "$b$": short}).axes
         lines = [line for line in loss.lines if len(line.get_xdata())]
         drawn = [(line.get_color(), line.get_linestyle()) for line in lines]
-        first, second = figures.SEVERAL[:2]
+        first, second = style.PALETTE[:2]
         assert drawn == [(first, "-"), (first, "--"), (second, "--")]
         assert [text.get_text() for text in loss.get_legend().texts] == ["<a>", "$b$"]
         assert not any(text.get_parse_math() for text in loss.get_legend().texts)
@@ -349,8 +357,8 @@ class TestOverlaidCurves:
 
     def test_stacked_is_higher_than_wide(self):
         drawn = [
-            figures.learning_curves(HISTORY, stacked=True),
-            figures.overlaid_curves({"a": HISTORY}, stacked=True),
+            learning_curves(HISTORY, stacked=True),
+            overlaid_curves({"a": HISTORY}, stacked=True),
         ]
         for figure in drawn:
             width, height = figure.get_size_inches()
@@ -359,10 +367,8 @@ class TestOverlaidCurves:
 
 class TestTradeOff:
     def test_the_front_is_numbered_and_named_below(self):
-        panel = figures.Panel(
-            [3.0, 1.0, 2.0, 3.0], [0.9, 0.5, 0.4, 0.9], ["a", "$b$", "c", "d"], [1, 0, 3]
-        )
-        figure = figures.trade_off({"seconds": panel, "size": panel}, "test accuracy")
+        panel = Panel([3.0, 1.0, 2.0, 3.0], [0.9, 0.5, 0.4, 0.9], ["a", "$b$", "c", "d"], [1, 0, 3])
+        figure = trade_off({"seconds": panel, "size": panel}, "test accuracy")
         assert [axes.get_xlabel() for axes in figure.axes] == ["seconds", "size"]
         all_points, front = figure.axes[0].collections
         assert all_points.get_offsets().tolist() == [[3, 90], [1, 50], [2, 40], [3, 90]]
@@ -373,8 +379,8 @@ class TestTradeOff:
         assert not figure.axes[0].texts[-1].get_parse_math()
 
     def test_what_cannot_be_compared_is_drawn_apart(self):
-        panel = figures.Panel([3.0, 1.0], [0.9, 0.5], ["a", "b"], [1], apart=[0])
-        figure = figures.trade_off({"seconds": panel}, "test accuracy")
+        panel = Panel([3.0, 1.0], [0.9, 0.5], ["a", "b"], [1], apart=[0])
+        figure = trade_off({"seconds": panel}, "test accuracy")
         beaten, apart, front = figure.axes[0].collections
         assert beaten.get_offsets().tolist() == front.get_offsets().tolist() == [[1, 50]]
         assert apart.get_offsets().tolist() == [[3, 90]]
@@ -388,8 +394,8 @@ class TestTradeOff:
         costs = [1000 * 1.01**n for n in range(count)]
         accuracies = [0.5 + 0.5 * (n + 1) / count for n in range(count)]
         labels = [f"seed={n}, {'long, ' * 30}" for n in range(count)]
-        panel = figures.Panel(costs, accuracies, labels, range(count))
-        figure = figures.trade_off({"size": panel, "time": panel}, "test accuracy")
+        panel = Panel(costs, accuracies, labels, range(count))
+        figure = trade_off({"size": panel, "time": panel}, "test accuracy")
         figure.draw_without_rendering()
         (legend,) = figure.legends
         limit = legend.get_window_extent().y0
@@ -402,7 +408,7 @@ class TestTradeOff:
             assert axes.get_window_extent().y1 < limit
             keys.append(key.get_window_extent())
             assert not keys[-1].overlaps(axes.xaxis.label.get_window_extent())
-            assert key.get_text().count("\n") == min(count - 1, figures.FRONT_NAMED)
+            assert key.get_text().count("\n") == min(count - 1, MAX_NAMED)
         assert not keys[0].overlaps(keys[1])
 
 
@@ -413,7 +419,7 @@ class TestCalibration:
     )
 
     def test_accuracy_against_confidence_in_percent(self):
-        upper, lower = figures.calibration(self.ROWS).axes
+        upper, lower = calibration(self.ROWS).axes
         diagonal, line = upper.lines
         assert list(diagonal.get_xdata()) == list(diagonal.get_ydata())
         assert list(line.get_xdata()) == pytest.approx([40, 90])
@@ -424,17 +430,17 @@ class TestCalibration:
 class TestConfusionMatrix:
     def test_counts_in_cells(self):
         counts = np.array([[90, 10, 0], [0, 50, 0], [1, 0, 3]])
-        figure = figures.confusion_matrix(counts, ["a", "b", "c"])
+        figure = confusion_matrix(counts, ["a", "b", "c"])
         axes = figure.axes[0]
         written = {(t.get_position()[1], t.get_position()[0]): t.get_text() for t in axes.texts}
         assert written == {(0, 0): "90", (0, 1): "10", (1, 1): "50", (2, 0): "1", (2, 2): "3"}
-        assert axes.get_title("left") == "143 of 154 images right (92.86%)"
+        assert axes.get_title("left") == "143 of 154 images correct (92.86%)"
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "true")
         assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
 
     def test_mistakes_have_a_scale_of_their_own(self):
         counts = np.array([[80, 20], [1, 99]])
-        right, mistaken = figures.confusion_matrix(counts, ["a", "b"]).axes[0].images
+        right, mistaken = confusion_matrix(counts, ["a", "b"]).axes[0].images
         np.testing.assert_array_equal(np.ma.filled(right.get_array(), -1), [[80, -1], [-1, 99]])
         np.testing.assert_array_equal(np.ma.filled(mistaken.get_array(), -1), [[-1, 20], [1, -1]])
         assert right.get_clim() == (0, 100)
@@ -443,7 +449,7 @@ class TestConfusionMatrix:
     def test_a_rare_mistake_is_not_white(self):
         counts = np.diag([1000, 1000])
         counts[0, 1] = 1
-        _, mistaken = figures.confusion_matrix(counts, ["a", "b"]).axes[0].images
+        _, mistaken = confusion_matrix(counts, ["a", "b"]).axes[0].images
         red, green, blue, _ = mistaken.to_rgba(mistaken.get_array())[0, 1]
         assert red - blue > 0.1
         assert green < 0.95
@@ -451,15 +457,15 @@ class TestConfusionMatrix:
     @pytest.mark.parametrize(("size", "cells", "ticks"), [(20, 400, 20), (21, 0, 11), (100, 0, 20)])
     def test_many_classes(self, size, cells, ticks):
         counts = np.ones((size, size), dtype=int)
-        axes = figures.confusion_matrix(counts, [f"c{i}" for i in range(size)]).axes[0]
+        axes = confusion_matrix(counts, [f"c{i}" for i in range(size)]).axes[0]
         assert len(axes.texts) == cells
         assert len(axes.get_xticks()) == len(axes.get_yticks()) == ticks
         assert axes.get_xticklabels()[1].get_text() == f"c{axes.get_xticks()[1]}"
 
     def test_a_class_without_images(self, tmp_path):
-        figure = figures.confusion_matrix(np.zeros((2, 2), dtype=int), ["a", "b"])
+        figure = confusion_matrix(np.zeros((2, 2), dtype=int), ["a", "b"])
         assert len(figure.axes[0].texts) == 0
-        figures.save(figure, tmp_path / "empty.png")
+        style.save(figure, tmp_path / "empty.png")
 
     @pytest.mark.parametrize(
         ("counts", "sentence"),
@@ -472,7 +478,7 @@ class TestConfusionMatrix:
     )
     def test_bad_counts(self, counts, sentence):
         with pytest.raises(ValueError, match=sentence):
-            figures.confusion_matrix(counts, ["a", "b"])
+            confusion_matrix(counts, ["a", "b"])
 
 
 class TestConfidentMistakes:
@@ -481,7 +487,7 @@ class TestConfidentMistakes:
         labels = np.array([0, 1, 1, 0])
         # Image 2 is right; softmax of (0, log 3) is (1/4, 3/4).
         logits = np.log([[1.0, 3.0], [9.0, 1.0], [1.0, 9.0], [2.0, 3.0]])
-        figure = figures.confident_mistakes(images, labels, logits, ["cat", "dog"], 36)
+        figure = confident_mistakes(images, labels, logits, ["cat", "dog"], 36)
         assert captions(figure) == ["cat:dog\n90.0%", "dog:cat\n75.0%", "dog:cat\n60.0%"]
         np.testing.assert_array_equal(pixels(figure), images[[1, 0, 3], 0])
         assert figure.get_suptitle() == "predicted:true, 3 mistakes in 4 images"
@@ -489,38 +495,40 @@ class TestConfidentMistakes:
     def test_count(self):
         images, labels = dataset(60)
         logits = sure_logits((labels + 1) % 10)
-        figure = figures.confident_mistakes(images, labels, logits, DIGITS, count=36)
+        figure = confident_mistakes(images, labels, logits, DIGITS, count=36)
         assert len(tiles(figure)) == 36
-        figure = figures.confident_mistakes(images, labels, logits, DIGITS, count=7)
+        figure = confident_mistakes(images, labels, logits, DIGITS, count=7)
         assert len(tiles(figure)) == 7
-        assert figure.get_suptitle() == "predicted:true, 7 surest of 60 mistakes in 60 images"
+        assert (
+            figure.get_suptitle() == "predicted:true, 7 most confident of 60 mistakes in 60 images"
+        )
 
     def test_equally_sure_mistakes_keep_their_order(self):
         images, _ = dataset(30)
         logits = sure_logits(np.ones(30, dtype=int))
-        figure = figures.confident_mistakes(images, np.zeros(30, dtype=int), logits, DIGITS, 36)
+        figure = confident_mistakes(images, np.zeros(30, dtype=int), logits, DIGITS, 36)
         np.testing.assert_array_equal(pixels(figure), images[:, 0])
 
     def test_huge_logits(self):
         images, _ = dataset(1)
-        figure = figures.confident_mistakes(images, [0], [[-1e5, 1e5]], ["cat", "dog"], 36)
+        figure = confident_mistakes(images, [0], [[-1e5, 1e5]], ["cat", "dog"], 36)
         assert captions(figure) == ["dog:cat\n100.0%"]
 
     def test_no_mistake(self):
         images, labels = dataset(12)
-        figure = figures.confident_mistakes(images, labels, sure_logits(labels), DIGITS, 36)
+        figure = confident_mistakes(images, labels, sure_logits(labels), DIGITS, 36)
         assert tiles(figure) == captions(figure) == []
         assert figure.get_suptitle() == "There are no mistakes in 12 images."
 
     def test_long_names_keep_apart(self):
         images, _ = dataset(9, channels=3)
         logits = sure_logits(np.zeros(9, dtype=int))
-        figure = figures.confident_mistakes(images, np.ones(9, dtype=int), logits, CIFAR, 36)
+        figure = confident_mistakes(images, np.ones(9, dtype=int), logits, CIFAR, 36)
         assert_titles_keep_apart(figure)
 
     def test_bad_count(self):
         with pytest.raises(ValueError, match="count must be at least 1"):
-            figures.confident_mistakes(*dataset(1), sure_logits([0]), DIGITS, count=0)
+            confident_mistakes(*dataset(1), sure_logits([0]), DIGITS, count=0)
 
 
 class TestFeatureMaps:
@@ -532,7 +540,7 @@ class TestFeatureMaps:
             "pool": random.random((1, 1, 1)),
         }
         image = random.random((1, 28, 28))
-        figure = figures.feature_maps(image, maps, "seven")
+        figure = feature_maps(image, maps, "seven")
         assert "seven" in figure.get_suptitle()
         assert captions(figure) == [
             "image, 28×28",
@@ -543,13 +551,13 @@ class TestFeatureMaps:
         np.testing.assert_array_equal(pixels(figure)[0], image[0])
         places = boxes(figure)
         for (_, top, _, height), (_, below, _, _) in itertools.pairwise(places):
-            assert top + height + figures.CAPTION < below
-        assert {left for left, _, _, _ in places} == {figures.MARGIN}
+            assert top + height + grid.CAPTION < below
+        assert {left for left, _, _, _ in places} == {grid.MARGIN}
         assert_crisp(figure, tmp_path / "maps.png")
 
     def test_mosaic_places_every_channel(self):
         layer = np.arange(18 * 4, dtype=np.float32).reshape(18, 2, 2)
-        figure = figures.feature_maps(np.ones((1, 4, 4)), {"conv": layer}, "a")
+        figure = feature_maps(np.ones((1, 4, 4)), {"conv": layer}, "a")
         mosaic = pixels(figure)[1]
         # 16 to a row, each of the 2×2 values 48 pixels wide, 4 pixels between.
         assert mosaic.shape == (2 * 96 + 4, 16 * 96 + 15 * 4)
@@ -562,7 +570,7 @@ class TestFeatureMaps:
 
     def test_colour_image_and_large_maps(self):
         image = np.random.default_rng(0).random((3, 32, 32))
-        figure = figures.feature_maps(image, {"conv": np.ones((64, 224, 224))}, "ship")
+        figure = feature_maps(image, {"conv": np.ones((64, 224, 224))}, "ship")
         np.testing.assert_array_equal(pixels(figure)[0], image.transpose(1, 2, 0))
         assert figure.bbox.width < 2000
 
@@ -576,7 +584,7 @@ class TestFeatureMaps:
     )
     def test_bad_shapes(self, image, layer, sentence):
         with pytest.raises(ValueError, match=sentence):
-            figures.feature_maps(np.ones(image), {"conv": np.ones(layer)}, "a")
+            feature_maps(np.ones(image), {"conv": np.ones(layer)}, "a")
 
 
 IMAGES = np.ones((3, 1, 8, 8), dtype=np.float32)
@@ -604,13 +612,11 @@ BAD_LOGITS = [
 def test_samples_of_bad_arrays(changed, sentence):
     arguments = {"images": IMAGES, "labels": LABELS} | changed
     with pytest.raises(ValueError, match=sentence):
-        figures.samples(**arguments, class_names=["cat", "dog"])
+        samples(**arguments, class_names=["cat", "dog"])
 
 
 @pytest.mark.parametrize(("changed", "sentence"), BAD_IMAGES_OR_LABELS + BAD_LOGITS)
-@pytest.mark.parametrize(
-    "draw", [figures.predictions, partial(figures.confident_mistakes, count=36)]
-)
+@pytest.mark.parametrize("draw", [predictions, partial(confident_mistakes, count=36)])
 def test_predictions_of_bad_arrays(draw, changed, sentence):
     arguments = {"images": IMAGES, "labels": LABELS, "logits": LOGITS} | changed
     with pytest.raises(ValueError, match=sentence):
@@ -622,17 +628,17 @@ class TestSave:
         images, labels = dataset(5)
         history = {"epoch": [1, 2], "train_loss": [2.0, 1.0], "train_accuracy": [0.1, 0.5]}
         return {
-            "samples": figures.samples(images, labels, DIGITS),
-            "filters": figures.filters(np.random.default_rng(0).normal(size=(4, 2, 3, 3)), "conv"),
-            "curves": figures.learning_curves(history),
-            "confusion": figures.confusion_matrix(np.eye(3, dtype=int), ["a", "b", "c"]),
+            "samples": samples(images, labels, DIGITS),
+            "filters": filters(np.random.default_rng(0).normal(size=(4, 2, 3, 3)), "conv"),
+            "curves": learning_curves(history),
+            "confusion": confusion_matrix(np.eye(3, dtype=int), ["a", "b", "c"]),
         }
 
     def test_same_bytes_each_time(self, tmp_path):
         for folder in ["first", "second"]:
             (tmp_path / folder).mkdir()
             for name, figure in self.figures().items():
-                figures.save(figure, tmp_path / folder / f"{name}.png")
+                style.save(figure, tmp_path / folder / f"{name}.png")
         names = {"samples.png", "filters.png", "curves.png", "confusion.png"}
         assert {path.name for path in (tmp_path / "first").iterdir()} == names
         for name in names:
@@ -644,7 +650,7 @@ class TestSave:
     def test_replaces_and_leaves_nothing_else(self, tmp_path):
         path = tmp_path / "samples.png"
         path.write_bytes(b"old")
-        figures.save(self.figures()["samples"], str(path))
+        style.save(self.figures()["samples"], str(path))
         assert path.read_bytes() != b"old"
         assert list(tmp_path.iterdir()) == [path]
 
@@ -658,11 +664,11 @@ def everything_with_names(names):
     counts = np.zeros((len(names), len(names)), int)
     np.add.at(counts, (labels, logits.argmax(axis=1)), 1)
     return {
-        "samples": figures.samples(images[:36], labels[:36], names),
-        "predictions": figures.predictions(images[:100], labels[:100], logits[:100], names),
-        "mistakes": figures.confident_mistakes(images, labels, logits, names, 36),
-        "confusion": figures.confusion_matrix(counts, names),
-        "features": figures.feature_maps(images[0], {"layer1": images[:4, 0]}, names[0]),
+        "samples": samples(images[:36], labels[:36], names),
+        "predictions": predictions(images[:100], labels[:100], logits[:100], names),
+        "mistakes": confident_mistakes(images, labels, logits, names, 36),
+        "confusion": confusion_matrix(counts, names),
+        "features": feature_maps(images[0], {"layer1": images[:4, 0]}, names[0]),
     }
 
 
@@ -670,13 +676,13 @@ def everything_with_names(names):
 @pytest.mark.parametrize("length", [80, 150])
 def test_long_names_make_no_large_pictures(classes, length):
     names = [f"{n:05}_{'Kingdom_Phylum_Class_Order_' * 9}"[:length] for n in range(classes)]
-    assert len(set(figures._short(names))) == classes
+    assert len(set(fonts.short_names(names))) == classes
     for name, figure in everything_with_names(names).items():
-        width, height = figure.get_size_inches() * figures.DPI
+        width, height = figure.get_size_inches() * style.DPI
         assert max(width, height) < 5_000, name
         assert width * height < 20e6, name
         if name == "confusion":
-            figures.png(figure)  # which warns if the labels leave no room
+            style.png(figure)  # which warns if the labels leave no room
 
 
 @pytest.mark.parametrize(
@@ -693,10 +699,10 @@ def test_long_names_make_no_large_pictures(classes, length):
     ],
 )  # fmt: skip
 def test_names_are_shortened_and_stay_different(names, short, monkeypatch):
-    monkeypatch.setattr(figures.fontManager, "ttflist", [])
-    figures._family.cache_clear()
-    assert figures._short(names) == short
-    figures._family.cache_clear()
+    monkeypatch.setattr(fonts.fontManager, "ttflist", [])
+    fonts._family.cache_clear()
+    assert fonts.short_names(names) == short
+    fonts._family.cache_clear()
 
 
 def test_removed_and_damaged_fonts_are_passed_over(tmp_path, monkeypatch):
@@ -705,28 +711,28 @@ def test_removed_and_damaged_fonts_are_passed_over(tmp_path, monkeypatch):
         FontEntry(fname=str(tmp_path / f"{name}.ttf"), name=name, style="normal", weight=400)
         for name in ("damaged", "removed")
     ]
-    good = figures.findfont("STIXGeneral")
-    missing = figures._letters(good) - figures._letters(figures.findfont(figures.FONT))
+    good = fonts.findfont("STIXGeneral")
+    missing = fonts._letters(good) - fonts._letters(fonts.findfont(fonts.FONT))
     letter = chr(min(missing - set(range(0xE000, 0xF900))))
     last = FontEntry(fname=good, name="z", style="normal", weight=400)
-    figures._family.cache_clear()
-    monkeypatch.setattr(figures.fontManager, "ttflist", listed)
-    assert figures._short([f"{letter}a"]) == [f"U+{ord(letter):04X} a"]
-    figures._family.cache_clear()
+    fonts._family.cache_clear()
+    monkeypatch.setattr(fonts.fontManager, "ttflist", listed)
+    assert fonts.short_names([f"{letter}a"]) == [f"U+{ord(letter):04X} a"]
+    fonts._family.cache_clear()
     # Fonts are tried in the order of their names.
-    monkeypatch.setattr(figures.fontManager, "ttflist", [*listed, last])
-    assert figures._family(letter) == "z"
-    figures._family.cache_clear()
+    monkeypatch.setattr(fonts.fontManager, "ttflist", [*listed, last])
+    assert fonts._family(letter) == "z"
+    fonts._family.cache_clear()
 
 
 def test_letters_that_the_font_lacks_come_from_another_one_and_never_as_boxes():
-    ours = figures._letters(figures.findfont(figures.FONT))
-    stix = figures._letters(figures.findfont("STIXGeneral"))  # ships with matplotlib, too
+    ours = fonts._letters(fonts.findfont(fonts.FONT))
+    stix = fonts._letters(fonts.findfont("STIXGeneral"))  # ships with matplotlib, too
     letter = chr(min(stix - ours - set(range(0xE000, 0xF900))))
     names = [f"{letter}ab", "中文", "العربية"]
     for figure in everything_with_names(names).values():
-        figures.png(figure)  # a letter without a font would be a warning, which is an error here
-    figure = figures.samples(*dataset(3, classes=1), [f"{letter}ab"])
-    figures.png(figure)
+        style.png(figure)  # a letter without a font would be a warning, which is an error here
+    figure = samples(*dataset(3, classes=1), [f"{letter}ab"])
+    style.png(figure)
     assert captions(figure)[0] == f"{letter}ab"
     assert len(figure.axes[0].texts[0].get_fontfamily()) == 2

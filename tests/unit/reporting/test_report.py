@@ -1,62 +1,57 @@
 """The page that shows one experiment."""
 
 import base64
+import dataclasses
 import io
 import re
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from pages import Page
-from paths import ROOT
+from made_up import made_up_results
 from PIL import Image
 
-from striate.config import params
-from striate.evaluation import metrics, scores
-from striate.reporting import figures, report
+from striate.evaluation import scores
+from striate.reporting import galleries, html, report
+from striate.reporting.figures import registry
+from striate.reporting.results import spread
 
-PICTURES = (
-    "curves", "curves_stacked", "confusion", "calibration", "feature_maps", "filters_layer1",
-)  # fmt: skip
 CLASSES = ["cat", "<b>dog</b>", 'fish & "chips"']
 
 
-@pytest.fixture(scope="module")
-def logits():
-    random = np.random.RandomState(0)
-    return random.randn(40, 3).astype(np.float32)
+class Page(HTMLParser):
+    """The addresses, ids and words of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.addresses, self.ids, self.tags, self.words = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for key, value in attrs:
+            if key in ("src", "href", "srcset", "action"):
+                self.addresses.append(value)
+            if key == "id":
+                self.ids.append(value)
+
+    def handle_data(self, data):
+        self.words.append(data)
 
 
 @pytest.fixture(scope="module")
-def labels():
-    return np.random.RandomState(1).randint(0, 3, 40)
+def results():
+    return made_up_results(CLASSES, train={"val_accuracy": 0.25})
 
 
 @pytest.fixture(scope="module")
-def text(logits, labels):
-    import torch
+def drawings(results):
+    return [one for entry in registry.registered() for one in registry.drawings(entry, results)]
 
-    measured = metrics.measure(
-        metrics.predictions_of(torch.from_numpy(logits), torch.from_numpy(labels))
-    )
-    images = np.random.RandomState(2).rand(40, 3, 4, 4).astype(np.float32)
-    png = figures.png(figures.learning_curves({"epoch": [1], "train_loss": [1.0]}))
-    train = {"train_accuracy": 0.5, "val_accuracy": 0.25, "epochs": 2, "kept_epoch": 2,
-             "parameters": 1234}  # fmt: skip
-    settings = params.load(ROOT / "params.yaml")
-    return report.page(
-        settings,
-        {"train": {"count": 40}, "classes": CLASSES},
-        {"train": train, "test": measured},
-        {"striate.checkpoint": "0123.dir"},
-        dict.fromkeys(PICTURES, png),
-        scores.confusion_matrix(logits, labels),
-        scores.calibration(scores.softmax(logits), labels),
-        {
-            "samples": report.samples(images, labels, CLASSES),
-            "predictions": report.predictions(images, labels, logits, CLASSES),
-            "mistakes": report.mistakes(images, labels, logits, CLASSES),
-        },
-    )  # fmt: skip
+
+@pytest.fixture(scope="module")
+def text(results, drawings):
+    return report.page(results, drawings)
 
 
 def test_it_needs_nothing_but_itself(text):
@@ -82,13 +77,13 @@ def test_names_of_classes_are_text_and_no_markup(text):
     assert 'fish & "chips"' in page.words
 
 
-def test_the_numbers_are_those_of_the_files(text, logits, labels):
+def test_the_numbers_are_those_of_the_files(text, results):
     words = " ".join(" ".join(Page(text).words).split())
-    wrong = int((logits.argmax(1) != labels).sum())
+    wrong = int((results.logits.argmax(1) != results.labels).sum())
     low, high = scores.wilson(40 - wrong, 40)
     assert f"{100 * (40 - wrong) / 40:.2f}% {100 * low:.2f} to {high:.2%}" in words
     assert f"test errors {wrong} of 40 images" in words
-    assert "learnt from 36 images of digits in 2 epochs of adam with batches of 100" in words
+    assert "was trained on 36 images of digits for 2 epochs with adam and batches of 100" in words
     assert "validation accuracy 25.00% 4.56 to 69.94%" in words  # 1 of 4
     assert "git log --all --oneline -S 0123.dir -- dvc.lock" in words
     assert "-S model.layers=2" in words
@@ -97,45 +92,37 @@ def test_the_numbers_are_those_of_the_files(text, logits, labels):
 def test_validation_comes_before_test(text):
     words = " ".join(" ".join(Page(text).words).split())
     assert words.index("validation accuracy 25.00%") < words.index("test errors")
-    assert "Choose among experiments by validation accuracy: each was scored on the" in words
-    assert "(data.val_size)" in report.choice_said({"train_accuracy": 1.0})
+    assert "Choose among experiments by validation accuracy: the highest of several" in words
+    assert "(data.val_size)" in report.selection_advice({"train_accuracy": 1.0})
 
 
-def test_a_mistake_is_framed_and_named(logits, labels):
+def test_a_mistake_is_framed_and_named(results):
+    logits, labels = results.logits, results.labels
     images = np.zeros((40, 1, 4, 4), np.float32)
-    tiles = report.predictions(images, labels, logits, CLASSES)
+    tiles = galleries.predictions(images, labels, logits, CLASSES)
     guesses = logits.argmax(1)
     assert [tile.wrong for tile in tiles] == (guesses != labels).tolist()
     first = int(np.flatnonzero(guesses != labels)[0])
     assert tiles[first].caption == f"{CLASSES[guesses[first]]}, not {CLASSES[labels[first]]}"
     where, sure = scores.surest_mistakes(logits, labels)
-    surest = report.mistakes(images, labels, logits, CLASSES)[0].caption
+    surest = galleries.mistakes(images, labels, logits, CLASSES)[0].caption
     assert surest == f"{CLASSES[guesses[where[0]]]} {sure[0]:.1%}, is {CLASSES[labels[where[0]]]}"
-
-
-def test_a_metric_that_older_results_lack_is_a_dash():
-    train = {"train_accuracy": 0.5, "epochs": 2, "parameters": 10}
-    tiles = report.headline(train, {"accuracy": 0.75, "n": 4}, 0)
-    assert {tile["name"]: tile["value"] for tile in tiles} == {
-        "test accuracy": "75.00%", "test errors": "–", "training accuracy": "50.00%",
-        "test loss": "–", "macro F1": "–", "calibration error": "–", "parameters": "10",
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_tile_holds_the_pixels_of_its_image(channels):
     image = np.random.RandomState(0).randint(0, 256, (channels, 5, 7))
-    source = report.tile(image / 255, "seven").source
+    source = html.tile(image / 255, "seven").source
     content = base64.b64decode(re.fullmatch("data:image/png;base64,(.*)", source)[1])
     pixels = np.asarray(Image.open(io.BytesIO(content)))
     expected = image[0] if channels == 1 else image.transpose(1, 2, 0)
     assert (pixels == expected).all()
 
 
-@pytest.mark.parametrize(("accuracy", "said"), [(0.9, "too unsure"), (0.3, "too sure")])
-def test_calibration_is_said_in_a_sentence(accuracy, said):
+@pytest.mark.parametrize(("accuracy", "lean"), [(0.9, "underconfident"), (0.3, "overconfident")])
+def test_calibration_is_put_in_a_sentence(accuracy, lean):
     rows = [{"count": 10, "confidence": 0.6, "accuracy": accuracy}]
-    assert f"the network is {said} by 30.00%" in report.calibration_said(rows)
+    assert f"the network is {lean} by 30.00%" in report.calibration_sentence(rows)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +135,7 @@ def test_calibration_is_said_in_a_sentence(accuracy, said):
     ],
 )
 def test_images_are_chosen_from_all_classes_in_turn(labels, count, chosen):
-    assert report.spread(np.array(labels), count).tolist() == chosen
+    assert spread(np.array(labels), count).tolist() == chosen
 
 
 def test_params_of_folders_are_shown_for_folders_only_and_filters_come_last(text):
@@ -157,3 +144,35 @@ def test_params_of_folders_are_shown_for_folders_only_and_filters_come_last(text
     assert not {"data.path", "data.size", "data.test_size"} & set(words)
     ids = Page(text).ids
     assert ids.index("confusion") < ids.index("features") < ids.index("filters")
+
+
+def test_figures_stand_in_their_sections_with_caption_and_alt_text(text, drawings):
+    parts = re.split(r'<h2 id="(\w+)">', text)
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+    assert list(sections) == list(registry.SECTIONS)
+    for drawing in drawings:
+        embedded = html.embedded(drawing.png)
+        for section, content in sections.items():
+            assert (embedded in content) == (section == drawing.entry.section)
+        if drawing.entry.section:
+            assert f'alt="{drawing.alt}"' in sections[drawing.entry.section]
+            assert drawing.caption in sections[drawing.entry.section]
+    assert {d.name for d in drawings} >= {"curves", "samples", "filters_layer1", "filters_layer2"}
+    assert text.count(html.embedded(next(d.narrow for d in drawings if d.name == "curves"))) == 1
+    filters = [drawing for drawing in drawings if drawing.entry.name == "filters"]
+    assert [drawing.alt for drawing in filters] == ["Filters of layer1", "Filters of layer2"]
+    assert [bool(drawing.caption) for drawing in filters] == [True, False]
+
+
+def test_a_figure_of_an_unknown_section_or_a_taken_name_is_refused():
+    with pytest.raises(ValueError, match="figure new: section must be one of curves, samples"):
+        registry.figure("new", section="nowhere", alt="")
+    with pytest.raises(ValueError, match="there are two figures curves"):
+        registry.figure("curves", section="curves", alt="")
+
+
+def test_a_network_without_layers_and_width_in_its_params_is_described(results, drawings):
+    params = {key: value for key, value in results.params.items()
+              if key not in ("model.layers", "model.width")}  # fmt: skip
+    text = report.page(dataclasses.replace(results, params=params), drawings)
+    assert "This network (convnet, 2 layers, 1,234 parameters) was trained" in text

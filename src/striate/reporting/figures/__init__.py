@@ -1,0 +1,1 @@
+"""Figures: one file each, found by themselves; `registry` says how to add one."""

@@ -1,0 +1,114 @@
+"""What figures, page and model card are made from."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from striate.data.splits import count_of_second
+from striate.evaluation import scores
+
+SAMPLES, PREDICTIONS, MISTAKES = 36, 100, 36  # images in each gallery, at most
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results of one experiment, as the stages left them.
+
+    Attributes:
+        params: of params.yaml, by dotted key.
+        arguments: of `dvc exp run`, that set these params.
+        hashes: by name, of what the network is made from and consists of; the tags of its run.
+        manifest: of the data.
+        source: who publishes the data: name, page, licence; None for images of one's own.
+        description: of the checkpoint, model.json.
+        train: metrics/train.json.
+        test: metrics/test.json.
+        history: columns of metrics/history.csv, by name.
+        train_images: float32 (M, C, H, W) in 0..1, a selection of the training images.
+        train_labels: int64 (M,).
+        images: float32 (N, C, H, W) in 0..1, all test images.
+        labels: int64 (N,).
+        logits: float32 (N, classes).
+        filters: weights of each convolution, by name, float32 (out, in, height, width).
+        feature_maps: of the first test image, behind each layer by name, float32 (channels,
+            height, width).
+    """
+
+    params: dict[str, Any]
+    arguments: list[str]
+    hashes: dict[str, str]
+    manifest: dict[str, Any]
+    source: dict[str, Any] | None
+    description: dict[str, Any]
+    train: dict[str, float]
+    test: dict[str, float]
+    history: dict[str, list[float]]
+    train_images: NDArray[np.floating]
+    train_labels: NDArray[np.integer]
+    images: NDArray[np.floating]
+    labels: NDArray[np.integer]
+    logits: NDArray[np.floating]
+    filters: dict[str, np.ndarray]
+    feature_maps: dict[str, np.ndarray]
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes."""
+        classes: list[str] = self.manifest["classes"]
+        return classes
+
+    @property
+    def layers(self) -> int:
+        """How many layers the network has, as its params or else its feature maps say."""
+        return int(self.params.get("model.layers", len(self.feature_maps)))
+
+    @property
+    def validation_count(self) -> int:
+        """How many images the validation set has."""
+        return count_of_second(self.manifest["train"]["count"], self.params["data.val_size"])
+
+    @property
+    def train_count(self) -> int:
+        """How many images the training set has, without the validation set."""
+        count: int = self.manifest["train"]["count"]
+        return count - self.validation_count
+
+    @cached_property
+    def selection(self) -> NDArray[np.integer]:
+        """Indices of the test images that show predictions."""
+        return spread(self.labels, PREDICTIONS)
+
+    @cached_property
+    def confusion(self) -> np.ndarray:
+        """What `scores.confusion_matrix` gives."""
+        return scores.confusion_matrix(self.logits, self.labels)
+
+    @cached_property
+    def calibration(self) -> list[dict[str, float]]:
+        """What `scores.calibration` gives."""
+        return scores.calibration(scores.softmax(self.logits), self.labels)
+
+
+def spread(labels: NDArray[np.integer], count: int) -> NDArray[np.integer]:
+    """Choose images of all classes in turn: the first of each, then the second, and so on.
+
+    Of more than `count` classes, `count` are shown, evenly spaced.
+
+    Args:
+        labels: (N,) of all images.
+        count: the most images.
+
+    Returns:
+        Their indices, (M,) with M of at most `count`.
+    """
+    order = np.argsort(labels, kind="stable")
+    _, firsts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    if len(firsts) > count:
+        chosen = firsts[np.linspace(0, len(firsts) - 1, count).round().astype(int)]
+    else:
+        turns = np.arange(len(labels)) - np.repeat(firsts, sizes)
+        chosen = np.argsort(turns, kind="stable")[:count]
+    return np.asarray(order[chosen])

@@ -1,0 +1,72 @@
+"""Results of an experiment that was never run, for tests of figures, page and model card."""
+
+from pathlib import Path
+
+import numpy as np
+
+from striate.config import params
+from striate.config.recipes import arguments
+from striate.evaluation import scores
+from striate.reporting.results import Results
+
+ROOT = Path(__file__).parents[2]
+TRAIN = {"train_accuracy": 0.5, "epochs": 2, "kept_epoch": 2, "parameters": 1234}
+
+
+def _test_metrics(logits, labels):
+    confusion = scores.confusion_matrix(logits, labels)
+    correct = int(np.trace(confusion))
+    return {
+        "accuracy": correct / len(labels),
+        "loss": float(scores.losses(logits, labels).mean()),
+        "macro_f1": float(np.mean([row["f1"] for row in scores.per_class_scores(confusion)])),
+        "ece": scores.expected_calibration_error(scores.softmax(logits), labels),
+        "errors": len(labels) - correct,
+        "n": len(labels),
+    }
+
+
+def made_up_results(classes, train=None, confidence=None, source=None, **changes):
+    """Results of 40 test images of 3 classes.
+
+    Args:
+        classes: three names.
+        train: further metrics of metrics/train.json.
+        confidence: temperature and energy of the checkpoint.
+        source: who publishes the data.
+        changes: params, such as `data__name`.
+    """
+    random = np.random.RandomState(0)
+    logits, labels = random.randn(40, 3).astype(np.float32), random.randint(0, 3, 40)
+    images = random.rand(40, 3, 8, 8).astype(np.float32)
+    flat = params.flatten(params.load(ROOT / "params.yaml").model_dump())
+    flat |= {key.replace("__", "."): value for key, value in changes.items()}
+    part = {"count": 40, "per_class": [10, 12, 18], "sha256": {"images.npy": "0" * 64}}
+    return Results(
+        params=flat,
+        arguments=arguments(flat),
+        hashes={"striate.checkpoint": "0123.dir"},
+        manifest={
+            "name": flat["data.name"],
+            "shape": [1, 8, 8],
+            "peak": 16,
+            "classes": classes,
+            "frame": {"background": "dark", "extent": 0.9},
+            "train": part,
+            "test": part | {"sha256": {"images.npy": "f" * 64}},
+        },
+        source=source,
+        description={"confidence": confidence},
+        train=TRAIN | (train or {}),
+        test=_test_metrics(logits, labels),
+        history={"epoch": [1, 2], "train_loss": [1.0, 0.5]},
+        train_images=images,
+        train_labels=labels,
+        images=images,
+        labels=labels,
+        logits=logits,
+        filters={
+            name: random.randn(4, 1, 3, 3).astype(np.float32) for name in ("layer1", "layer2")
+        },
+        feature_maps={"layer1": images[0], "layer2": images[1]},
+    )
