@@ -143,7 +143,7 @@ def print_table(found, trials):
             cells = [f"{accuracy:.2%}, {seconds:,.0f} s"
                      for accuracy, seconds in (one["curve"][mark - 1] for mark in marks
                                                if mark <= len(one["curve"]))]  # fmt: skip
-            cuts = f"{one['pruned']} cut, {one['failed']} failed"
+            cuts = f"{one['pruned']} pruned, {one['failed']} failed"
             blank = [""] * (len(marks) - len(cells))
             rows.append([f"{sampler}, seed {one['seed']}", *cells, *blank, cuts])
         whole = [one for one in mine if len(one["curve"]) >= trials]
@@ -167,7 +167,7 @@ def main():
     FOLDER.mkdir(exist_ok=True)
     if arguments.one is not None:
         end = time.monotonic() + 60 * arguments.minutes
-        for sampler in reversed(studies.SAMPLERS):  # random first: its trainings are never cut
+        for sampler in reversed(studies.SAMPLERS):  # random first: its trials are never pruned
             search(sampler, arguments.one, arguments.trials, end)
         return
     print(common.header() + "\n")

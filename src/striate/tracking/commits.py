@@ -16,11 +16,11 @@ from striate.errors import UserError
 from striate.tracking import dvc_lock
 from striate.tracking.dvc_lock import LOCK
 from striate.tracking.git import blobs
+from striate.tracking.points import TABLES
 
-MODELS = "models"
+MANIFEST, MODELS = "data/manifest.json", "models"
 TRAIN, TEST = "metrics/train.json", "metrics/test.json"
-IDENTIFYING = ("data/manifest.json", "data/test", MODELS)
-NEEDED = (MODELS, "metrics/history.csv", "metrics/steps.csv", "predictions")
+NEEDED = (MODELS, *TABLES, "predictions")  # an experiment without one of these is left out
 CACHE = ".dvc/tmp/striate-records.json"  # of parsed commits; safe to delete
 PARSED_BY = ("config", "data", "evaluation", "tracking")  # packages whose code parses a commit
 
@@ -66,9 +66,9 @@ def outcomes(root: Path, commits: Sequence[str]) -> dict[str, Outcome | NotWhole
             kind = NotEvaluatedError if type(error) is NotEvaluatedError else NotWholeError
             known[commit] = [kind.__name__, str(error)]
     if new:
-        asked = {commit: known[commit] for commit in commits if commit in known}
+        listed = {commit: known[commit] for commit in commits if commit in known}
         # A look-up of one experiment must not evict the others.
-        kept = asked if len(commits) > 1 else known
+        kept = listed if len(commits) > 1 else known
         with suppress(OSError):
             write(path, json.dumps({"code": code_hash(), "commits": kept}).encode())
     return unreadable | {c: _from_cache(known[c]) for c in commits if c in known}
@@ -167,7 +167,7 @@ def _parse_lock(text: str | None) -> tuple[dict[str, Any], dict[str, str]]:
     visualize = stages.get("visualize")
     if visualize is not None and visualize.deps.get(MODELS) == hashes.get(MODELS):
         hashes |= visualize.outs
-    for path in (*IDENTIFYING, *NEEDED, TRAIN, TEST):
+    for path in (MANIFEST, *NEEDED, TRAIN, TEST):
         if path not in hashes:
             raise NotWholeError(f"its dvc.lock cannot be used: it has no hash of {path}")
     for name, stage in (("train", train), ("evaluate", evaluate)):

@@ -1,4 +1,4 @@
-"""Git, as far as the records and the gate need it."""
+"""Reading Git: revisions, and files in commits."""
 
 import os
 import subprocess
@@ -10,13 +10,13 @@ from striate.errors import UserError
 
 def commit_of(folder: Path, revision: str) -> str | None:
     """The commit that a revision names, or None."""
-    asked = ("rev-parse", "--verify", "--quiet", "--end-of-options", revision + "^{commit}")
-    return (git(folder, *asked) or "").strip() or None
+    arguments = ("rev-parse", "--verify", "--quiet", "--end-of-options", revision + "^{commit}")
+    return (git(folder, *arguments) or "").strip() or None
 
 
 def blobs(folder: Path, names: Sequence[str]) -> list[str | None]:
-    """The texts of files in commits, by `COMMIT:./PATH`, or None; all by one process."""
-    # A text may hold characters of several bytes, and sizes are in bytes.
+    """The texts of files in commits, named `COMMIT:./PATH`, or None; read by one process."""
+    # Split bytes, not text: sizes are in bytes.
     answer = _batch(folder, "--batch", names)
     found: list[str | None] = []
     while len(found) < len(names):
@@ -31,7 +31,7 @@ def blobs(folder: Path, names: Sequence[str]) -> list[str | None]:
 
 
 def trees(folder: Path, commits: Iterable[str]) -> dict[str, str | None]:
-    """What tells apart the states of a folder in commits; None where it is not there."""
+    """The tree of a folder in each commit; None where it does not exist."""
     listed = list(commits)
     answer = _batch(folder, "--batch-check", [f"{commit}:./" for commit in listed]).decode()
     lines = [None if line.endswith(" missing") else line for line in answer.splitlines()]
@@ -39,15 +39,15 @@ def trees(folder: Path, commits: Iterable[str]) -> dict[str, str | None]:
 
 
 def _batch(folder: Path, option: str, names: Sequence[str]) -> bytes:
-    """What `git cat-file` says of objects.
+    """The output of `git cat-file` about objects.
 
     Raises:
-        UserError: it fails, as where one is damaged.
+        UserError: it fails, for example at a damaged object.
     """
     if not names:
         return b""
     answer = _run(folder, "cat-file", option, given=names)
-    # Of a damaged object it says that it is missing, and here why.
+    # It reports a damaged object as missing; standard error has the reason.
     if answer.returncode or b"error: " in answer.stderr:
         reason = " ".join(answer.stderr.decode(errors="replace").split())
         raise UserError(f"Git cannot read {folder.resolve()}: {reason or answer.returncode}")
@@ -55,7 +55,7 @@ def _batch(folder: Path, option: str, names: Sequence[str]) -> bytes:
 
 
 def git(folder: Path, *arguments: str) -> str | None:
-    """The output of a git command, or None where it fails.
+    """The output of a git command, or None if it fails.
 
     Raises:
         UserError: Git is not installed, or refuses the repository of another user.
@@ -67,7 +67,7 @@ def git(folder: Path, *arguments: str) -> str | None:
 def _run(
     folder: Path, *arguments: str, given: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a git command that reads lines.
+    """Run a git command, with `given` as lines of its standard input.
 
     Raises:
         UserError: Git is not installed, or refuses the repository of another user.
@@ -77,15 +77,15 @@ def _run(
             ["git", "-C", str(folder), *arguments],  # noqa: S607
             input="".join(f"{line}\n" for line in given).encode(),
             capture_output=True,
-            # Its words are compared below.
+            # Its messages are matched below.
             env=os.environ | {"LC_ALL": "C.UTF-8", "LANGUAGE": ""},
             check=False,
         )
     except FileNotFoundError:
         raise UserError("git is not installed, or not on PATH") from None
-    said = answer.stderr.decode(errors="replace")
-    if "dubious ownership" in said:
-        cure = next(line for line in said.splitlines() if "safe.directory" in line)
+    message = answer.stderr.decode(errors="replace")
+    if "dubious ownership" in message:
+        cure = next(line for line in message.splitlines() if "safe.directory" in line)
         raise UserError(
             f"Git refuses {folder.resolve()}, which belongs to another user; if you trust it:"
             f" {cure.strip()}"

@@ -22,6 +22,7 @@ from striate.data.results import MISSING
 from striate.errors import UserError
 from striate.tracking import commits, dvc_cache, dvc_lock
 from striate.tracking.commits import (
+    MANIFEST,
     MODELS,
     NEEDED,
     TEST,
@@ -40,7 +41,7 @@ EVALUATION = "striate.evaluation"
 TRAINED_BY = ("seed", "data", "augment", "model", "training")  # the sections that train reads
 SPLIT_BY = ("seed", "data.val_size")  # the params that decide which images are held out
 VALIDATION = "val_accuracy"  # in TRAIN
-MANIFEST, TEST_SET = "data/manifest.json", "data/test"
+TEST_SET = "data/test"
 PAGES = {  # outputs of visualize → their folders among a run's artifacts
     "reports/figures": "figures",
     "reports/index.html": "report",
@@ -54,11 +55,11 @@ WORKSPACE = "workspace"  # the name of the experiment in the working tree
 
 @dataclass(frozen=True)
 class Name:
-    """One way in which an experiment is called."""
+    """One of the names of an experiment."""
 
     name: str
-    commit: str = ""  # where DVC keeps it; none for the workspace
-    baseline: str = ""  # the commit that it started from
+    commit: str = ""  # empty for the workspace
+    baseline: str = ""  # the commit that it started from; empty for a branch
 
 
 @dataclass
@@ -66,7 +67,7 @@ class Record:
     """An experiment as DVC keeps it.
 
     Attributes:
-        names: what it is called; the first is the one to show.
+        names: the first is the one to show.
         identity: its hashes, by tag.
         params: flat, of training and evaluation.
         train: what metrics/train.json holds.
@@ -92,14 +93,14 @@ class Record:
 
 
 class LeftOut(NamedTuple):
-    """An experiment that nothing can be said of, and why."""
+    """An experiment that cannot be used, and why."""
 
     name: str
     reason: str
 
 
 class Found(NamedTuple):
-    """Every experiment that is whole, those that are not, and that of the working tree."""
+    """The usable experiments, the others, and the one in the working tree."""
 
     records: list[Record]
     left_out: list[LeftOut]
@@ -142,7 +143,7 @@ def hash_values(values: dict[str, Any]) -> str:
 
 
 def head(root: Path) -> str | None:
-    """The commit that HEAD stands at; None before the first one.
+    """The commit of HEAD; None before the first commit.
 
     Raises:
         UserError: this is no Git repository.
@@ -173,11 +174,11 @@ def find(root: Path) -> Found:
         try:
             record = _record(root, name, NEEDED, outcomes)
         except UserError as error:
-            # Before the first `dvc repro`, neither is an experiment that anybody asked for.
+            # Before the first `dvc repro`, HEAD and the workspace are no experiments to report.
             if name.baseline or not isinstance(error, NotEvaluatedError):
                 left_out.append(LeftOut(name.name, str(error)))
             continue
-        # Scores that were edited by hand differ although dvc.lock, which is identical, does not.
+        # The key includes the scores: they may be edited by hand, with an unchanged dvc.lock.
         key = record.key
         if key not in records:
             records[key] = record
@@ -202,7 +203,7 @@ def _listed(root: Path) -> list[Name]:
     ]
     prefix = (git(root, "rev-parse", "--show-prefix") or "").strip() if found else ""
     if prefix:
-        # Several projects share this Git repository, and an experiment changes one of them.
+        # Several projects share this Git repository; keep the experiments that change this one.
         tree = trees(root, {commit for name in found for commit in (name.commit, name.baseline)})
         found = [name for name in found if tree[name.commit] != tree[name.baseline]]
     return listed + found
@@ -220,30 +221,30 @@ def named(root: Path, name: str, needed: Sequence[str] = NEEDED) -> Record:
         UserError: there is none, there are several, or it is not whole.
     """
     listed = _listed(root)
-    asked = [own for own in listed if own.name == name] or [Name(name)] * (name == WORKSPACE)
-    if len(asked) > 1:
-        # As DVC does: that of HEAD, if there is one.
-        asked = [own for own in asked if own.baseline in ("", head(root))] or asked
-    if len(asked) > 1:
-        hashes = ", ".join(own.commit[:7] for own in asked)
+    matches = [own for own in listed if own.name == name] or [Name(name)] * (name == WORKSPACE)
+    if len(matches) > 1:
+        # Like DVC, prefer the one based on HEAD.
+        matches = [own for own in matches if own.baseline in ("", head(root))] or matches
+    if len(matches) > 1:
+        hashes = ", ".join(own.commit[:7] for own in matches)
         raise UserError(f"several experiments are called {name}; name the commit: {hashes}")
-    if not asked:
+    if not matches:
         commit = commit_of(root, name)
         if commit is None:
             known = list(dict.fromkeys([WORKSPACE, *(own.name for own in listed)]))
             raise UserError(
                 f"there is no experiment, branch or commit {name!r}; known here: {_some(known)}"
             )
-        asked = [Name(name, commit)]
+        matches = [Name(name, commit)]
     try:
-        outcomes = commits.outcomes(root, [asked[0].commit])
-        return _record(root, asked[0], needed, outcomes)
+        outcomes = commits.outcomes(root, [matches[0].commit])
+        return _record(root, matches[0], needed, outcomes)
     except NotWholeError as error:
         raise UserError(f"{name} cannot be used: {error}") from None
 
 
 def in_words(left_out: Iterable[LeftOut]) -> list[str]:
-    """A line for each reason, with the names that it is true of."""
+    """A line for each reason, with the names of its experiments."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in left_out:
         by_reason.setdefault(reason, []).append(name)
@@ -281,7 +282,7 @@ def fetch(root: Path, record: Record, paths: Sequence[str], scratch: Path) -> Pa
 
 
 def changed_params(record: Record, params: dict[str, Any]) -> list[str]:
-    """The params, flat, that are no longer those that an experiment was made with."""
+    """The flat params that differ from those of an experiment, as `KEY OLD → NEW`."""
     return [
         f"{key} {record.params.get(key, MISSING)} → {value}"
         for key, value in params.items()
@@ -290,7 +291,7 @@ def changed_params(record: Record, params: dict[str, Any]) -> list[str]:
 
 
 def is_recorded(root: Path, path: str) -> bool:
-    """Whether a file or folder of the working tree is what dvc.lock names; True without one."""
+    """Whether a file or folder of the working tree is the one in dvc.lock; True without a hash."""
     try:
         stages = dvc_lock.parse((root / LOCK).read_text())
     except (OSError, ValueError):
@@ -350,10 +351,10 @@ def _record(
 
 
 def _check_here(root: Path, name: Name, wanted: dict[str, str]) -> None:
-    """Refuse an experiment whose files are not here, or are another's.
+    """Refuse an experiment whose files are not here, or are those of another.
 
     Raises:
-        NotWholeError: says how to bring them.
+        NotWholeError: says how to get them.
     """
     for path, digest in wanted.items():
         if _has(root, name, path, digest):
@@ -368,11 +369,11 @@ def _check_here(root: Path, name: Name, wanted: dict[str, str]) -> None:
             raise NotWholeError(
                 "its files are not in DVC's cache here; `dvc exp pull` brings them from a remote"
             )
-        said = "its files are not in DVC's cache here; "
+        missing = "its files are not in DVC's cache here; "
         if name.commit != head(root):
-            raise NotWholeError(said + "`dvc fetch --all-commits` brings them from a remote")
+            raise NotWholeError(missing + "`dvc fetch --all-commits` brings them from a remote")
         raise NotWholeError(
-            said + "`dvc pull` brings them if a remote has them; or `dvc repro` makes yours, and"
+            missing + "`dvc pull` brings them if a remote has them; or `dvc repro` makes yours, and"
             " `git commit -m Baseline dvc.lock metrics` keeps those"
         )
 

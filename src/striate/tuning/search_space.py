@@ -41,16 +41,16 @@ def read(path: Path, base: Params) -> dict[str, Any]:
     """
     space = read_yaml(path)
     extremes = {}
-    for key, asked in space.items():
+    for key, entry in space.items():
         if not isinstance(key, str) or (key != "seed" and key.count(".") != 1):
             raise UserError(f"{path}: {key!r} is not the name of a param, such as model.layers")
-        extremes[key] = _extremes(f"{path}: {key}", asked)
-        if varies(asked) and (key in SCORED_BY or key.startswith("evaluate.")):
+        extremes[key] = _extremes(f"{path}: {key}", entry)
+        if varies(entry) and (key in SCORED_BY or key.startswith("evaluate.")):
             raise UserError(
                 f"{path}: {key} must be one value: it says how networks are scored, not what they"
                 " learn"
             )
-    if not any(varies(asked) for asked in space.values()):
+    if not any(varies(entry) for entry in space.values()):
         raise UserError(f"{path}: no param varies; give one a list, or a range with low and high")
     first = {key: values[0] for key, values in extremes.items()}
     chosen = [key for key, values in extremes.items() if len(values) > 1]
@@ -62,46 +62,46 @@ def read(path: Path, base: Params) -> dict[str, Any]:
     return space
 
 
-def varies(asked: Any) -> bool:
+def varies(entry: Any) -> bool:
     """Whether an entry of a search space may differ between trials."""
-    return isinstance(asked, list | dict)
+    return isinstance(entry, list | dict)
 
 
-def _extremes(place: str, asked: Any) -> list[Any]:
+def _extremes(where: str, entry: Any) -> list[Any]:
     """The choices, the ends of a range, or the one value.
 
     Raises:
         UserError: it is none of these.
     """
-    if isinstance(asked, list):
-        texts = [json.dumps(choice) for choice in asked]
-        if not 0 < len(asked) <= MAX_CHOICES or len(set(texts)) < len(texts):
-            raise UserError(f"{place} must list 1 to {MAX_CHOICES} choices, each once")
-        return asked
-    if not isinstance(asked, dict):
-        return [asked]
-    numbers = {name: asked.get(name) for name in ("low", "high", "step") if name in asked}
-    if set(asked) - RANGE_KEYS or not {"low", "high"} <= set(asked):
-        raise UserError(f"{place} is no range; it must hold low and high, and perhaps step or log")
+    if isinstance(entry, list):
+        texts = [json.dumps(choice) for choice in entry]
+        if not 0 < len(entry) <= MAX_CHOICES or len(set(texts)) < len(texts):
+            raise UserError(f"{where} must list 1 to {MAX_CHOICES} choices, each once")
+        return entry
+    if not isinstance(entry, dict):
+        return [entry]
+    numbers = {name: entry.get(name) for name in ("low", "high", "step") if name in entry}
+    if set(entry) - RANGE_KEYS or not {"low", "high"} <= set(entry):
+        raise UserError(f"{where} is no range; it must hold low and high, and perhaps step or log")
     for name, value in numbers.items():
         if (
             isinstance(value, bool)
             or not isinstance(value, int | float)
             or not math.isfinite(value)
         ):
-            raise UserError(f"{place}: {name} is {value!r}; it must be a number")
-    low, high, step = asked["low"], asked["high"], asked.get("step")
-    log = asked.get("log", False)
+            raise UserError(f"{where}: {name} is {value!r}; it must be a number")
+    low, high, step = entry["low"], entry["high"], entry.get("step")
+    log = entry.get("log", False)
     if low >= high:
-        raise UserError(f"{place}: low is {low}; it must be less than high, which is {high}")
+        raise UserError(f"{where}: low is {low}; it must be less than high, which is {high}")
     if not isinstance(log, bool):
-        raise UserError(f"{place}: log is {log!r}; it must be true or false")
+        raise UserError(f"{where}: log is {log!r}; it must be true or false")
     if log and (low <= 0 or step is not None):
-        raise UserError(f"{place}: with log, low must be above 0, and there can be no step")
+        raise UserError(f"{where}: with log, low must be above 0, and there can be no step")
     if step is not None:
         count = (high - low) / step if step > 0 else 0.5
         if not math.isclose(count, round(count), abs_tol=1e-9):
-            raise UserError(f"{place}: from low to high must be a whole number of steps above 0")
+            raise UserError(f"{where}: from low to high must be a whole number of steps above 0")
     return [low, high]
 
 
@@ -144,15 +144,15 @@ def nested(values: dict[str, Any], sections: dict[str, Any]) -> dict[str, Any]:
 def propose(trial: optuna.Trial, space: dict[str, Any], base: Params) -> dict[str, Any]:
     """Have Optuna propose each param that varies; returns its values, as Optuna stores them."""
     values = flat(base)
-    for key, asked in space.items():
-        if isinstance(asked, list):
-            trial.suggest_categorical(key, [_encoded(choice) for choice in asked])
-        elif isinstance(asked, dict):
-            low, high, log = asked["low"], asked["high"], asked.get("log", False)
+    for key, entry in space.items():
+        if isinstance(entry, list):
+            trial.suggest_categorical(key, [_encoded(choice) for choice in entry])
+        elif isinstance(entry, dict):
+            low, high, log = entry["low"], entry["high"], entry.get("log", False)
             if isinstance(values[key], float):  # also where the ends are written as 0 and 1
-                trial.suggest_float(key, low, high, log=log, step=asked.get("step"))
+                trial.suggest_float(key, low, high, log=log, step=entry.get("step"))
             else:
-                trial.suggest_int(key, low, high, log=log, step=asked.get("step", 1))
+                trial.suggest_int(key, low, high, log=log, step=entry.get("step", 1))
     return trial.params
 
 
@@ -171,14 +171,14 @@ def _encoded(choice: Any) -> Any:
 def values_of(proposed: dict[str, Any], space: dict[str, Any]) -> dict[str, Any]:
     """The params that a trial sets: rounded proposals, and fixed values."""
     found = {}
-    for key, asked in space.items():
-        if isinstance(asked, list):
-            found[key] = next(c for c in asked if _encoded(c) == proposed[key])
-        elif isinstance(asked, dict):
+    for key, entry in space.items():
+        if isinstance(entry, list):
+            found[key] = next(c for c in entry if _encoded(c) == proposed[key])
+        elif isinstance(entry, dict):
             value = proposed[key]
             if isinstance(value, float):
-                value = min(max(float(f"{value:.{DIGITS}g}"), asked["low"]), asked["high"])
+                value = min(max(float(f"{value:.{DIGITS}g}"), entry["low"]), entry["high"])
             found[key] = value
         else:
-            found[key] = asked
+            found[key] = entry
     return found

@@ -270,7 +270,7 @@ def rows(study: optuna.Study) -> list[Row]:
             continue  # its worker was stopped; it was enqueued again under the same name
         state = {"COMPLETE": "complete", "PRUNED": "pruned"}.get(trial.state.name, "failed")
         drawn = values_of(trial.params, space)
-        varied = {key: drawn[key] for key, asked in space.items() if varies(asked)}
+        varied = {key: drawn[key] for key, entry in space.items() if varies(entry)}
         found.append(
             Row(trial.number, trial.user_attrs[EXPERIMENT], state, trial.user_attrs.get(EPOCHS),
                 trial.value if done else None, varied)

@@ -48,8 +48,14 @@ def test_the_committed_space_is_one():
             "with log, low must be above 0, and there can be no step",
         ),
         ({"augment.flip": {"low": 0, "high": 1}}, "augment.flip is 0; it must be true or false"),
-        ("training.learning_rate: {low: .nan, high: 1}", "low is nan; it must be a number"),
-        ("training.learning_rate: {low: small, high: 1}", "low is 'small'; it must be a number"),
+        (
+            "training.learning_rate: {low: .nan, high: 1}",
+            "training.learning_rate: low is nan; it must be a number",
+        ),
+        (
+            "training.learning_rate: {low: small, high: 1}",
+            "training.learning_rate: low is 'small'; it must be a number",
+        ),
         ({"training.learning_rate": {"low": 0.1, "high": 101}}, "is 101; it must be a number abo"),
         ({"model.arch": ["convnet", "speedrun"], "model.whiten": [0, 2]}, "model.whiten is 2; it"),
         ({"model.layers": 3}, "no param varies; give one a list, or a range with low and high"),
