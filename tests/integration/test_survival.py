@@ -242,7 +242,7 @@ def test_in_a_new_clone_the_metrics_that_git_keeps_are_put_back(origin, tmp_path
     assert set(before) == {"metrics/train.json", "metrics/test.json"}
     said = clone.run("dvc", "exp", "run", "-S", "model.layers=4", status=255)
     assert "model.layers is 4" in said
-    assert "put back" not in said
+    assert "could not be restored" not in said
     assert outputs(clone.folder).items() >= before.items()
 
 
