@@ -16,7 +16,7 @@ from striate.data import files
 from striate.errors import reported
 from striate.tracking import logger
 from striate.tracking.git import git
-from striate.training.states import DONE, STATES
+from striate.training.resume_files import DONE, RESUME_DIR
 from striate.training.torchrun import is_member, leave
 
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
@@ -76,7 +76,7 @@ def _remove_recorded_checkpoints() -> None:
 
     If one of them is trained again, that was forced, and it starts over.
     """
-    finished = list(Path(os.environ.get("DVC_ROOT", "."), STATES).glob(f"*{DONE}"))
+    finished = list(Path(os.environ.get("DVC_ROOT", "."), RESUME_DIR).glob(f"*{DONE}"))
     if not finished:
         return
     try:

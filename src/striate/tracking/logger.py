@@ -20,7 +20,7 @@ from striate.errors import UserError
 from striate.tracking import background, records
 from striate.tracking.records import Point
 from striate.training import events
-from striate.training.torchrun import is_first
+from striate.training.torchrun import is_main_process
 
 SWITCH = "STRIATE_TRACKING"
 
@@ -38,7 +38,7 @@ class Logbook:
 
     def epoch(self, row: dict[str, Any]) -> None:
         """What `striate.training.loop.fit` yielded."""
-        events.tell(row)
+        events.publish(row)
         curves = {key: value for key, value in row.items() if key not in ("epoch", "step_losses")}
         points: list[Point] = [(name, value, row["epoch"]) for name, value in curves.items()]
         self._send("log", points + [("step_loss", loss, step) for step, loss in row["step_losses"]])
@@ -77,7 +77,7 @@ def logbook() -> Iterator[Logbook]:
 
     Of several processes that train together, the first one is tracked.
     """
-    if not (enabled() and is_first()):
+    if not (enabled() and is_main_process()):
         yield Logbook(None)
         return
     tracker = _start(subprocess.PIPE)

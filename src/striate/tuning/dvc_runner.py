@@ -26,9 +26,9 @@ from filelock import FileLock
 
 from striate.pipeline.stage import PR_SET_PDEATHSIG
 from striate.training import events
-from striate.training.states import STATES
+from striate.training.resume_files import RESUME_DIR
 
-LOCK = STATES / "experiment.lock"
+LOCK = RESUME_DIR / "experiment.lock"
 WATCH_SECONDS = 0.1  # between two looks at what is new
 PATIENCE_SECONDS = 60.0  # for an interrupted experiment to end, before it is killed
 TAIL = 20_000  # characters of what DVC said that are passed on

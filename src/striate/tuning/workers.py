@@ -28,7 +28,7 @@ from striate.evaluation import metrics
 from striate.tracking import records
 from striate.tracking.git import git
 from striate.tracking.mlflow_store import process_tag
-from striate.training.states import DONE, STATES
+from striate.training.resume_files import DONE, RESUME_DIR
 from striate.training.torchrun import cores
 from striate.tuning.dvc_runner import Experiment
 from striate.tuning.search_space import laid_over, propose, values_of
@@ -279,7 +279,7 @@ def forget(root: Path, attributes: Sequence[dict[str, Any]]) -> None:
     for one in attributes:
         if TRAINING in one:
             for ending in (".state", DONE):
-                Path(root, STATES, one[TRAINING] + ending).unlink(missing_ok=True)
+                Path(root, RESUME_DIR, one[TRAINING] + ending).unlink(missing_ok=True)
 
 
 def tune(

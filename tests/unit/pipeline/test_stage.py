@@ -12,7 +12,7 @@ import pytest
 
 from striate.errors import UserError
 from striate.pipeline import stage
-from striate.training.states import STATES
+from striate.training.resume_files import RESUME_DIR
 
 PIPELINE = """
 stages:
@@ -160,7 +160,7 @@ def states(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     (tmp_path / "dvc.lock").write_text("stages: {train: {outs: [{path: models, md5: a.dir}]}}")
-    folder = tmp_path / STATES
+    folder = tmp_path / RESUME_DIR
     folder.mkdir(parents=True)
     for name, models in (("one", "a.dir"), ("two", "b.dir"), ("three", None)):
         (folder / f"{name}.state").write_text("state")
