@@ -37,7 +37,7 @@ def main() -> None:
         return
     with logbook() as log:
         # Imported while the tracking process loads MLflow beside this one.
-        with waiting("loading PyTorch") if torchrun.is_first() else nullcontext():
+        with waiting("loading PyTorch") if torchrun.is_main_process() else nullcontext():
             from striate.training import distributed
 
         with distributed.process_group(settings.training.device) as (group, device):

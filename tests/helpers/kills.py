@@ -30,7 +30,7 @@ import striate.training.loop  # noqa: F401  # all for the forks
 from striate.training import resume
 
 STAGE = ROOT / "stages" / "train.py"
-STATES = Path(".dvc/tmp/striate")
+RESUME_DIR = Path(".dvc/tmp/striate")
 
 
 def start():
@@ -67,7 +67,7 @@ def kill(seconds):
 
 
 def clear():
-    for name in ("models", "metrics", STATES):
+    for name in ("models", "metrics", RESUME_DIR):
         shutil.rmtree(name, ignore_errors=True)
 
 
@@ -93,13 +93,13 @@ def main(count):
         if not kill(drawn.uniform(0, usual)):
             continue
         kills += 1
-        states = [resume.read(path) for path in STATES.glob("*.state")]
+        states = [resume.read(path) for path in RESUME_DIR.glob("*.state")]
         resumed += bool(states)
         within += any(state["steps_done"] for state in states)
         if kills % 3 == 0:
             kill(drawn.uniform(0, usual))
         finish()
-        equal += outputs() == expected and not list(STATES.iterdir())
+        equal += outputs() == expected and not list(RESUME_DIR.iterdir())
     print(
         json.dumps(
             {"kills": kills, "equal": equal, "resumed": resumed, "within": within, "usual": usual}

@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 from paths import ROOT
 
-STATES = Path(".dvc/tmp/striate")
+RESUME_DIR = Path(".dvc/tmp/striate")
 
 
 def start():
@@ -32,7 +32,7 @@ def start():
 
 
 def clear():
-    for name in ("models", "metrics", STATES):
+    for name in ("models", "metrics", RESUME_DIR):
         shutil.rmtree(name, ignore_errors=True)
     Path("train.log").unlink(missing_ok=True)
 
@@ -76,7 +76,7 @@ def main(count):
         if kills < wanted:  # the training was over, or torchrun was about to start its processes
             continue
         survived = status == 0
-        equal = survived and outputs() == expected and not list(STATES.iterdir())
+        equal = survived and outputs() == expected and not list(RESUME_DIR.iterdir())
         resumed = "resuming after" in Path("train.log").read_text()
         found.append({"kills": kills, "survived": survived, "equal": equal, "resumed": resumed,
                       "seconds": round(seconds, 1)})  # fmt: skip

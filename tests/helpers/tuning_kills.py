@@ -19,6 +19,7 @@ import psutil
 import yaml
 from clones import Clone
 
+from striate.training.resume_files import RESUME_DIR
 from striate.tuning import studies
 
 SECONDS = (10, 45)  # between two kills
@@ -89,7 +90,7 @@ def main(folder, count):
                 "cut": states.count("PRUNED"),
                 "experiments as the study says": kept == names,
                 "processes left": len(processes_in(folder)),
-                "states left": len(list((folder / states.STATES).glob("*.state"))),
+                "states left": len(list((folder / RESUME_DIR).glob("*.state"))),
                 "folders left": len(list((folder / ".dvc/tmp/exps/standalone").glob("tmp*"))),
                 "git status": clone.run("git", "status", "--porcelain"),
                 "verify": clone.striate("verify", status=None).strip(),

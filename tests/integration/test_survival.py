@@ -21,7 +21,7 @@ from striate.tracking import mlflow_store
 pytestmark = pytest.mark.walk
 
 OUTPUTS = ("data", "models", "metrics", "predictions", "reports")
-STATES = Path(".dvc/tmp/striate")
+RESUME_DIR = Path(".dvc/tmp/striate")
 LONG = ["-S", "training.epochs=25", "-S", "model.width=8", "-S", "training.batch_size=20"]
 
 
@@ -68,7 +68,7 @@ class Running:
         seen = set()
 
         def saved():
-            for path in (self.clone.folder / STATES).glob("*.state"):
+            for path in (self.clone.folder / RESUME_DIR).glob("*.state"):
                 seen.add(path.stat().st_mtime_ns)
             return len(seen) >= saves
 
@@ -94,7 +94,7 @@ class Running:
 
     def trainer(self):
         """The process that holds the lock."""
-        said = (self.clone.folder / STATES / "train.lock").read_text()
+        said = (self.clone.folder / RESUME_DIR / "train.lock").read_text()
         return psutil.Process(int(re.match(r"process (\d+) ", said)[1]))
 
     def wait(self):
@@ -125,12 +125,12 @@ def test_after_a_kill_the_same_command_goes_on_to_the_same_bytes(clone, victims)
     running.wait()
     psutil.wait_procs([trainer], timeout=5)
     assert not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE
-    assert len(list((clone.folder / STATES).glob("*.state"))) == 1
+    assert len(list((clone.folder / RESUME_DIR).glob("*.state"))) == 1
     said = clone.run(*command)
     assert re.search(r"resuming after (step \d+ of 65 of )?epoch \d+", said)
     assert is_as_if_undisturbed(clone)
     clone.run("dvc", "repro")  # whose next stage sees that the training is recorded
-    assert not list((clone.folder / STATES).glob("*.*"))
+    assert not list((clone.folder / RESUME_DIR).glob("*.*"))
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
@@ -142,7 +142,7 @@ def test_what_ends_a_training_before_dvc_has_recorded_it_costs_no_epoch(clone, e
     os.kill(dvc, signal.SIGSTOP)  # so that it records nothing, however fast it is
     running.wait_until(
         lambda: (
-            list((clone.folder / STATES).glob("*.done"))
+            list((clone.folder / RESUME_DIR).glob("*.done"))
             and trainer.status() == psutil.STATUS_ZOMBIE
         )
     )
@@ -269,7 +269,7 @@ def test_in_a_new_clone_the_metrics_that_git_keeps_are_put_back(origin, tmp_path
     assert set(before) == {"metrics/train.json", "metrics/test.json"}
     said = clone.run("dvc", "exp", "run", "-S", "model.layers=4", status=255)
     assert "model.layers is 4" in said
-    assert "put back" not in said
+    assert "could not be restored" not in said
     assert outputs(clone.folder).items() >= before.items()
 
 
@@ -320,7 +320,7 @@ def test_another_checkout_ends_with_its_own_bytes(origin, tmp_path, same_code):
     running.process.kill()
     running.wait()
     # Worse than what Git would carry over: the very states of the other checkout.
-    shutil.copytree(first.folder / STATES, other.folder / STATES)
+    shutil.copytree(first.folder / RESUME_DIR, other.folder / RESUME_DIR)
     said = other.run(sys.executable, "stages/train.py")
     assert ("resuming after" in said) == same_code
     alone.run(sys.executable, "stages/train.py")

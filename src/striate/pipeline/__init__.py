@@ -1,1 +1,1 @@
-"""What surrounds the work of a stage."""
+"""The context in which DVC runs a stage."""

@@ -1,4 +1,4 @@
-"""What every stage does around its work: it ends with DVC, in one line, and loses no outputs."""
+"""The context of every stage: it reports in one line, ends when DVC ends and loses no outputs."""
 
 import ctypes
 import hashlib
@@ -16,7 +16,7 @@ from striate.data import files
 from striate.errors import exit_on_error
 from striate.tracking import logger
 from striate.tracking.git import git
-from striate.training.states import DONE, STATES
+from striate.training.resume_files import DONE, RESUME_DIR
 from striate.training.torchrun import is_member, leave
 
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
@@ -24,27 +24,27 @@ PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
 @contextmanager
 def stage() -> Iterator[None]:
-    """Around the whole of a stage.
+    """Wrap the whole of a stage.
 
-    Whatever ends it early, the outputs that DVC removed for it are put back, as long as the
-    process itself is not killed.
+    If it ends early, the outputs that DVC removed before it are restored, unless the process is
+    killed.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with exit_on_error():
             _end_with_parent()
-            logger.enabled()  # a faulty switch is no reason to give up after the work
+            logger.enabled()  # a faulty switch shall fail before the work, and not after it
             if not is_member():
-                _forget_recorded()
+                _remove_recorded_checkpoints()
             try:
                 yield
             except (Exception, KeyboardInterrupt) as failure:
                 leave(failure)
                 raise
     except BaseException:
-        # Of several processes that train together, the one that started them does this.
+        # Where several processes train together, the one that started them does this.
         if not is_member():
-            _bring_back()
+            _restore_outputs()
         raise
 
 
@@ -53,71 +53,70 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _end_with_parent() -> None:
-    """Ask Linux to terminate this process when DVC is gone, which would not record its outputs."""
+    """Ask Linux to terminate this process when DVC ends, since nobody would record its outputs."""
     if sys.platform == "linux" and "DVC_STAGE" in os.environ:
         library = ctypes.CDLL(None)
         if hasattr(library, "prctl"):
             library.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-            # It may have gone before this was asked for. Orphans are re-parented to a process that
-            # is not Python.
+            # DVC may have ended before. Orphans are re-parented to a process that is not Python.
             if not any(name in _program(os.getppid()) for name in ("python", "dvc")):
                 raise KeyboardInterrupt
 
 
 def _program(pid: int) -> str:
-    """The name of the program that a process runs, or nothing where that is not to be known."""
+    """The name of the program that a process runs; empty if the system does not say."""
     try:
         return Path(f"/proc/{pid}/exe").readlink().name
     except OSError:
         return ""
 
 
-def _forget_recorded() -> None:
-    """Remove the states of trainings that DVC has recorded: from now on it keeps the outputs.
+def _remove_recorded_checkpoints() -> None:
+    """Remove the resume checkpoints of trainings whose outputs DVC has recorded.
 
-    Where one of them is trained once more, it was forced, and begins anew.
+    If one of them is trained again, that was forced, and it starts over.
     """
-    finished = list(Path(os.environ.get("DVC_ROOT", "."), STATES).glob(f"*{DONE}"))
+    finished = list(Path(os.environ.get("DVC_ROOT", "."), RESUME_DIR).glob(f"*{DONE}"))
     if not finished:
         return
     try:
         outs = yaml.safe_load(Path("dvc.lock").read_text())["stages"]["train"]["outs"]
         recorded = {out["md5"] for out in outs}
     except (OSError, yaml.YAMLError, KeyError, TypeError):
-        return  # nothing is recorded, or DVC will say what is wrong
+        return  # nothing is recorded, or DVC reports what is wrong
     for note in finished:
-        # The stage of an experiment beside this one does the same, and may have been faster.
+        # Another experiment's stage does the same, and may have been faster.
         with suppress(FileNotFoundError):
             if note.read_text() in recorded:
                 note.with_suffix(".state").unlink(missing_ok=True)
                 note.unlink()
 
 
-def _bring_back() -> None:
-    """Put back what DVC removed before it started this stage: the outputs that dvc.lock names.
+def _restore_outputs() -> None:
+    """Restore the outputs that DVC removed before it started this stage.
 
-    They are in DVC's cache, also those that Git keeps. In a temporary copy of the repository
-    there is nobody to miss them.
+    They are in DVC's cache, also those that Git keeps. A temporary copy of the repository needs
+    none.
     """
     name, root = os.environ.get("DVC_STAGE"), os.environ.get("DVC_ROOT", "")
     if name is None or Path(root).resolve() != Path.cwd():
         return
-    # Seconds count at an interrupt, and a second one must not leave half of the outputs.
+    # A second interrupt must not leave half of the outputs.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        bring_back(name)
+        restore_outputs(name)
     except Exception as error:  # the failure that led here matters more
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         print(
-            f"       The outputs that DVC removed for this run could not be put back ({reason});"
+            f"       The outputs that DVC removed for this run could not be restored ({reason});"
             " try `dvc checkout` and `git checkout metrics`.",
             file=sys.stderr,
         )
 
 
-def bring_back(name: str) -> None:
-    """Put back the outputs of a stage as dvc.lock has them.
+def restore_outputs(name: str) -> None:
+    """Restore the outputs of a stage as dvc.lock names them.
 
     What neither DVC's cache nor Git holds was not there before, as in a new clone.
     """
@@ -127,7 +126,7 @@ def bring_back(name: str) -> None:
         for found in repo.stage.collect(name):
             for out in found.outs:
                 if not out.hash_info:
-                    continue  # it was never made
+                    continue  # the stage has never run
                 if out.use_cache:
                     if not out.changed_cache():
                         out.checkout(force=True)

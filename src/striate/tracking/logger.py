@@ -12,7 +12,7 @@ from striate.errors import UserError
 from striate.tracking import points, records, trackers
 from striate.tracking.trackers import Tracker
 from striate.training import events
-from striate.training.torchrun import is_first
+from striate.training.torchrun import is_main_process
 
 SWITCH = "STRIATE_TRACKING"
 MLFLOW = "mlflow"
@@ -35,7 +35,7 @@ class Logbook:
 
     def epoch(self, row: dict[str, Any]) -> None:
         """An epoch has ended; `row` is what `striate.training.loop.fit` yields."""
-        events.tell(row)
+        events.publish(row)
         curves = {key: value for key, value in row.items() if key not in ("epoch", "step_losses")}
         epoch = [(name, value, row["epoch"]) for name, value in curves.items()]
         steps = [("step_loss", loss, step) for step, loss in row["step_losses"]]
@@ -103,7 +103,7 @@ def enabled(name: str = MLFLOW) -> bool:
 @contextmanager
 def logbook() -> Iterator[Logbook]:
     """Report a training; in distributed training, only the main process does."""
-    log = Logbook(switched_on() if is_first() else [])
+    log = Logbook(switched_on() if is_main_process() else [])
     status = "FAILED"
     try:
         yield log

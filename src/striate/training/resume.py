@@ -26,7 +26,7 @@ from striate.data import files
 from striate.errors import UserError
 from striate.models.devices import describe
 from striate.training import events, torchrun
-from striate.training.states import DONE, STATES
+from striate.training.resume_files import DONE, RESUME_DIR
 
 if TYPE_CHECKING:
     from striate.config.params import Params
@@ -213,14 +213,14 @@ def checkpointing(
         UserError: another process does this training, or trains in this folder.
     """
     minutes = params.training.checkpoint_minutes
-    if not torchrun.is_first():
+    if not torchrun.is_main_process():
         yield Checkpointer(None, minutes)
         return
-    folder = Path(os.environ.get("DVC_ROOT", "."), STATES)
+    folder = Path(os.environ.get("DVC_ROOT", "."), RESUME_DIR)
     name = fingerprint(params, manifest, device, script)
     # Temporary copies of a repository share their checkpoints, and each has outputs of its own.
-    with exclusive_lock(STATES / "train.lock"), exclusive_lock(folder / f"{name}.lock"):
-        events.tell({"training": name})
+    with exclusive_lock(RESUME_DIR / "train.lock"), exclusive_lock(folder / f"{name}.lock"):
+        events.publish({"training": name})
         checkpointer = Checkpointer(folder / f"{name}.state", minutes)
         if checkpointer.label:
             print(f"resuming after {checkpointer.label}", flush=True)

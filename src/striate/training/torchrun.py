@@ -25,8 +25,8 @@ def is_member() -> bool:
     return os.environ.keys() >= OF_A_MEMBER
 
 
-def is_first() -> bool:
-    """Whether this is the process that writes and logs: the only one, or that of rank 0."""
+def is_main_process() -> bool:
+    """Whether this is the process that writes and logs: rank 0, or the only one."""
     return not is_member() or os.environ["RANK"] == "0"
 
 
@@ -167,7 +167,7 @@ def leave(failure: BaseException) -> None:
         return
     folder = os.environ[MESSAGES]
     if isinstance(failure, KeyboardInterrupt):
-        if is_first():
+        if is_main_process():
             files.write(Path(folder, f"{STOPPED}-0"), str(failure).encode())
         sys.exit(130)
     if text := describe(failure):

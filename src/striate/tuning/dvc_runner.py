@@ -26,9 +26,9 @@ from filelock import FileLock
 
 from striate.pipeline.stage import PR_SET_PDEATHSIG
 from striate.training import events
-from striate.training.states import STATES
+from striate.training.resume_files import RESUME_DIR
 
-LOCK = STATES / "experiment.lock"
+LOCK = RESUME_DIR / "experiment.lock"
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 60.0  # between the interrupt of an experiment and its kill
 TAIL = 20_000  # characters of DVC's output that are passed on

@@ -22,14 +22,14 @@ from striate.data import results
 from striate.errors import UserError
 from striate.tracking.addresses import sqlite_address, with_driver
 from striate.tracking.background import is_gone
-from striate.training.states import STATES
+from striate.training.resume_files import RESUME_DIR
 from striate.tuning.search_space import flat, nested, values_of, varies
 
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-LOCK = STATES / "tuning.lock"
+LOCK = RESUME_DIR / "tuning.lock"
 SAMPLERS = ("tpe", "random")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,60}")
 

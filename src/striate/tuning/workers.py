@@ -27,7 +27,7 @@ from striate.errors import UserError, exit_on_error
 from striate.tracking import records
 from striate.tracking.background import process_tag
 from striate.tracking.git import git
-from striate.training.states import DONE, STATES
+from striate.training.resume_files import DONE, RESUME_DIR
 from striate.training.torchrun import cores
 from striate.tuning.dvc_runner import Experiment
 from striate.tuning.search_space import override, propose, values_of
@@ -286,7 +286,7 @@ def remove_states(root: Path, attributes: Sequence[dict[str, Any]]) -> None:
     for one in attributes:
         if TRAINING in one:
             for ending in (".state", DONE):
-                Path(root, STATES, one[TRAINING] + ending).unlink(missing_ok=True)
+                Path(root, RESUME_DIR, one[TRAINING] + ending).unlink(missing_ok=True)
 
 
 class Team:

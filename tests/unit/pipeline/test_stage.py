@@ -12,7 +12,7 @@ import pytest
 
 from striate.errors import UserError
 from striate.pipeline import stage
-from striate.training.states import STATES
+from striate.training.resume_files import RESUME_DIR
 
 PIPELINE = """
 stages:
@@ -101,7 +101,7 @@ def test_a_fault_of_the_code_keeps_its_traceback_and_the_outputs(removed):
 
 def test_metrics_come_from_git_where_the_cache_has_none(removed):
     shutil.rmtree(removed / ".dvc/cache")
-    stage.bring_back("make")
+    stage.restore_outputs("make")
     assert content(removed) == {"metric.json": "metric.json"}
 
 
@@ -111,13 +111,13 @@ def test_metrics_that_are_not_those_of_the_lock_stay_away(removed):
     text = lock.read_text()
     md5 = text.split("path: metric.json")[1].split("md5: ")[1].split()[0]
     lock.write_text(text.replace(md5, "a" * 32))
-    stage.bring_back("make")
+    stage.restore_outputs("make")
     assert content(removed) == {}
 
 
 def test_a_stage_that_never_ran_has_nothing_to_put_back(removed):
     (removed / "dvc.lock").unlink()
-    stage.bring_back("make")
+    stage.restore_outputs("make")
     assert content(removed) == {}
 
 
@@ -135,12 +135,12 @@ def test_outputs_that_cannot_be_put_back_are_said_with_what_helps(removed, capsy
     def full(name):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(stage, "bring_back", full)
+    monkeypatch.setattr(stage, "restore_outputs", full)
     with pytest.raises(SystemExit):
         fail(UserError("wrong"))
     first, second = capsys.readouterr().err.splitlines()
     assert first == "error: wrong"
-    assert "could not be put back (No space left on device); try `dvc checkout`" in second
+    assert "could not be restored (No space left on device); try `dvc checkout`" in second
 
 
 def test_a_termination_is_an_interrupt(removed):
@@ -160,7 +160,7 @@ def states(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     (tmp_path / "dvc.lock").write_text("stages: {train: {outs: [{path: models, md5: a.dir}]}}")
-    folder = tmp_path / STATES
+    folder = tmp_path / RESUME_DIR
     folder.mkdir(parents=True)
     for name, models in (("one", "a.dir"), ("two", "b.dir"), ("three", None)):
         (folder / f"{name}.state").write_text("state")

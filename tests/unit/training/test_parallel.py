@@ -243,7 +243,7 @@ def test_which_processes_are_started(monkeypatch):
         monkeypatch.setenv(name, "1")
     assert torchrun.is_member()
     assert not torchrun.is_needed(2)  # of a group that is there already
-    assert not torchrun.is_first()
+    assert not torchrun.is_main_process()
 
 
 @pytest.mark.parametrize(("name", "value"), [("PET_NNODES", "two"), ("PET_MAX_RESTARTS", "x")])

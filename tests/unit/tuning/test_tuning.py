@@ -24,7 +24,7 @@ from striate.config import params
 from striate.errors import UserError
 from striate.tracking import background
 from striate.training import events
-from striate.training.states import STATES
+from striate.training.resume_files import RESUME_DIR
 from striate.tuning import search_space, studies, workers
 
 BASE = params.load(ROOT / "params.yaml")
@@ -200,12 +200,12 @@ def canned(root, monkeypatch):
     monkeypatch.setattr(workers, "BUSY_SECONDS", 0)
     monkeypatch.setattr(workers, "metrics_of", lambda root, name: kept.get(name))
     Canned.runs, Canned.stopped = [], 0
-    (root / STATES).mkdir(parents=True)
+    (root / RESUME_DIR).mkdir(parents=True)
     return SimpleNamespace(runs=Canned.runs, kept=kept)
 
 
 def states(root):
-    return sorted(path.name for path in (root / STATES).glob("*.*") if path.suffix != ".lock")
+    return sorted(path.name for path in (root / RESUME_DIR).glob("*.*") if path.suffix != ".lock")
 
 
 def epochs(*accuracies):
@@ -221,7 +221,7 @@ def test_a_trial_that_is_worse_than_half_of_the_others_is_pruned(root, canned, m
         canned.runs.append(
             [{"training": f"t{number}"}, *epochs(*curve), {"status": 0, "output": ""}]
         )
-        (root / STATES / f"t{number}.state").touch()
+        (root / RESUME_DIR / f"t{number}.state").touch()
     canned.runs[3][-1]["status"] = 255
     for number in range(3):
         # Each is there once DVC has run it.
@@ -272,8 +272,8 @@ NAN = "error: the loss became nan at step 3\nERROR: failed to reproduce 'train':
 def test_a_training_that_fails_is_not_tried_again_and_others_follow(root, canned, capsys):
     for number in (0, 2):
         canned.runs.append([{"training": f"t{number}"}, {"status": 255, "output": NAN}])
-        (root / STATES / f"t{number}.state").touch()
-        (root / STATES / f"t{number}.done").touch()
+        (root / RESUME_DIR / f"t{number}.state").touch()
+        (root / RESUME_DIR / f"t{number}.done").touch()
     canned.kept["tune-1"] = {"epochs": 5, "val_accuracy": 0.5}
     canned.kept["tune-3"] = {"epochs": 5, "val_accuracy": 0.6}
     worker(root, 2).work()
@@ -470,10 +470,10 @@ def test_optuna_is_loaded_by_no_other_command():
 
 def test_progress_is_told_to_a_file_where_one_is_named(tmp_path, monkeypatch):
     monkeypatch.delenv(events.VARIABLE, raising=False)
-    events.tell({"epoch": 1})
+    events.publish({"epoch": 1})
     monkeypatch.setenv(events.VARIABLE, str(tmp_path / "rows"))
-    events.tell({"epoch": 1})
-    events.tell({"epoch": 2})
+    events.publish({"epoch": 1})
+    events.publish({"epoch": 2})
     rows = [json.loads(line) for line in (tmp_path / "rows").read_text().splitlines()]
     assert rows == [{"epoch": 1}, {"epoch": 2}]
 
@@ -532,7 +532,7 @@ def disturbed(tmp_path_factory):
 
 
 def saved_states(clone):
-    return list((clone.folder / STATES).glob("*.state"))
+    return list((clone.folder / RESUME_DIR).glob("*.state"))
 
 
 def kill_a_worker(state, running):
