@@ -65,7 +65,7 @@ def fitted(settings, split, manifest):
     torch.manual_seed(settings.seed)
     description = checkpoint.describe(settings.model.model_dump(), manifest, normalize)
     model = checkpoint.build(description)
-    learnt, val = tensors.hold_out(split, settings.data.val_size, settings.seed)
+    learnt, val = tensors.train_val_split(split, settings.data.val_size, settings.seed)
     networks.whiten_(model, normalize(learnt.images[: networks.WHITENING_IMAGES]))
     yield from loop.fit(
         model, learnt, val, settings=settings.training, augmentation=settings.augment,

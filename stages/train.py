@@ -63,7 +63,7 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
     where = group.gathered(
         memory.pick_residency(settings.data.residency, size, device, torchrun.beside())
     )[group.rank]
-    first, second = tensors.hold_out(everything, settings.data.val_size, settings.seed)
+    first, second = tensors.train_val_split(everything, settings.data.val_size, settings.seed)
     networks.whiten_(model, normalization(first.images[: networks.WHITENING_IMAGES].read()))
     precision = devices.pick_precision(settings.training.precision, device)
     learnt = lazy_images.reside(first, where, precision.memory_format)

@@ -30,10 +30,10 @@ def visualize(settings: params.Params) -> None:
     history = results.read_history(Path("metrics/history.csv"))
     train_indices = report.spread(train_labels, report.SAMPLES)
     train_samples = (
-        arrays.displayed(train_pixels[train_indices], manifest["peak"]),
+        arrays.scale_to_unit(train_pixels[train_indices], manifest["peak"]),
         train_labels[train_indices],
     )
-    shown = arrays.displayed(test_pixels, manifest["peak"])
+    shown = arrays.scale_to_unit(test_pixels, manifest["peak"])
     test_indices = report.spread(labels, report.PREDICTIONS)
     test_samples = shown[test_indices], labels[test_indices], logits[test_indices]
     drawn = {

@@ -244,7 +244,7 @@ def test_valid_params_take_a_step_or_say_that_the_loss_diverged(finished, values
     model = checkpoint.build(checkpoint.describe(values["model"], manifest, normalize))
     everything = tensors.load_split(Path("data"), "train", torch.device("cpu"))
     some = tensors.Split(*(part[:count] for part in everything))
-    learnt, val = tensors.hold_out(some, loaded.data.val_size, loaded.seed)
+    learnt, val = tensors.train_val_split(some, loaded.data.val_size, loaded.seed)
     networks.whiten_(model, normalize(learnt.images))
     transfer.freeze_(model, loaded.training.freeze)
     try:

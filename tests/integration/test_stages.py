@@ -266,7 +266,10 @@ def test_without_a_checkpoint_evaluate_says_what_makes_it(workspace, capsys):
     [
         ({"model__layers": 4}, "model.layers is 4, too many for images of 8×8"),
         ({"augment__translate": 8}, "augment.translate is 8, too large"),
-        ({"data__val_size": 1437}, "data.val_size is 1437: 1437 of 1437 images leave none over"),
+        (
+            {"data__val_size": 1437},
+            "data.val_size is 1437: 1437 of 1437 images leave none for training",
+        ),
         ({"training__device": "mps"}, "training.device is mps, which this machine does not have"),
     ],
 )

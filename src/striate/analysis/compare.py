@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from striate.analysis import overview
 from striate.data import results
-from striate.data.arrays import displayed, load_manifest, map_split
+from striate.data.arrays import load_manifest, map_split, scale_to_unit
 from striate.evaluation import predictions
 from striate.evaluation.scores import surest_mistakes
 from striate.reporting import figures, report
@@ -85,7 +85,7 @@ def read(root: Path, name: str, scratch: Path) -> tuple[Side, Scored]:
         results.read_history(place / "metrics/history.csv"),
         predictions.read_logits(place / "predictions", shape),
     )
-    images = displayed(pixels, manifest["peak"])
+    images = scale_to_unit(pixels, manifest["peak"])
     return side, Scored(images, labels, manifest["classes"])
 
 

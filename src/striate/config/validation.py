@@ -9,7 +9,7 @@ from striate.errors import UserError
 
 if TYPE_CHECKING:
     from striate.config.params import Augment, Params
-from striate.data.splits import check_val_size, check_validation
+from striate.data.splits import check_selection, validation_count
 from striate.models.sizing import check_last_batch, check_network
 
 
@@ -37,8 +37,8 @@ def check(
             f"augment.shrink is {params.augment.shrink}, too small for model.layers and"
             f" model.whiten; the smallest possible value is {smallest}, or 0"
         )
-    held = check_val_size(params.data.val_size, count)
-    check_validation(params.training, held)
+    held = validation_count(params.data.val_size, count)
+    check_selection(params.training, held)
     learnt = count - held
     side = params.augment.shrink or min(shape[1:])
     check_last_batch(model, side, learnt, params.training.batch_size, processes)

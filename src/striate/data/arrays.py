@@ -228,7 +228,7 @@ def _map_array(path: Path, described: dict[str, Any], shape: list[int], dtype: t
         ) from None
 
 
-def displayed(images: np.ndarray, peak: int) -> np.ndarray:
+def scale_to_unit(images: np.ndarray, peak: int) -> np.ndarray:
     """Scale uint8 images (N, C, H, W) from 0 to `peak` to float32 from 0 to 1, for figures."""
     values: np.ndarray = images.astype(np.float32) / peak
     return values

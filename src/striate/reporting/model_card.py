@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from striate.config.params import Params, flatten
 from striate.config.recipes import arguments
-from striate.data.splits import count_of_second
+from striate.data.splits import held_out_count
 from striate.datasets.registry import DATASETS
 from striate.evaluation import scores as metrics
 from striate.models import model_json
@@ -56,7 +56,7 @@ def card(
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     entry = DATASETS.get(name)
-    validated = count_of_second(manifest["train"]["count"], settings.data.val_size)
+    validated = held_out_count(manifest["train"]["count"], settings.data.val_size)
     return environment.get_template("model_card.md.j2").render(
         front=yaml.safe_dump(front_matter(name, model.arch, test), sort_keys=False).strip(),
         name=name, settings=settings, train=train, test=test, manifest=manifest,

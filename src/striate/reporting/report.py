@@ -14,7 +14,7 @@ from PIL import Image
 
 from striate.config.params import Params, flatten
 from striate.config.recipes import arguments
-from striate.data.splits import count_of_second
+from striate.data.splits import held_out_count
 from striate.evaluation.scores import per_class_scores, surest_mistakes, wilson
 
 SAMPLES, PREDICTIONS, MISTAKES = 36, 100, 36  # images in each gallery, at most
@@ -264,7 +264,7 @@ def page(
     train, test = scores["train"], scores["test"]
     model, training = settings.model, settings.training
     total = manifest["train"]["count"]
-    validated = count_of_second(total, settings.data.val_size)
+    validated = held_out_count(total, settings.data.val_size)
     flat = flatten(settings.model_dump())
     folder_only = ("data.path", "data.size", "data.test_size")
     matter = {

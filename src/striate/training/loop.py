@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from striate.data.splits import check_validation
+from striate.data.splits import check_selection
 from striate.data.tensors import Split
 from striate.errors import UserError
 from striate.models.devices import REFERENCE, pick_precision
@@ -73,7 +73,7 @@ def fit(
             by.
         PeerLostError: another process of the group is gone.
     """
-    check_validation(settings, 0 if val is None else len(val.labels))
+    check_selection(settings, 0 if val is None else len(val.labels))
     device = train.labels.device
     generator = torch.Generator(device).manual_seed(seed)
     precision = pick_precision(settings.precision, device)

@@ -112,7 +112,7 @@ def _check_drawn(base: Params, drawn: dict[str, Any], path: Path) -> None:
         if known is not None:
             shape, count = known.shape, known.counts[0]
             validation.check(settings, shape, len(known.classes), count)
-            held = float(splits.check_val_size(settings.data.val_size, count))
+            held = float(splits.validation_count(settings.data.val_size, count))
         else:
             held = settings.data.val_size  # of a person's own pictures, whose number is not known
     except UserError as error:

@@ -53,10 +53,14 @@ def train(folder, regime, *, device=CPU, val_size=12, architecture=SPEEDRUN, pre
     """What stages/train.py does; `regime` may also be the arrays read whole, as `tensors`."""
     normalize = Normalization(255, None, None)
     if regime == "tensors":
-        learnt, val = tensors.hold_out(tensors.load_split(folder, "train", device), val_size, 0)
+        learnt, val = tensors.train_val_split(
+            tensors.load_split(folder, "train", device), val_size, 0
+        )
         first = learnt.images[:20]
     else:
-        learnt, val = tensors.hold_out(lazy_images.load(folder, "train", device), val_size, 0)
+        learnt, val = tensors.train_val_split(
+            lazy_images.load(folder, "train", device), val_size, 0
+        )
         first = learnt.images[:20].read()
         memory_format = devices.pick_precision(precision, device).memory_format
         learnt = lazy_images.reside(learnt, regime, memory_format)
@@ -252,7 +256,7 @@ def test_what_cannot_be_read_ends_the_training_with_its_message(folder, monkeypa
 
 def test_a_training_that_is_given_up_leaves_no_readers(folder):
     before = len(readers())
-    learnt, _ = tensors.hold_out(lazy_images.load(folder, "train", CPU), 0, 0)
+    learnt, _ = tensors.train_val_split(lazy_images.load(folder, "train", CPU), 0, 0)
     model = networks.build(tuple(learnt.images.pixels.shape[1:]), 3, ARCHITECTURE)
     settings = SimpleNamespace(**SETTINGS)
 
@@ -301,7 +305,7 @@ def test_only_what_is_taken_is_in_memory(tmp_path):
     if not Path("/proc/self/status").exists():
         pytest.skip("needs Linux")
     before = own()
-    learnt, val = tensors.hold_out(lazy_images.load(tmp_path, "train", CPU), 0.1, 0)
+    learnt, val = tensors.train_val_split(lazy_images.load(tmp_path, "train", CPU), 0.1, 0)
     batch = next(learnt.images.batches([torch.arange(0, 50_000, 500)]))
     assert (len(learnt.labels), len(val.labels), len(batch)) == (57_600, 6_400, 100)
     assert own() - before < 6_400_000

@@ -268,7 +268,7 @@ def test_training_stops_after_so_many_epochs_without_a_better_one(scripted, pati
 
 @pytest.mark.parametrize("changes", [{"keep": "best"}, {"patience": 1}])
 def test_the_best_epoch_needs_validation_images(changes):
-    with pytest.raises(UserError, match="goes by validation images"):
+    with pytest.raises(UserError, match="which needs a validation set"):
         run(**changes)
 
 
