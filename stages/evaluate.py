@@ -12,7 +12,7 @@ from striate.tracking.logger import record_later
 def evaluate(settings: params.Params) -> None:
     """Read models/ and the test images; write predictions/ and metrics/."""
     with waiting("loading PyTorch"):
-        from striate.data import arrays, results, tensors
+        from striate.data import arrays, json_csv, tensors
         from striate.evaluation import inspection, predictions, scores, scoring
         from striate.models import checkpoint, devices, model_json, prediction
 
@@ -30,7 +30,7 @@ def evaluate(settings: params.Params) -> None:
     scored = scoring.scores(logits, labels)
     rows = scores.per_class_scores(scores.confusion_matrix(logits.numpy(), labels.numpy()))
     named = [{"class": name} | row for name, row in zip(trained.classes, rows, strict=True)]
-    results.write_table(Path("metrics/per_class.csv"), named)
+    json_csv.write_table(Path("metrics/per_class.csv"), named)
     predictions.write_predictions(
         logits.numpy(), labels.numpy(), trained.classes, Path("predictions")
     )
@@ -40,7 +40,7 @@ def evaluate(settings: params.Params) -> None:
         {name: value[0].cpu().numpy() for name, value in maps.items()},
         Path("predictions"),
     )
-    results.write_json(Path("metrics/test.json"), scored)
+    json_csv.write_json(Path("metrics/test.json"), scored)
     print(
         f"test accuracy {scored['accuracy']:.2%}: {scored['errors']:,} errors"
         f" in {scored['n']:,} images; loss {scored['loss']:.4f}"

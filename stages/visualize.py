@@ -10,7 +10,7 @@ from striate.tracking.logger import record_later
 
 def visualize(settings: params.Params) -> None:
     """Read what the other stages wrote; write one PNG a picture, the page and the model card."""
-    from striate.data import arrays, files, results
+    from striate.data import arrays, files, json_csv
     from striate.evaluation import metrics, predictions, scores
     from striate.models import model_json
     from striate.reporting import figures, model_card, report
@@ -27,7 +27,7 @@ def visualize(settings: params.Params) -> None:
     filters, maps = predictions.read_network(Path("predictions"))
     confusion = scores.confusion_matrix(logits, labels)
     calibration = scores.calibration(scores.softmax(logits), labels)
-    history = results.read_history(Path("metrics/history.csv"))
+    history = json_csv.read_history(Path("metrics/history.csv"))
     train_indices = report.spread(train_labels, report.SAMPLES)
     train_samples = (
         arrays.scale_to_unit(train_pixels[train_indices], manifest["peak"]),

@@ -61,6 +61,13 @@ def _complain(text: str) -> None:
             print(text, file=sys.stderr)
 
 
+def one_line(error: Exception) -> str:
+    """A library's error message on one line of 200 characters at most; its type if it is empty."""
+    message = getattr(error, "strerror", None) or str(error)  # `str` would repeat the path
+    text = " ".join(message.split()) or type(error).__name__
+    return text[:200] + "…" if len(text) > 201 else text
+
+
 @contextmanager
 def reported() -> Iterator[None]:
     """Print a `UserError` on standard error, a line for each fault, and exit with status 2.

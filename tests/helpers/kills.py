@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 import striate.config.params
-import striate.data.results
+import striate.data.json_csv
 import striate.models.checkpoint
 import striate.pipeline.stage
 import striate.training.loop  # noqa: F401  # all for the forks

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from striate.data import results
+from striate.data import json_csv
 from striate.evaluation import inspection, predictions, scoring
 from striate.models import checkpoint
 from striate.tracking import background, mlflow_store, records
@@ -117,7 +117,7 @@ def test_outputs_are_exactly_these(finished):
 
 
 def test_metrics_follow_from_the_saved_predictions(finished):
-    test = results.read_json(finished / "metrics/test.json")
+    test = json_csv.read_json(finished / "metrics/test.json")
     logits = np.load(finished / "predictions/logits.npy")
     labels = np.load(finished / "data/test/labels.npy")
     assert test == scoring.scores(torch.from_numpy(logits), torch.from_numpy(labels))
@@ -167,8 +167,8 @@ def test_network_arrays_that_are_missing_or_damaged_are_one_line(workspace, caps
 
 
 def test_train_json_is_the_last_epoch(finished):
-    train = results.read_json(finished / "metrics/train.json")
-    history = results.read_table(finished / "metrics/history.csv")
+    train = json_csv.read_json(finished / "metrics/train.json")
+    history = json_csv.read_table(finished / "metrics/history.csv")
     for key in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
         assert train[key] == history[key][-1]
     assert train["epochs"] == 2
@@ -194,7 +194,7 @@ def test_one_run_holds_the_params_and_the_curves_of_the_training(finished, monke
         "seed",
     }
     for table, index in (("history", "epoch"), ("steps", "step")):
-        columns = results.read_table(finished / "metrics" / f"{table}.csv")
+        columns = json_csv.read_table(finished / "metrics" / f"{table}.csv")
         steps = columns.pop(index)
         for name, column in columns.items():
             points = store.client.get_metric_history(run.info.run_id, name)
@@ -242,7 +242,7 @@ def test_training_on_everything_needs_no_validation(workspace, capsys):
     for name in STAGES[1:]:
         run_stage(name)
     assert "1,437 images" in capsys.readouterr().out
-    assert "val_loss" not in results.read_json(workspace / "metrics/train.json")
+    assert "val_loss" not in json_csv.read_json(workspace / "metrics/train.json")
 
 
 def test_each_stage_validates_params_before_anything_else(workspace, capsys):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from striate.analysis import overview
-from striate.data import results
+from striate.data import json_csv
 from striate.data.arrays import load_manifest, map_split, scale_to_unit
 from striate.evaluation import predictions
 from striate.evaluation.scores import surest_mistakes
@@ -82,7 +82,7 @@ def read(root: Path, name: str, scratch: Path) -> tuple[Side, Scored]:
     side = Side(
         name,
         record,
-        results.read_history(place / "metrics/history.csv"),
+        json_csv.read_history(place / "metrics/history.csv"),
         predictions.read_logits(place / "predictions", shape),
     )
     images = scale_to_unit(pixels, manifest["peak"])

@@ -10,8 +10,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from striate.config.params import Loader, flatten, read_yaml
-from striate.data.results import finite, one_line, parse_json, read_json
-from striate.errors import UserError
+from striate.data.json_csv import finite, parse_json, read_json
+from striate.errors import UserError, one_line
 from striate.tracking import records
 from striate.tracking.git import commit_of, git
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from striate.analysis import overview
-from striate.data.results import finite
+from striate.data.json_csv import finite
 from striate.reporting import figures
 from striate.tracking import records
 from striate.tracking.records import LeftOut, Record

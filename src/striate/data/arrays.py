@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from striate.data import framing
-from striate.data.results import one_line, read_json, write_json
+from striate.data.json_csv import read_json, write_json
 from striate.data.source import SOURCE_FILE, Source
-from striate.errors import UserError
+from striate.errors import UserError, one_line
 
 MANIFEST_KEYS = {"name", "shape", "classes", "peak", "mean", "std", "frame", "train", "test"}
 

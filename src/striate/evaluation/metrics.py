@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from striate.data.results import read_json
+from striate.data.json_csv import read_json
 from striate.errors import UserError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from striate.data import files
-from striate.data.results import one_line
+from striate.errors import one_line
 from striate.models import model_json, networks
 from striate.models.model_json import DESCRIPTION, WEIGHTS, CheckpointError
 from striate.models.networks import Network

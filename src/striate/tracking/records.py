@@ -26,8 +26,8 @@ import yaml
 
 from striate.config.params import Loader, flatten
 from striate.data.files import md5, write
-from striate.data.results import one_line, parse_json
-from striate.errors import UserError
+from striate.data.json_csv import parse_json
+from striate.errors import UserError, one_line
 from striate.evaluation.metrics import check_metrics
 from striate.tracking.git import blobs, commit_of, git, trees
 

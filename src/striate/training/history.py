@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from striate.data.results import write_json, write_table
+from striate.data.json_csv import write_json, write_table
 
 
 def write_training(rows: list[dict[str, Any]], kept: int, parameters: int, folder: Path) -> None:

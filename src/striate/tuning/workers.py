@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from striate.config import recipes
 from striate.config.params import Params, check
-from striate.data import results
+from striate.data import json_csv
 from striate.errors import UserError, reported
 from striate.evaluation import metrics
 from striate.tracking import records
@@ -268,7 +268,7 @@ def metrics_of(root: Path, name: str) -> dict[str, float] | None:
     if text is None:
         return None
     called = f"{records.TRAIN} of {name}"
-    found = metrics.check_metrics(results.parse_json(text, called), called, "train.json")
+    found = metrics.check_metrics(json_csv.parse_json(text, called), called, "train.json")
     if "val_accuracy" not in found:
         raise UserError(f"{called} holds no val_accuracy; data.val_size must be larger than 0")
     return found

@@ -22,7 +22,7 @@ import requests
 from filelock import FileLock, Timeout
 from mlflow.exceptions import MlflowException
 
-from striate.data import results
+from striate.data import json_csv
 from striate.errors import UserError
 from striate.tracking import logger, mlflow_store, records, sync
 from striate.tracking.background import PROCESS, is_gone, process_tag
@@ -58,7 +58,7 @@ def folder(template, tmp_path, monkeypatch):
     shutil.copy(template / "mlflow.db", tmp_path)
     monkeypatch.chdir(tmp_path)
     history.write_training(ROWS, 2, 99, tmp_path / "metrics")
-    results.write_json(tmp_path / "metrics/test.json", SCORES)
+    json_csv.write_json(tmp_path / "metrics/test.json", SCORES)
     for name in ("models/cnn_trained.ckpt", "data/manifest.json", "reports/figures/samples.png",
                  "reports/index.html", "reports/model_card.md"):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

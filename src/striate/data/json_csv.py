@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from striate.data import files
-from striate.errors import UserError
+from striate.errors import UserError, one_line
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -92,10 +92,3 @@ def read_history(path: Path) -> dict[str, list[float]]:
     if not history.get("epoch"):
         raise UserError(f"{path} has no column epoch; `dvc repro` makes it anew")
     return history
-
-
-def one_line(error: Exception) -> str:
-    """A library's error message on one line of 200 characters at most; its type if it is empty."""
-    message = getattr(error, "strerror", None) or str(error)  # `str` would repeat the path
-    text = " ".join(message.split()) or type(error).__name__
-    return text[:200] + "…" if len(text) > 201 else text
