@@ -12,7 +12,7 @@ from striate.tracking.logger import record_later
 def evaluate(settings: params.Params) -> None:
     """Read models/ and the test images; write predictions/ and metrics/."""
     with waiting("loading PyTorch"):
-        from striate.data import arrays, results, tensors
+        from striate.data import arrays, json_csv, tensors
         from striate.evaluation import inspection, metrics, predictions, scores
         from striate.models import checkpoint, devices, model_json, prediction
 
@@ -29,7 +29,7 @@ def evaluate(settings: params.Params) -> None:
     found = metrics.predictions_of(logits, test.labels.cpu())
     rows = scores.per_class_scores(found.confusion)
     named = [{"class": name} | row for name, row in zip(trained.classes, rows, strict=True)]
-    results.write_table(Path("metrics/per_class.csv"), named)
+    json_csv.write_table(Path("metrics/per_class.csv"), named)
     predictions.write_predictions(found.logits, found.labels, trained.classes, Path("predictions"))
     maps = inspection.feature_maps(trained.model, trained.normalization(test.images[:1]))
     predictions.write_network(
@@ -38,7 +38,7 @@ def evaluate(settings: params.Params) -> None:
         Path("predictions"),
     )
     values = metrics.measure(found)
-    results.write_json(Path("metrics/test.json"), values)
+    json_csv.write_json(Path("metrics/test.json"), values)
     rest = "".join(f"; {metric.label} {metric.shown(values)}" for metric in metrics.others())
     print(
         f"test accuracy {values['accuracy']:.2%}: {values['errors']:,} errors"

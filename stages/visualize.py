@@ -17,7 +17,7 @@ DATA, PREDICTIONS, REPORTS = Path("data"), Path("predictions"), Path("reports")
 def read_results(settings: params.Params) -> "Results":
     """Read what the other stages wrote."""
     from striate.config.recipes import arguments
-    from striate.data import arrays, results, source
+    from striate.data import arrays, json_csv, source
     from striate.evaluation import predictions
     from striate.models import model_json
     from striate.reporting.results import SAMPLES, Results, spread
@@ -38,12 +38,12 @@ def read_results(settings: params.Params) -> "Results":
         manifest=manifest,
         source=source.read(DATA),
         description=description,
-        train=results.read_metrics(Path("metrics/train.json")),
-        test=results.read_metrics(Path("metrics/test.json")),
-        history=results.read_history(Path("metrics/history.csv")),
-        train_images=arrays.displayed(train_pixels[samples], manifest["peak"]),
+        train=json_csv.read_metrics(Path("metrics/train.json")),
+        test=json_csv.read_metrics(Path("metrics/test.json")),
+        history=json_csv.read_history(Path("metrics/history.csv")),
+        train_images=arrays.scale_to_unit(train_pixels[samples], manifest["peak"]),
         train_labels=train_labels[samples],
-        images=arrays.displayed(pixels, manifest["peak"]),
+        images=arrays.scale_to_unit(pixels, manifest["peak"]),
         labels=labels,
         logits=predictions.read_logits(PREDICTIONS, (len(labels), len(manifest["classes"]))),
         filters=filters,

@@ -61,6 +61,13 @@ def _print_last(text: str) -> None:
             print(text, file=sys.stderr)
 
 
+def one_line(error: Exception) -> str:
+    """A library's error message on one line of 200 characters at most; its type if it is empty."""
+    message = getattr(error, "strerror", None) or str(error)  # `str` would repeat the path
+    text = " ".join(message.split()) or type(error).__name__
+    return text[:200] + "…" if len(text) > 201 else text
+
+
 @contextmanager
 def exit_on_error() -> Iterator[None]:
     """Turn errors that the reader can fix into a line on standard error and an exit status.

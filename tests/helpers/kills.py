@@ -23,7 +23,7 @@ from pathlib import Path
 from paths import ROOT
 
 import striate.config.params
-import striate.data.results
+import striate.data.json_csv
 import striate.models.checkpoint
 import striate.pipeline.stage
 import striate.training.loop  # noqa: F401  # all for the forks

@@ -13,7 +13,7 @@ import yaml
 from paths import ROOT
 from stages import STAGES, fail_stage, run_stage, write_params
 
-from striate.data import results
+from striate.data import json_csv
 from striate.evaluation import inspection, metrics, predictions
 from striate.models import checkpoint
 from striate.tracking import background, mlflow_store, records
@@ -89,7 +89,7 @@ def test_outputs_are_exactly_these(finished):
 
 
 def test_metrics_follow_from_the_saved_predictions(finished):
-    test = results.read_json(finished / "metrics/test.json")
+    test = json_csv.read_json(finished / "metrics/test.json")
     logits = np.load(finished / "predictions/logits.npy")
     labels = np.load(finished / "data/test/labels.npy")
     scored = metrics.predictions_of(torch.from_numpy(logits), torch.from_numpy(labels))
@@ -140,8 +140,8 @@ def test_network_arrays_that_are_missing_or_damaged_are_one_line(workspace, caps
 
 
 def test_train_json_is_the_last_epoch(finished):
-    train = results.read_json(finished / "metrics/train.json")
-    history = results.read_table(finished / "metrics/history.csv")
+    train = json_csv.read_json(finished / "metrics/train.json")
+    history = json_csv.read_table(finished / "metrics/history.csv")
     for key in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
         assert train[key] == history[key][-1]
     assert train["epochs"] == 2
@@ -167,7 +167,7 @@ def test_one_run_holds_the_params_and_the_curves_of_the_training(finished, monke
         "seed",
     }
     for table, index in (("history", "epoch"), ("steps", "step")):
-        columns = results.read_table(finished / "metrics" / f"{table}.csv")
+        columns = json_csv.read_table(finished / "metrics" / f"{table}.csv")
         steps = columns.pop(index)
         for name, column in columns.items():
             points = store.client.get_metric_history(run.info.run_id, name)
@@ -215,7 +215,7 @@ def test_training_on_everything_needs_no_validation(workspace, capsys):
     for name in STAGES[1:]:
         run_stage(name)
     assert "1,437 images" in capsys.readouterr().out
-    assert "val_loss" not in results.read_json(workspace / "metrics/train.json")
+    assert "val_loss" not in json_csv.read_json(workspace / "metrics/train.json")
 
 
 def test_each_stage_validates_params_before_anything_else(workspace, capsys):
@@ -239,7 +239,10 @@ def test_without_a_checkpoint_evaluate_says_what_makes_it(workspace, capsys):
     [
         ({"model__layers": 4}, "model.layers is 4, too many for images of 8×8"),
         ({"augment__translate": 8}, "augment.translate is 8, too large"),
-        ({"data__val_size": 1437}, "data.val_size is 1437: 1437 of 1437 images leave none over"),
+        (
+            {"data__val_size": 1437},
+            "data.val_size is 1437: 1437 of 1437 images leave none for training",
+        ),
         ({"training__device": "mps"}, "training.device is mps, which this machine does not have"),
     ],
 )

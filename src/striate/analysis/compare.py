@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from striate.analysis import overview
 from striate.console import columns
-from striate.data import results
-from striate.data.arrays import displayed, load_manifest, map_split
-from striate.data.results import MISSING
+from striate.data import json_csv
+from striate.data.arrays import load_manifest, map_split, scale_to_unit
+from striate.data.json_csv import MISSING
 from striate.evaluation import predictions
 from striate.evaluation.metrics import METRICS
 from striate.evaluation.scores import surest_mistakes
@@ -85,10 +85,10 @@ def read(root: Path, name: str, scratch: Path) -> tuple[Side, Scored]:
     side = Side(
         name,
         record,
-        results.read_history(place / "metrics/history.csv"),
+        json_csv.read_history(place / "metrics/history.csv"),
         predictions.read_logits(place / "predictions", shape),
     )
-    images = displayed(pixels, manifest["peak"])
+    images = scale_to_unit(pixels, manifest["peak"])
     return side, Scored(images, labels, manifest["classes"])
 
 

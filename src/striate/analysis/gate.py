@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from striate.config.yaml_loader import read_yaml
-from striate.data.results import MISSING, finite, parse_json, read_json
+from striate.data.json_csv import MISSING, finite, parse_json, read_json
 from striate.errors import UserError
 from striate.evaluation.metrics import METRICS
 from striate.tracking import dvc_lock, records

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from striate.data.results import MISSING, finite
+from striate.data.json_csv import MISSING, finite
 from striate.tracking import records
 from striate.tracking.records import Record
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from striate.analysis import overview
-from striate.data.results import MISSING, finite
+from striate.data.json_csv import MISSING, finite
 from striate.reporting.figures.trade_off import Panel
 from striate.tracking import records
 from striate.tracking.records import LeftOut, Record

@@ -25,11 +25,13 @@ def summary() -> None:
     Example: striate summary
     """
     from striate.config import params
-    from striate.data import results
+    from striate.data import json_csv
     from striate.tracking import mlflow_store, records
 
     settings = params.load()
-    train, test = (results.read_metrics(Path(f"metrics/{name}.json")) for name in ("train", "test"))
+    train, test = (
+        json_csv.read_metrics(Path(f"metrics/{name}.json")) for name in ("train", "test")
+    )
     workspace.note_changed_params(records.named(mlflow_store.root(), records.WORKSPACE))
     print()
     rows = _summary_rows(settings, train, test)

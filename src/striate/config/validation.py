@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from striate.data.splits import check_val_size, check_validation
+from striate.data.splits import check_selection, validation_count
 from striate.errors import UserError
 from striate.models.sizing import check_last_batch
 
@@ -36,8 +36,8 @@ def check(
             f"augment.shrink is {shrink}, too small for {network.size_keys};"
             f" the smallest possible value is {smallest}, or 0"
         )
-    held_out = check_val_size(params.data.val_size, count)
-    check_validation(params.training, held_out)
+    held_out = validation_count(params.data.val_size, count)
+    check_selection(params.training, held_out)
     if network.normalizes_one_value(shrink or min(shape[1:])):
         check_last_batch(count - held_out, params.training.batch_size, processes)
 

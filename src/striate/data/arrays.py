@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from striate.data import framing
-from striate.data.results import one_line, read_json, write_json
+from striate.data.json_csv import read_json, write_json
 from striate.data.source import SOURCE_FILE, Source
-from striate.errors import UserError
+from striate.errors import UserError, one_line
 
 MANIFEST_KEYS = {"name", "shape", "classes", "peak", "mean", "std", "frame", "train", "test"}
 
@@ -228,7 +228,7 @@ def _map_array(path: Path, described: dict[str, Any], shape: list[int], dtype: t
         ) from None
 
 
-def displayed(images: np.ndarray, peak: int) -> np.ndarray:
+def scale_to_unit(images: np.ndarray, peak: int) -> np.ndarray:
     """Scale uint8 images (N, C, H, W) from 0 to `peak` to float32 from 0 to 1, for figures."""
     values: np.ndarray = images.astype(np.float32) / peak
     return values

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and their hashes."""
+"""Atomic writes, and DVC's hashes."""
 
 import glob
 import hashlib
@@ -9,15 +9,13 @@ from pathlib import Path
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file so that neither a failure nor a loss of power leaves half of it.
-
-    Where it cannot be written, what was there before stays.
+    """Write a file atomically: an error, kill or power failure leaves the old file, if any.
 
     Raises:
-        OSError: the disk is full, or the folder cannot be written to.
+        OSError: the disk is full, or the folder is not writable.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Two processes may write it at once.
+    # Unique, because two processes may write the file at once.
     prefix = f".{path.name}.{socket.gethostname()}."
     temporary = path.with_name(f"{prefix}{os.getpid()}.partial")
     _remove_unfinished(path.parent, prefix)
@@ -25,32 +23,32 @@ def write(path: Path, content: bytes) -> None:
         with temporary.open("wb") as stream:
             stream.write(content)
             stream.flush()
-            # Else the new name may reach the disk before the bytes that it stands for.
+            # Else the rename may reach the disk before the content.
             os.fsync(stream.fileno())
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            error.filename = str(path)  # a full disk by itself does not say of what
+            error.filename = str(path)  # by itself, the error of a full disk has no path
         raise
 
 
 def _remove_unfinished(folder: Path, prefix: str) -> None:
-    """Remove what processes of this machine were writing when they were killed."""
+    """Remove the unfinished files of killed processes of this machine."""
     for path in folder.glob(f"{glob.escape(prefix)}*.partial"):
         try:
             os.kill(int(path.name.removeprefix(prefix).removesuffix(".partial")), 0)
         except ProcessLookupError:
             path.unlink(missing_ok=True)
         except (PermissionError, ValueError):
-            continue  # another user's process; a file of another name that begins alike
+            continue  # another user's process, or a file with the same prefix
 
 
 def md5(path: Path) -> str:
-    """The hash that DVC gives to a file, or to a folder of files."""
+    """The hash that DVC computes of a file, or of a folder."""
     if path.is_dir():
-        inside = sorted(file for file in path.rglob("*") if file.is_file())
-        entries = [{"md5": md5(f), "relpath": f.relative_to(path).as_posix()} for f in inside]
+        found = sorted(file for file in path.rglob("*") if file.is_file())
+        entries = [{"md5": md5(f), "relpath": f.relative_to(path).as_posix()} for f in found]
         text = json.dumps(entries, sort_keys=True).encode()
         return hashlib.md5(text, usedforsecurity=False).hexdigest() + ".dir"
     return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()

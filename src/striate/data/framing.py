@@ -1,4 +1,4 @@
-"""How a data set's images are laid out, so that a picture from elsewhere can be laid out alike."""
+"""Measure the background and margins of a data set, so that other images can be given the same."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ import numpy as np
 
 DARK, LIGHT, MIXED = "dark", "light", "mixed"
 BACKGROUNDS = (DARK, LIGHT, MIXED)
-INK = 0.25  # of the strongest pixel: from here on a pixel belongs to what is drawn
-PLAIN = 0.1  # of the full range: the border of a plain image is as near as this to black or white
-LOOKED_AT = 10_000  # images, of those that the frame is taken from
+INK = 0.25  # of the strongest pixel: a pixel above this belongs to the drawing
+PLAIN = 0.1  # of the full range: a plain border is this close to black or white
+MAX_IMAGES = 10_000  # that are measured
 
-WHOLE: dict[str, Any] = {"background": MIXED, "extent": 1.0}  # nothing is known of the margins
+WHOLE: dict[str, Any] = {"background": MIXED, "extent": 1.0}  # unknown margins
 
 
 def frame(images: np.ndarray, peak: int) -> dict[str, Any]:
-    """What a picture must be brought to, to look like these images.
+    """Measure the background and the margins of images.
 
     Args:
         images: uint8 (N, C, H, W).
         peak: the largest pixel value.
 
     Returns:
-        `background`: `dark` or `light` where images of one channel have a plain border, else
-        `mixed`. `extent`: the median of the longer side of what is drawn, as a part of the image's.
+        `background`: `dark` or `light` if the images are grayscale with a plain border, else
+        `mixed`. `extent`: the median of the longer side of the drawing, as a fraction of the
+        image's.
     """
-    images = images[:LOOKED_AT]
+    images = images[:MAX_IMAGES]
     if images.shape[1] != 1:
         return WHOLE
     values = images[:, 0].astype(np.float32) / peak
@@ -44,10 +45,10 @@ def frame(images: np.ndarray, peak: int) -> dict[str, Any]:
 
 
 def check(described: Any) -> None:
-    """Check what `frame` gives, where it was read from a file.
+    """Check a frame that was read from a file.
 
     Raises:
-        ValueError: says what it must be.
+        ValueError: the message says what it must be.
     """
     if not (
         isinstance(described, dict)
@@ -68,7 +69,7 @@ def border(values: np.ndarray) -> np.ndarray:
 
 
 def _length(marked: np.ndarray) -> np.ndarray:
-    """From the first to the last marked place of each row of (N, places)."""
+    """Distance from the first to the last marked pixel of each row of (N, pixels)."""
     last = marked.shape[1] - np.flip(marked, 1).argmax(1)
     length: np.ndarray = last - marked.argmax(1)
     return length

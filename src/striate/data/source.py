@@ -7,7 +7,7 @@ licence text must not make new experiments of old ones.
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from striate.data.results import read_json
+from striate.data.json_csv import read_json
 from striate.errors import UserError
 
 SOURCE_FILE = "source.json"

@@ -1,4 +1,4 @@
-"""Which images go where: a stratified split, drawn by seed."""
+"""Stratified splits of images into two sets, determined by a seed."""
 
 from __future__ import annotations
 
@@ -12,73 +12,73 @@ if TYPE_CHECKING:
     from striate.config.params import Training
 
 
-def count_of_second(total: int, size: float) -> int:
-    """How many of `total` images the second part of a split has; `size` as in `stratified_split`.
+def held_out_count(total: int, size: float) -> int:
+    """Number of `total` images in the held-out set; `size` as in `stratified_split`.
 
     Raises:
-        ValueError: the first part would be empty.
+        ValueError: no other image would be left.
     """
-    wanted = round(size * total) if size < 1 else int(size)
-    if wanted >= total:
-        raise ValueError(f"{wanted} of {total} images leave none over")
-    return wanted
+    count = round(size * total) if size < 1 else int(size)
+    if count >= total:
+        raise ValueError(f"{count} of {total} images leave none")
+    return count
 
 
 def stratified_split(labels: np.ndarray, size: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Divide indices so that every class keeps its share in both parts.
+    """Split indices so that each class has the same proportion in both sets.
 
     Args:
-        labels: integer classes, shape (N,).
-        size: the second part: a fraction below 1, or a count of images.
-        seed: the draw. The legacy generator is used because NumPy promises its stream for ever.
+        labels: integer classes, (N,).
+        size: of the held-out set: a fraction below 1, or a number of images.
+        seed: of NumPy's legacy generator, whose stream is guaranteed never to change.
 
     Returns:
-        The indices of the first and of the second part, each in ascending order.
+        The indices that remain, and those held out, both ascending.
 
     Raises:
-        ValueError: the first part would be empty.
+        ValueError: no index would remain.
     """
     total = len(labels)
-    wanted = count_of_second(total, size)
+    count = held_out_count(total, size)
     random = np.random.RandomState(seed)
-    classes, counts = np.unique(labels, return_counts=True)
-    # Largest remainder: the shares add up to `wanted` and differ from exact ones by less than 1.
-    exact = counts * wanted / total
-    shares = np.floor(exact).astype(int)
-    shares[np.argsort(shares - exact, kind="stable")[: wanted - shares.sum()]] += 1
+    classes, class_sizes = np.unique(labels, return_counts=True)
+    # Largest remainder method: the quotas add up to `count`, and differ from exact ones by below 1.
+    exact = class_sizes * count / total
+    quotas = np.floor(exact).astype(int)
+    quotas[np.argsort(quotas - exact, kind="stable")[: count - quotas.sum()]] += 1
     chosen = [
-        random.permutation(np.flatnonzero(labels == label))[:share]
-        for label, share in zip(classes, shares, strict=True)
+        random.permutation(np.flatnonzero(labels == label))[:quota]
+        for label, quota in zip(classes, quotas, strict=True)
     ]
-    second = np.sort(np.concatenate(chosen)).astype(int)
-    return np.setdiff1d(np.arange(total), second), second
+    held_out = np.sort(np.concatenate(chosen)).astype(int)
+    return np.setdiff1d(np.arange(total), held_out), held_out
 
 
-def check_val_size(size: float, count: int) -> int:
-    """Refuse to hold out every image; returns how many are held out.
+def validation_count(val_size: float, count: int) -> int:
+    """Size of the validation set that `data.val_size` takes from `count` training images.
 
     Raises:
-        UserError: names the key and both numbers.
+        UserError: no training image would be left.
     """
     try:
-        return count_of_second(count, size)
+        return held_out_count(count, val_size)
     except ValueError as error:
-        raise UserError(f"data.val_size is {size:g}: {error} for training") from None
+        raise UserError(f"data.val_size is {val_size:g}: {error} for training") from None
 
 
-def check_validation(settings: Training, held: int) -> None:
-    """Refuse to choose by validation images where there are none.
+def check_selection(training: Training, val_count: int) -> None:
+    """Refuse to select an epoch, or to stop early, without a validation set.
 
     Args:
-        settings: the section `training` of params.yaml.
-        held: how many images are held out.
+        training: the section of params.yaml.
+        val_count: number of validation images.
 
     Raises:
-        UserError: names the key.
+        UserError: the message names the key.
     """
-    for key, value, off in (("keep", settings.keep, "last"), ("patience", settings.patience, 0)):
-        if value != off and not held:
+    for key, value, off in (("keep", training.keep, "last"), ("patience", training.patience, 0)):
+        if value != off and not val_count:
             raise UserError(
-                f"training.{key} is {value}, which goes by validation images, and data.val_size"
-                f" leaves none; it must be {off}, or data.val_size larger"
+                f"training.{key} is {value}, which needs a validation set, and data.val_size"
+                f" leaves it empty; training.{key} must be {off}, or data.val_size larger"
             )

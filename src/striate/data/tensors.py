@@ -1,4 +1,4 @@
-"""Stored splits as tensors on a device."""
+"""The training, validation and test set as tensors on a device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from striate.data.arrays import map_split
-from striate.data.splits import check_val_size, stratified_split
+from striate.data.splits import stratified_split, validation_count
 
 if TYPE_CHECKING:
     from striate.training.lazy_images import Stored
@@ -20,53 +20,53 @@ Pixels = TypeVar("Pixels", Tensor, "Stored")
 
 
 class Split(NamedTuple, Generic[Pixels]):
-    """Images as published, uint8 (N, C, H, W), and their classes, int64 (N,), on one device.
+    """Images as published, uint8 (N, C, H, W), and labels, int64 (N,), on one device.
 
-    Images that are `Stored` come to that device when they are needed.
+    Images that are `Stored` are copied to that device batch by batch.
     """
 
     images: Pixels
     labels: Tensor
 
 
-def load_split(folder: Path, part: str, device: torch.device) -> Split[Tensor]:
-    """Read the images and labels of a part, verified, onto a device.
+def load_split(folder: Path, split: str, device: torch.device) -> Split[Tensor]:
+    """Read and verify a split, and copy it to a device.
 
     Args:
-        folder: with `manifest.json` and, in a folder for each part, the arrays.
-        part: `train` or `test`.
-        device: where to.
+        folder: that `striate.data.arrays.write` wrote to.
+        split: `train` or `test`.
+        device: to copy to.
 
     Raises:
         UserError: a file is missing or is not the one that the manifest describes.
     """
-    pixels, labels = map_split(folder, part)
-    images = torch.from_numpy(np.array(pixels, order="C"))
+    mapped, labels = map_split(folder, split)
+    images = torch.from_numpy(np.array(mapped, order="C"))
     return Split(images.to(device), torch.from_numpy(labels).to(device))
 
 
-def hold_out(
-    split: Split[Pixels], size: float, seed: int
+def train_val_split(
+    split: Split[Pixels], val_size: float, seed: int
 ) -> tuple[Split[Pixels], Split[Pixels] | None]:
-    """Keep a stratified part of the images for validation.
+    """Split the stored training images into a training and a stratified validation set.
 
     Args:
-        split: all training images.
-        size: `data.val_size`: a fraction below 1 or a count of images; 0 keeps none.
-        seed: the draw.
+        split: all stored training images.
+        val_size: `data.val_size`: a fraction below 1 or a number of images.
+        seed: as in `stratified_split`.
 
     Returns:
-        The images to learn from, and those kept, or None where there are none.
+        The training set, and the validation set or None if it would be empty.
 
     Raises:
-        UserError: nothing would be left to learn from.
+        UserError: the training set would be empty.
     """
-    if size == 0:
+    if val_size == 0:
         return split, None
-    check_val_size(size, len(split.labels))
-    parts = stratified_split(split.labels.cpu().numpy(), size, seed)
+    validation_count(val_size, len(split.labels))
+    both = stratified_split(split.labels.cpu().numpy(), val_size, seed)
     train, val = (
-        Split(split.images[where], split.labels[where])
-        for where in (torch.from_numpy(part).to(split.labels.device) for part in parts)
+        Split(split.images[indices], split.labels[indices])
+        for indices in (torch.from_numpy(part).to(split.labels.device) for part in both)
     )
     return train, val if len(val.labels) else None

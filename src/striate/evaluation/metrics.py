@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from striate.data.results import MISSING
+from striate.data.json_csv import MISSING
 from striate.evaluation import scores
 
 if TYPE_CHECKING:

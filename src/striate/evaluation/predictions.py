@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from striate.data import files
-from striate.data.results import one_line, write_table
-from striate.errors import UserError
+from striate.data.json_csv import write_table
+from striate.errors import UserError, one_line
 
 NETWORK, FILTERS, FEATURE_MAPS = "network.npz", "filters/", "feature_maps/"
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from striate.data import files
-from striate.data.results import one_line
+from striate.errors import one_line
 from striate.models import model_json, registry
 from striate.models.model_json import DESCRIPTION, WEIGHTS, CheckpointError
 from striate.models.normalization import Normalization

@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 
 from striate.data import framing
 from striate.data.arrays import check_images
-from striate.data.results import one_line, read_json
-from striate.errors import UserError
+from striate.data.json_csv import read_json
+from striate.errors import UserError, one_line
 
 WEIGHTS = "cnn_trained.ckpt"
 DESCRIPTION = "model.json"

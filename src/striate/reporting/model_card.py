@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from striate.data.results import MISSING
+from striate.data.json_csv import MISSING
 from striate.evaluation import scores
 from striate.evaluation.metrics import METRICS, others
 from striate.models import model_json

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from striate.data.splits import count_of_second
+from striate.data.splits import held_out_count
 from striate.evaluation import scores
 
 SAMPLES, PREDICTIONS, MISTAKES = 36, 100, 36  # images in each gallery, at most
@@ -68,7 +68,7 @@ class Results:
     @property
     def validation_count(self) -> int:
         """How many images the validation set has."""
-        return count_of_second(self.manifest["train"]["count"], self.params["data.val_size"])
+        return held_out_count(self.manifest["train"]["count"], self.params["data.val_size"])
 
     @property
     def train_count(self) -> int:

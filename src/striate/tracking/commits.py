@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from striate.data.files import md5, write
-from striate.data.results import check_metrics, parse_json
+from striate.data.json_csv import check_metrics, parse_json
 from striate.errors import UserError
 from striate.tracking import dvc_lock
 from striate.tracking.dvc_lock import LOCK

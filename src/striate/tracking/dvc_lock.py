@@ -6,7 +6,7 @@ import yaml
 
 from striate.config.params import flatten
 from striate.config.yaml_loader import Loader
-from striate.data.results import one_line
+from striate.errors import one_line
 
 LOCK = "dvc.lock"
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from striate.data.files import md5
-from striate.data.results import MISSING
+from striate.data.json_csv import MISSING
 from striate.errors import UserError
 from striate.tracking import commits, dvc_cache, dvc_lock
 from striate.tracking.commits import (

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from striate.data.results import one_line
-from striate.errors import UserError
+from striate.errors import UserError, one_line
 
 
 def push(root: Path) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from striate.data.results import write_json, write_table
+from striate.data.json_csv import write_json, write_table
 
 if TYPE_CHECKING:
     from striate.config.params import Training

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from striate.data.splits import check_validation
+from striate.data.splits import check_selection
 from striate.data.tensors import Split
 from striate.errors import UserError
 from striate.models.prediction import accuracy, mean_loss, predict
@@ -62,7 +62,7 @@ def fit(
         PeerLostError: another process of the group is gone.
     """
     settings = task.params.training
-    check_validation(settings, 0 if task.val_set is None else len(task.val_set.labels))
+    check_selection(settings, 0 if task.val_set is None else len(task.val_set.labels))
     broadcast_weights(model, group)
     if group.rank:
         torch.manual_seed(task.params.seed + group.rank)  # each process drops other features

@@ -113,7 +113,7 @@ def _check_drawn(base: Params, drawn: dict[str, Any], path: Path) -> None:
         if known is not None:
             shape, count = known.shape, known.counts[0]
             validation.check(settings, shape, len(known.classes), count)
-            held_out = float(splits.check_val_size(settings.data.val_size, count))
+            held_out = float(splits.validation_count(settings.data.val_size, count))
         else:
             held_out = settings.data.val_size  # the number of images is not known
     except UserError as error:

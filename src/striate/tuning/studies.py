@@ -18,8 +18,7 @@ from urllib.parse import quote
 from filelock import FileLock
 
 from striate.config.params import Params, check
-from striate.data import results
-from striate.errors import UserError
+from striate.errors import UserError, one_line
 from striate.tracking.addresses import sqlite_address, with_driver
 from striate.tracking.background import is_gone
 from striate.training.resume_files import RESUME_DIR
@@ -97,7 +96,7 @@ def reachable(storage: str) -> Iterator[None]:
         if not isinstance(failure, SQLAlchemyError | StorageInternalError | ImportError):
             raise
         cause = failure.__cause__ if isinstance(failure.__cause__, Exception) else failure
-        text = results.one_line(getattr(cause, "orig", None) or cause)
+        text = one_line(getattr(cause, "orig", None) or cause)
         password = str(url.password or "")
         options = [value for values in url.normalized_query.values() for value in values]
         for secret in (storage, password, quote(password, safe=""), *options):

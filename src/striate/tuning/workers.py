@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from striate.config import recipes
 from striate.config.params import Params, check
-from striate.data import results
+from striate.data import json_csv
 from striate.errors import UserError, exit_on_error
 from striate.tracking import records
 from striate.tracking.background import process_tag
@@ -275,7 +275,7 @@ def metrics_of(root: Path, name: str) -> dict[str, float] | None:
     if text is None:
         return None
     called = f"{records.TRAIN} of {name}"
-    found = results.check_metrics(results.parse_json(text, called), called, "train.json")
+    found = json_csv.check_metrics(json_csv.parse_json(text, called), called, "train.json")
     if "val_accuracy" not in found:
         raise UserError(f"{called} holds no val_accuracy; data.val_size must be larger than 0")
     return found

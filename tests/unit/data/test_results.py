@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from striate.data import results
+from striate.data import json_csv
 from striate.errors import UserError
 
 
@@ -12,7 +12,7 @@ def test_metrics_beyond_the_required_ones_may_be_missing(tmp_path):
     path = tmp_path / "test.json"
     values = {"accuracy": 0.5, "n": 4, "another": 1}
     path.write_text(json.dumps(values))
-    assert results.read_metrics(path) == values
+    assert json_csv.read_metrics(path) == values
 
 
 @pytest.mark.parametrize(
@@ -30,4 +30,4 @@ def test_what_is_no_number_is_refused_by_name(tmp_path, values, said):
     path = tmp_path / "test.json"
     path.write_text(json.dumps(values))
     with pytest.raises(UserError, match=f"test.json: {said}; it must be a number"):
-        results.read_metrics(path)
+        json_csv.read_metrics(path)

@@ -96,10 +96,10 @@ def test_the_split_leaves_the_global_generator_alone():
 @pytest.mark.parametrize(
     ("total", "size", "message"),
     [
-        (10, 10, "10 of 10 images leave none over"),
-        (10, 11, "11 of 10 images leave none over"),
-        (10, 0.99, "10 of 10 images leave none over"),
-        (0, 0.5, "0 of 0 images leave none over"),
+        (10, 10, "10 of 10 images leave none"),
+        (10, 11, "11 of 10 images leave none"),
+        (10, 0.99, "10 of 10 images leave none"),
+        (0, 0.5, "0 of 0 images leave none"),
     ],
 )
 def test_an_empty_first_part_is_refused(total, size, message):

@@ -22,7 +22,7 @@ import requests
 from filelock import FileLock, Timeout
 from mlflow.exceptions import MlflowException
 
-from striate.data import results
+from striate.data import json_csv
 from striate.errors import UserError
 from striate.tracking import (
     addresses,
@@ -68,7 +68,7 @@ def folder(template, tmp_path, monkeypatch):
     shutil.copy(template / "mlflow.db", tmp_path)
     monkeypatch.chdir(tmp_path)
     history.write_training(ROWS, 2, 99, tmp_path / "metrics")
-    results.write_json(tmp_path / "metrics/test.json", SCORES)
+    json_csv.write_json(tmp_path / "metrics/test.json", SCORES)
     for name in ("models/cnn_trained.ckpt", "data/manifest.json", "reports/figures/samples.png",
                  "reports/index.html", "reports/model_card.md"):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def train(store, folder, **changes):
     session.start(params, {"torch.threads": "2", PROCESS: process_tag(os.getpid())})
     session.log([("train_loss", row["train_loss"], row["epoch"]) for row in ROWS])
     curves = points.curves(lambda table: (folder / table).read_text())
-    summary = points.summary(curves, results.read_json(folder / "metrics/train.json"))
+    summary = points.summary(curves, json_csv.read_json(folder / "metrics/train.json"))
     summary = [*summary, ("training_seconds", 1.5, 0)]
     session.trained(records.training_identity(params, folder), summary)
     session.end("FINISHED")

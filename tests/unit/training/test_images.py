@@ -61,7 +61,7 @@ def test_standard_normalisation_gives_mean_0_and_deviation_1():
 
 def test_hold_out_divides_the_images_and_keeps_pairs_together():
     everything = split(30)
-    train, val = tensors.hold_out(everything, 0.2, seed=0)
+    train, val = tensors.train_val_split(everything, 0.2, seed=0)
     assert (len(train.labels), len(val.labels)) == (24, 6)
     assert torch.bincount(val.labels).tolist() == [2, 2, 2]
     pairs = {(int(i[0, 0, 0]), int(k)) for i, k in zip(*everything, strict=True)}
@@ -71,13 +71,15 @@ def test_hold_out_divides_the_images_and_keeps_pairs_together():
 
 def test_hold_out_of_nothing_trains_on_everything():
     everything = split(9)
-    assert tensors.hold_out(everything, 0, seed=0) == (everything, None)
-    assert tensors.hold_out(everything, 0.01, seed=0)[1] is None
+    assert tensors.train_val_split(everything, 0, seed=0) == (everything, None)
+    assert tensors.train_val_split(everything, 0.01, seed=0)[1] is None
 
 
 def test_hold_out_of_everything_names_the_key():
-    with pytest.raises(UserError, match=r"data.val_size is 9: 9 of 9 images leave none over"):
-        tensors.hold_out(split(9), 9, seed=0)
+    with pytest.raises(
+        UserError, match=r"data.val_size is 9: 9 of 9 images leave none for training"
+    ):
+        tensors.train_val_split(split(9), 9, seed=0)
 
 
 def augment(pixels, changes, seed=0, flipped=None, shrunk=False):

@@ -19,7 +19,7 @@ from clones import without_waits
 from tiny import CONVNET, SPEEDRUN, bars, network, task
 
 from striate.config import params
-from striate.data import results
+from striate.data import json_csv
 from striate.errors import UserError
 from striate.models import registry, sizing
 from striate.training import distributed, loop, norms, torchrun, transfer
@@ -299,8 +299,8 @@ def test_one_two_and_four_processes_have_the_same_losses(folder):
         assert (status, err) == (0, "")
         assert out.count("epoch 3/3") == 1
         assert (f"{processes} processes" in out) == (processes > 1)
-        found[processes] = results.read_table(folder / "metrics/steps.csv")["step_loss"]
-        assert results.read_json(folder / "metrics/train.json")["epochs"] == 3
+        found[processes] = json_csv.read_table(folder / "metrics/steps.csv")["step_loss"]
+        assert json_csv.read_json(folder / "metrics/train.json")["epochs"] == 3
     assert len(found[1]) == 3 * math.ceil(1293 / 100)
     furthest = {n: max(map(abs, map(float.__sub__, found[1], found[n]))) for n in (2, 4)}
     print(furthest)

@@ -50,10 +50,14 @@ def train(folder, regime, *, device=CPU, val_size=12, architecture=WHITENED, pre
           augment=EVERYTHING, **options):  # fmt: skip
     """What stages/train.py does; `regime` may also be the arrays read whole, as `tensors`."""
     if regime == "tensors":
-        train_set, val = tensors.hold_out(tensors.load_split(folder, "train", device), val_size, 0)
+        train_set, val = tensors.train_val_split(
+            tensors.load_split(folder, "train", device), val_size, 0
+        )
         first = train_set.images[:20]
     else:
-        train_set, val = tensors.hold_out(lazy_images.load(folder, "train", device), val_size, 0)
+        train_set, val = tensors.train_val_split(
+            lazy_images.load(folder, "train", device), val_size, 0
+        )
         first = train_set.images[:20].read()
         memory_format = devices.pick_precision(precision, device).memory_format
         train_set = lazy_images.reside(train_set, regime, memory_format)
@@ -242,7 +246,7 @@ def test_what_cannot_be_read_ends_the_training_with_its_message(folder, monkeypa
 
 def test_a_training_that_is_given_up_leaves_no_readers(folder):
     before = len(readers())
-    train_set, _ = tensors.hold_out(lazy_images.load(folder, "train", CPU), 0, 0)
+    train_set, _ = tensors.train_val_split(lazy_images.load(folder, "train", CPU), 0, 0)
     model = registry.build(tuple(train_set.images.pixels.shape[1:]), 3, CONVNET)
 
     class EnoughError(Exception):
@@ -289,7 +293,7 @@ def test_only_what_is_taken_is_in_memory(tmp_path):
     if not Path("/proc/self/status").exists():
         pytest.skip("needs Linux")
     before = own()
-    train_set, val = tensors.hold_out(lazy_images.load(tmp_path, "train", CPU), 0.1, 0)
+    train_set, val = tensors.train_val_split(lazy_images.load(tmp_path, "train", CPU), 0.1, 0)
     batch = next(train_set.images.batches([torch.arange(0, 50_000, 500)]))
     assert (len(train_set.labels), len(val.labels), len(batch)) == (57_600, 6_400, 100)
     assert own() - before < 6_400_000

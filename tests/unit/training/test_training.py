@@ -8,7 +8,7 @@ import torch
 from tiny import SPEEDRUN, bars, network, settings, task
 from torch import nn
 
-from striate.data import results
+from striate.data import json_csv
 from striate.data.tensors import Split
 from striate.errors import UserError
 from striate.models import checkpoint
@@ -160,13 +160,13 @@ def test_summary_line_with_and_without_validation():
 def test_history_survives_the_files_to_the_last_digit(tmp_path):
     _, rows = run(val=bars(30, seed=1))
     history.write_training(rows, 3, 123, tmp_path)
-    table = results.read_table(tmp_path / "history.csv")
+    table = json_csv.read_table(tmp_path / "history.csv")
     for name, column in table.items():
         assert column == [row[name] for row in rows]
-    steps = results.read_table(tmp_path / "steps.csv")
+    steps = json_csv.read_table(tmp_path / "steps.csv")
     pairs = list(zip(steps["step"], steps["step_loss"], strict=True))
     assert pairs == [pair for row in rows for pair in row["step_losses"]]
-    summary = results.read_json(tmp_path / "train.json")
+    summary = json_csv.read_json(tmp_path / "train.json")
     assert summary == {
         key: rows[-1][key]
         for key in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
@@ -202,7 +202,7 @@ def test_the_last_epoch_is_kept_unless_the_best_is_asked_for(scripted):
 def test_scores_on_file_are_those_of_the_kept_epoch(scripted, tmp_path):
     _, rows = run(val=bars(30, seed=1), epochs=4, keep="best")
     history.write_training(rows, history.kept_epoch(rows, "best"), 9, tmp_path)
-    summary = results.read_json(tmp_path / "train.json")
+    summary = json_csv.read_json(tmp_path / "train.json")
     assert (summary["kept_epoch"], summary["epochs"]) == (2, 4)
     assert summary["val_accuracy"] == 0.7
     assert summary["train_loss"] == rows[1]["train_loss"]
@@ -216,7 +216,7 @@ def test_training_stops_after_so_many_epochs_without_a_better_one(scripted, pati
 
 @pytest.mark.parametrize("changes", [{"keep": "best"}, {"patience": 1}])
 def test_the_best_epoch_needs_validation_images(changes):
-    with pytest.raises(UserError, match="goes by validation images"):
+    with pytest.raises(UserError, match="which needs a validation set"):
         run(**changes)
 
 

@@ -1,4 +1,4 @@
-"""The small files in metrics/: written whole, read back to the last digit."""
+"""Read and write JSON objects and CSV tables; writes are atomic, floats keep every digit."""
 
 import csv
 import io
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from striate.data import files
-from striate.errors import UserError
+from striate.errors import UserError, one_line
 
 MISSING = "–"  # how a value that is not there is shown
 REQUIRED = {  # what a result must hold to be of use; any other metric may be missing
@@ -19,7 +19,7 @@ REQUIRED = {  # what a result must hold to be of use; any other metric may be mi
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write one flat JSON object, a key a line; floats keep every digit."""
+    """Write a flat JSON object, one key per line."""
     files.write(path, (json.dumps(values, indent=2) + "\n").encode())
 
 
@@ -27,7 +27,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        UserError: the file is missing or holds something else.
+        UserError: the file is missing, or is not a JSON object.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -39,10 +39,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parse_json(text: str, name: str) -> dict[str, Any]:
-    """Parse a JSON object; `name` is what the message calls it.
+    """Parse a JSON object; `name` is for messages.
 
     Raises:
-        UserError: it is something else.
+        UserError: it is not a JSON object.
     """
     try:
         values = json.loads(text)
@@ -87,17 +87,17 @@ def check_metrics(values: dict[str, Any], name: str, file: str) -> dict[str, flo
 
 
 def finite(value: Any) -> float | None:
-    """A finite number, or None."""
+    """Return a finite number, or None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
         return value if math.isfinite(value) else None
-    except OverflowError:  # a whole number beyond all floats
+    except OverflowError:  # an integer too large for a float
         return None
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows with equal keys as CSV with a header; floats keep every digit."""
+    """Write rows with the same keys as CSV with a header."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
@@ -106,10 +106,10 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def read_table(path: Path) -> dict[str, list[float]]:
-    """Read a CSV of numbers: column name → values.
+    """Read a CSV of numbers; returns the values of each column by its name.
 
     Raises:
-        UserError: the file is missing or holds something else.
+        UserError: the file is missing, or is not such a table.
     """
     try:
         with path.open(newline="", encoding="utf-8") as stream:
@@ -122,19 +122,12 @@ def read_table(path: Path) -> dict[str, list[float]]:
 
 
 def read_history(path: Path) -> dict[str, list[float]]:
-    """Read the `history.csv` that `write_training` wrote: a column of epochs, and their metrics.
+    """Read metrics/history.csv: the column `epoch`, and one for each metric.
 
     Raises:
-        UserError: the file is missing or holds something else.
+        UserError: the file is missing, or is not such a table.
     """
     history = read_table(path)
     if not history.get("epoch"):
-        raise UserError(f"{path} has no column of epochs; `dvc repro` makes it anew")
+        raise UserError(f"{path} has no column epoch; `dvc repro` makes it anew")
     return history
-
-
-def one_line(error: Exception) -> str:
-    """What an error of a library says, cut where it is long; its kind where it says nothing."""
-    said = getattr(error, "strerror", None) or str(error)  # the path is named already
-    text = " ".join(said.split()) or type(error).__name__
-    return text[:200] + "…" if len(text) > 201 else text
