@@ -103,7 +103,7 @@ def test_the_page_may_load_nothing_from_elsewhere_and_shows_names_as_text(site):
     assert headers["Content-Security-Policy"].startswith("default-src 'none'")
     text = content.decode()
     assert text.count("</script>") == 1  # the one of the page, not the class that is called so
-    assert "version 7" in text
+    assert "Version 7" in text
     assert "https://" not in text
 
 
@@ -173,8 +173,8 @@ def test_a_port_that_is_taken_is_one_line(site, champion):
 
 def test_a_network_that_is_not_calibrated_says_so(champion):
     plain = champion._replace(description=champion.description | {"confidence": None})
-    assert "its percentages are not calibrated" in web.page(plain)
-    assert "its percentages are not calibrated" not in web.page(champion)
+    assert "percentages are not calibrated" in web.page(plain)
+    assert "percentages are not calibrated" not in web.page(champion)
 
 
 def test_without_a_champion_it_says_how_to_make_one(tmp_path, monkeypatch):
