@@ -31,7 +31,8 @@ $(READY): requirements.lock bootstrap.lock pyproject.toml
 	esac
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4) and "Python 3.11.4 or newer is needed; name it: make PYTHON=python3.12 ...")'
 	@echo "making $(VENV) ..."
-	@$(PYTHON) -m venv --clear $(VENV)
+	@# Not by the environment's own Python, which comes first on PATH and is about to be removed.
+	@"$$($(PYTHON) -c 'import sys; print(sys._base_executable)')" -m venv --clear $(VENV)
 	@pip install --quiet --disable-pip-version-check --require-hashes -r bootstrap.lock
 	@echo "installing the packages of requirements.lock; they are 6 GB, and are downloaded only once ..."
 	@VIRTUAL_ENV="$$PWD/$(VENV)" uv pip install --quiet --require-hashes -r requirements.lock
