@@ -23,13 +23,13 @@ CHUNK_BYTES = 1 << 24  # read at a time where all images are read
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """Those images of an array that are meant, read batch by batch onto a device.
+    """Some images of an array, which are read onto a device batch by batch.
 
-    It stands where a tensor (M, C, H, W) would be cut, chosen from, or split into batches.
+    It is indexed and split like a tensor (M, C, H, W).
 
     Attributes:
-        pixels: uint8 (N, C, H, W), in host memory or the map of a file.
-        indices: of the images that are meant, int64 (M,).
+        pixels: uint8 (N, C, H, W), in host memory or memory-mapped.
+        indices: of the images, int64 (M,).
         device: onto which they are read.
     """
 
@@ -45,16 +45,16 @@ class Stored:
         return replace(self, indices=self.indices[chosen])
 
     def split(self, size: int) -> Iterator[Tensor]:
-        """All images in their order, so many at a time, like a tensor's own `split`."""
+        """All images in their order, in batches of `size`, like a tensor's own `split`."""
         return self.batches(torch.arange(len(self)).split(size))
 
     def batches(self, wanted: Iterable[Tensor]) -> Generator[Tensor]:
-        """Batches on the device, which threads read ahead of their use.
+        """Batches on the device, which threads read ahead.
 
-        What a thread cannot read is raised here. The threads end with this generator.
+        An error of a thread is raised here. The threads end with this generator.
 
         Args:
-            wanted: for each batch, which of these images it has, int64 (B,).
+            wanted: the indices of each batch, among these images, int64 (B,).
 
         Yields:
             uint8 (B, C, H, W).
@@ -72,7 +72,7 @@ class Stored:
             pool.shutdown(cancel_futures=True)
 
     def read(self, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
-        """All of them at once, on the device, with no second copy on the way."""
+        """Read all of them onto the device, without a second copy on the way."""
         shape = (len(self), *self.pixels.shape[1:])
         # Where both formats are one, as with a single channel, strides are left as they come.
         if torch.empty(shape, device="meta").is_contiguous(memory_format=memory_format):
@@ -86,12 +86,12 @@ class Stored:
         return whole
 
     def in_memory(self) -> Stored:
-        """The same images, copied into host memory."""
+        """Copy the images into host memory."""
         pixels = replace(self, device=torch.device("cpu")).read().numpy()
         return replace(self, pixels=pixels, indices=np.arange(len(pixels)))
 
     def _read_batch(self) -> Tensor:
-        """All of them, in host memory, from which a GPU can fetch them by itself."""
+        """Read all of them into host memory, pinned for a GPU to fetch them by itself."""
         taken = torch.empty(
             (len(self), *self.pixels.shape[1:]),
             dtype=torch.uint8,
@@ -104,7 +104,7 @@ class Stored:
         return taken
 
     def _announce(self, file: mmap.mmap) -> None:
-        """Ask the system for all these images at once, instead of waiting for one after another."""
+        """Ask the system for all these images at once, instead of one after another."""
         size = self.pixels[0].nbytes
         start = len(file) - self.pixels.nbytes  # the map ends where the array does
         for first in (start + self.indices * size).tolist():
@@ -116,7 +116,7 @@ class Stored:
 
 
 def load(folder: Path, part: str, device: torch.device) -> Split[Stored]:
-    """Map the images of a part, verified; read its labels onto a device.
+    """Memory-map the images of a part, verified; read its labels onto a device.
 
     Args:
         folder: with `manifest.json` and, in a folder for each part, the arrays.
@@ -128,7 +128,7 @@ def load(folder: Path, part: str, device: torch.device) -> Split[Stored]:
     """
     pixels, labels = map_split(folder, part)
     if isinstance(pixels.base, mmap.mmap):
-        # Images are taken in random order; reading on beyond each would drive others out of memory.
+        # Images are read in random order; read-ahead beyond each would evict others from memory.
         pixels.base.madvise(mmap.MADV_RANDOM)
     labels_there = torch.from_numpy(labels).to(device)
     return Split(Stored(pixels, np.arange(len(pixels)), device), labels_there)
@@ -139,12 +139,12 @@ def reside(
     residency: str,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Split[Tensor] | Split[Stored]:
-    """Put images where they are to lie while a network is trained.
+    """Put images where they stay during a training.
 
     Args:
-        split: as it was stored.
+        split: as `load` returned it.
         residency: `device`, `host` or `disk`.
-        memory_format: in which they lie on the device.
+        memory_format: of images on the device.
     """
     if residency == "device":
         return Split(split.images.read(memory_format), split.labels)

@@ -1,4 +1,4 @@
-"""Where the training images lie: on the device, in host memory or on disk."""
+"""Choose where the training images stay: on the device, in host memory or on disk."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ CGROUPS = {
 
 
 def pick_residency(name: str, size: int, device: torch.device, processes: int = 1) -> str:
-    """Where images lie while a network is trained.
+    """Choose where images stay during a training.
 
     `auto` takes the first of device memory, host memory and disk in which they fill at most half of
-    what is free: the other half is for the network, its batches and the optimiser. It is wary,
-    because `disk` loses little where the system can keep the file in the memory that is left. A
-    device other than CUDA shares the host's memory, so that `host` and `device` are one there.
+    what is free: the other half is for the network, its batches and the optimizer. It errs on the
+    side of `disk`, which is hardly slower where the system can cache the file in the memory left. A
+    device other than CUDA shares the host's memory, so `host` and `device` are the same there.
 
     Args:
         name: `data.residency`.
         size: of all images, in bytes.
         device: that trains.
-        processes: on this machine, each of which has images of its own.
+        processes: on this machine, each with images of its own.
 
     Returns:
         `device`, `host` or `disk`.
 
     Raises:
-        UserError: they do not fit where they are wanted.
+        UserError: they do not fit.
     """
     shared = device.type != "cuda"
     host = free_memory() // processes
@@ -48,18 +48,17 @@ def pick_residency(name: str, size: int, device: torch.device, processes: int = 
         return next((place for place, left in free.items() if size <= left / 2), "disk")
     if size > free.get(name, size):
         raise UserError(
-            f"data.residency is {name}, and {size >> 20:,} MiB of images are more than the"
-            f" {free[name] >> 20:,} MiB that are free there; disk or auto would do"
+            f"data.residency is {name}, and {size >> 20:,} MiB of images do not fit into the"
+            f" {free[name] >> 20:,} MiB that are free there; choose disk or auto"
         )
     return "device" if name == "host" and shared else name
 
 
 def free_memory(root: Path = Path("/")) -> int:
-    """Bytes of the host's memory that are free for this process.
+    """Bytes of host memory that are free for this process.
 
-    What Linux calls available, and not more than is left below the limit of a container (of its
-    control group or one around it, v1 or v2); what cached files take counts as free. Elsewhere, all
-    of the memory.
+    On Linux, the available memory, capped by what the limits of its control groups (v1 or v2, of a
+    container or around it) leave; cached files count as free. Elsewhere, all of the memory.
 
     Args:
         root: below which the system's files lie.
@@ -74,7 +73,7 @@ def free_memory(root: Path = Path("/")) -> int:
 
 
 def _left_by_limits(root: Path) -> Iterator[int]:
-    """What each control group that this process is in leaves of its limit."""
+    """What the limit of each control group of this process leaves."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except FileNotFoundError:
