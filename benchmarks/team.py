@@ -51,18 +51,22 @@ def train(run, epochs):
             log.epoch(row)
             time.sleep(EPOCH_SECONDS)
         end = time.monotonic() + deploy.START_SECONDS
-        while not Path(BACK).exists() and time.monotonic() < end:
+        while not Path("..", BACK).exists() and time.monotonic() < end:
             time.sleep(0.1)
         done = time.monotonic()
     print(f"{time.monotonic() - done:.1f}")  # what the end of the stage waited for
 
 
 def start_trainings(services, folder, runs, epochs):
+    """Start the trainings, each in a folder of its own, as those of several people."""
     environment = os.environ | services.environment("writer") | {"PYTHONPATH": str(ROOT / "src")}
     environment.pop("DVC_ROOT", None)
+    for run in range(runs):
+        (folder / str(run)).mkdir()
     return [
         subprocess.Popen(
-            [sys.executable, __file__, "train", str(run), str(epochs)], cwd=folder,
+            [sys.executable, Path(__file__).absolute(), "train", str(run), str(epochs)],
+            cwd=folder / str(run),
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for run in range(runs)
@@ -89,6 +93,8 @@ def measure(services, folder, runs, epochs):
     """Log from `runs` processes, kill the server meanwhile, read back; returns what was found."""
     from psycopg2 import connect
 
+    from striate.tracking import background
+
     folder.mkdir(exist_ok=True)
     begin = time.monotonic()
     trainings = start_trainings(services, folder, runs, epochs)
@@ -113,6 +119,8 @@ def measure(services, folder, runs, epochs):
     (folder / BACK).touch()
     away = time.monotonic() - killed
     said = [training.communicate() for training in trainings]
+    for run in range(runs):
+        background.settle(folder / str(run))  # what a training leaves to be recorded after its end
     seconds = time.monotonic() - begin
     sums = Counter(there=0, lost=0, twice=0, wrong=0)
     for run in range(runs):

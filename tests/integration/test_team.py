@@ -468,6 +468,7 @@ def test_files_with_passwords_are_their_owners_alone(services):
 def test_a_server_that_is_killed_among_trainings_loses_nothing(services, tmp_path, monkeypatch):
     monkeypatch.setattr(team, "EPOCH_SECONDS", 1.0)
     found = team.measure(services, tmp_path / "work", runs=2, epochs=30)
+    print(*found["said"], sep="\n")
     assert found["metrics"] == 2 * 30 * team.PER_EPOCH
     assert (found["there"], found["lost"], found["twice"], found["wrong"]) == (
         found["metrics"], 0, 0, 0,
