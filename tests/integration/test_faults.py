@@ -15,8 +15,9 @@ import torch
 import yaml
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from test_params import COMMITTED, changed
-from test_stages import ROOT, STAGES, fail_stage, run_stage, write_params
+from paths import ROOT
+from settings import COMMITTED, changed
+from stages import STAGES, fail_stage, run_stage, write_params
 
 from striate.config import params, validation
 from striate.data import arrays, tensors
@@ -95,14 +96,14 @@ def dumped(values):
 
 
 def without(key):
-    values = changed("seed", 0)
+    values = changed()
     section, _, name = key.rpartition(".")
     del (values[section] if section else values)[name]
     return values
 
 
 def with_unknown(section, key):
-    values = changed("seed", 0)
+    values = changed()
     (values[section] if section else values)[key] = 1
     return values
 
@@ -112,15 +113,21 @@ def inserted(place, text):
     return CONTENT[:place] + text.encode("utf-8", "surrogatepass") + CONTENT[place:]
 
 
+def with_value(pair):
+    """The key of a pair, and the file in which it has the other's value."""
+    key, value = pair
+    return key, dumped(changed(**{key: value}))
+
+
 places = st.integers(0, len(CONTENT))
 values_start = st.sampled_from([CONTENT.index(b": ", CONTENT.index(key.split(".")[-1].encode()))
                                 + 2 for key in KEYS])  # fmt: skip
 # Pairs of the key that is at fault, where it is known, and the file.
 faulty_params = st.one_of(
-    st.tuples(st.sampled_from(KEYS), any_value).map(lambda t: (t[0], dumped(changed(*t)))),
-    st.tuples(st.sampled_from(KEYS), any_value).map(lambda t: (t[0], dumped(changed(*t)))),
+    st.tuples(st.sampled_from(KEYS), any_value).map(with_value),
+    st.tuples(st.sampled_from(KEYS), any_value).map(with_value),
     st.tuples(st.sampled_from(["data", "augment", "model", "training", "evaluate"]), any_value).map(
-        lambda t: (t[0], dumped(changed(*t)))
+        with_value
     ),
     st.sampled_from(KEYS).map(lambda key: (key, dumped(without(key)))),
     st.tuples(st.sampled_from(["", "data", "model"]), any_key).map(
@@ -193,7 +200,7 @@ def valid_params(draw):
     """Any values of the schema, made to go together as it wants it."""
     values = {"seed": draw(st.integers(0, 2**32 - 1))}
     for section in ("data", "augment", "model", "training", "evaluate"):
-        schema = params.Params.model_fields[section].annotation.model_json_schema()["properties"]
+        schema = params.sections()[section].model_json_schema()["properties"]
         values[section] = {
             key: draw(range_of(key, allowed))
             for key, allowed in schema.items()
@@ -226,7 +233,7 @@ def test_the_random_params_reach_every_key():
         f"{section}.{name}"
         for section in COMMITTED
         if section != "seed"
-        for name in params.Params.model_fields[section].annotation.model_fields
+        for name in params.sections()[section].model_fields
     }
 
 

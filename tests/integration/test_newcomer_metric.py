@@ -8,7 +8,8 @@ from clones import Clone
 
 ROOT = Path(__file__).parents[2]
 SOURCE = "src/striate/evaluation/metrics.py"
-(EXAMPLE,) = re.findall(r"```py\n(.*?)```", (ROOT / "docs/extending.md").read_text(), re.S)
+EXAMPLES = re.findall(r"```py\n(.*?)```", (ROOT / "docs/extending.md").read_text(), re.S)
+(EXAMPLE,) = [code for code in EXAMPLES if "@metric(" in code]
 
 
 @pytest.fixture(scope="module")

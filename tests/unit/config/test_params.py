@@ -109,7 +109,7 @@ def test_a_missing_key_is_named_with_what_it_should_hold():
 
 @pytest.mark.parametrize("key", params.flatten(COMMITTED))
 def test_any_key_that_is_missing_is_named(key):
-    values = changed("model.arch", "speedrun")
+    values = changed(model__arch="speedrun")
     section, _, name = key.rpartition(".")
     del (values[section] if section else values)[name]
     with pytest.raises(params.ParamsError, match=f"^params.yaml: {key} is missing; it must be "):
@@ -128,7 +128,7 @@ def test_a_key_that_only_another_network_reads_may_be_missing():
 @pytest.mark.parametrize("value", ["a", 9, False, 0.0, None, [0]])
 def test_a_key_that_only_another_network_reads_must_be_off(value):
     with pytest.raises(params.ParamsError) as caught:
-        params.check(changed("model.whiten", value))
+        params.check(changed(model__whiten=value))
     said = f"params.yaml: model.whiten is {value}; it must be 0 where model.arch is convnet"
     assert str(caught.value) == said
 
@@ -150,12 +150,12 @@ def test_a_key_that_only_another_network_reads_must_be_off(value):
 )
 def test_a_network_or_a_layer_that_is_not_there_is_explained(key, value, explanation):
     with pytest.raises(params.ParamsError, match=f"^params.yaml: {explanation}") as caught:
-        params.check(changed(key, value))
+        params.check(changed(**{key: value}))
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_all_faults_of_a_network_are_listed():
-    values = changed("model.layers", 0)
+    values = changed(model__layers=0)
     values["model"] |= {"depth": 2, "kernel_size": 2}
     del values["model"]["norm"]
     with pytest.raises(params.ParamsError) as caught:

@@ -9,9 +9,16 @@ from striate.models import registry
 from striate.training import muon, optimizers
 
 
+class Small(nn.Sequential):
+    def parameter_roles(self):
+        conv, _, linear = self
+        biases = [conv.bias, linear.bias]
+        return {"filters": [conv.weight], "head": [linear.weight], "biases": biases}
+
+
 def network(seed=0):
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(64, 3))
+    return Small(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(64, 3))
 
 
 def steps(model, found, count=4):

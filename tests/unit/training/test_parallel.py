@@ -203,10 +203,9 @@ def test_a_loss_that_is_no_number_ends_all_at_the_same_step():
 
 
 def test_a_part_of_one_image_is_refused_where_a_norm_needs_two():
-    model = SPEEDRUN | {"layers": 2, "norm": "batch", "arch": "speedrun", "whiten": 0}
-    sizing.check_last_batch(model, 4, 100, 10, processes=4)
+    sizing.check_last_batch(100, 10, processes=4)
     with pytest.raises(UserError, match=r"leaves 3 of 103 images to the last step, in 2 parts"):
-        sizing.check_last_batch(model, 4, 103, 10, processes=2)
+        sizing.check_last_batch(103, 10, processes=2)
 
 
 def settings(**changes):

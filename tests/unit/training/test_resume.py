@@ -299,7 +299,7 @@ def test_a_second_interrupt_comes_through_at_once(tmp_path, monkeypatch):
 
 @pytest.mark.walk
 def test_trainings_killed_at_random_instants_end_with_the_same_bytes(tmp_path):
-    from test_stages import run_stage, write_params
+    from stages import run_stage, write_params
 
     write_params(
         tmp_path, model__dropout=0.1, augment__translate=1, augment__rotate=5, augment__flip=True,

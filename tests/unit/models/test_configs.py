@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import torch
-from test_params import COMMITTED
+from settings import COMMITTED
 
 from striate.config import params
 from striate.models import configs, registry
