@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -88,6 +89,61 @@ def train(values, images_used=None, group=distributed.SINGLE_PROCESS):
         "memory": peak,
         "accuracy": prediction.accuracy(logits, test.labels.cpu()),
     }
+
+
+MADE = (".dvc/cache", ".dvc/tmp", "mlflow.db", "mlartifacts", "data", "models", "predictions",
+        "reports", "dvc.lock")  # fmt: skip
+
+
+class Clone:
+    """A clone of a commit of this repository, and the seconds of commands in it."""
+
+    def __init__(self, folder, revision):
+        self.folder = folder
+        subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
+        subprocess.run(["git", "-C", folder, "checkout", "--quiet", "-B", "main", revision],
+                       check=True)  # fmt: skip
+        self.env = os.environ | {
+            "PYTHONPATH": str(folder / "src"), "DVC_NO_ANALYTICS": "true",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        }  # fmt: skip
+
+    def seconds(self, *command, first=False, **variables):
+        """Run a command; returns its seconds, or those until its first line."""
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            command, cwd=self.folder, env=self.env | variables, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        line = process.stdout.readline() if first else ""
+        found = time.perf_counter() - start
+        out, err = process.communicate()
+        if process.returncode:
+            sys.exit(f"{' '.join(command)} failed: {line}{out}{err}")
+        return found if first else time.perf_counter() - start
+
+    def reproduce(self, **variables):
+        """Remove all results and make them anew; returns the seconds of `dvc repro` and `sync`."""
+        for name in MADE:
+            path = self.folder / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        return self.seconds("dvc", "repro", "--quiet", **variables), self.striate("sync")
+
+    def striate(self, *arguments, **options):
+        return self.seconds(sys.executable, "-m", "striate.cli", *arguments, **options)
+
+    def git(self, *arguments, given=None):
+        return subprocess.run(
+            ["git", *arguments], cwd=self.folder, env=self.env, input=given, check=True,
+            stdout=subprocess.PIPE,
+        ).stdout.decode().strip()  # fmt: skip
+
+    def commit(self, message):
+        self.git("add", "--all")
+        self.git("-c", "user.name=x", "-c", "user.email=x@localhost", "commit", "-qm", message)
 
 
 def memory():

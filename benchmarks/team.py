@@ -120,7 +120,7 @@ def measure(services, folder, runs, epochs):
     away = time.monotonic() - killed
     said = [training.communicate() for training in trainings]
     for run in range(runs):
-        background.settle(folder / str(run))  # what a training leaves to be recorded after its end
+        background.wait(folder / str(run))  # what a training leaves to be recorded after its end
     seconds = time.monotonic() - begin
     sums = Counter(there=0, lost=0, twice=0, wrong=0)
     for run in range(runs):

@@ -89,7 +89,7 @@ def search(sampler, seed, trials, end):
         direction="maximize", load_if_exists=True,
         pruner=studies.pruner() if sampler == "tpe" else optuna.pruners.NopPruner(),
     )  # fmt: skip
-    study.sampler = studies.sampler_of(sampler, seed)
+    study.sampler = studies.make_sampler(sampler, seed)
     for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # it was killed
     while time.monotonic() < end:

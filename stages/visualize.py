@@ -65,7 +65,7 @@ def visualize(results: "Results") -> None:
     files.write(REPORTS / "index.html", report.page(results, drawings).encode())
     files.write(REPORTS / "model_card.md", model_card.card(results).encode())
     print(
-        f"reports/index.html, reports/model_card.md, and {len(drawings)} pictures in"
+        f"reports/index.html, reports/model_card.md, and {len(drawings)} figures in"
         " reports/figures/"
     )
 

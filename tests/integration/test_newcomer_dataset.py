@@ -115,7 +115,7 @@ def test_it_is_named_in_messages_reports_and_docs(clone, said):
     assert re.search(r"data\.name is 'square'; it must be one of .*\bsquares\b", error)
     assert "squares" in clone.striate("summary")
     card = (clone.folder / "reports/model_card.md").read_text()
-    assert "squares, https://example.org/squares; licence as its publisher states it: CC0" in card
+    assert "squares, https://example.org/squares. Its publisher states this licence: CC0" in card
     assert "squares (1×8×8, 200 + 100 images)" in (clone.folder / "docs/params.md").read_text()
 
 
@@ -125,7 +125,7 @@ def test_an_edit_of_the_licence_trains_and_evaluates_nothing(clone, said):
     module.write_text(module.read_text().replace("CC0", "CC BY 4.0"))
     assert ran(clone.run("dvc", "repro")) == ["download", "visualize"]
     assert clone.json("data/source.json")["licence"] == "CC BY 4.0"
-    assert "states it: CC BY 4.0" in (clone.folder / "reports/model_card.md").read_text()
+    assert "states this licence: CC BY 4.0" in (clone.folder / "reports/model_card.md").read_text()
 
 
 @pytest.mark.slow

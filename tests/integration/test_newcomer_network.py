@@ -109,7 +109,7 @@ def test_other_networks_and_their_recipes_go_on_without_the_new_key(changed):
 def test_the_tests_of_every_network_pass_for_it(changed):
     said = changed.run(
         sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
-        "tests/unit/models/test_registry.py",
+        "tests/unit/models/test_configs.py",
     )  # fmt: skip
     assert re.search(r"^9 passed", said, re.M)
 
@@ -144,7 +144,7 @@ def test_weights_are_transferred_and_layers_are_frozen(variant):
         torch.load(variant.folder / folder / "cnn_trained.ckpt")
         for folder in ("weights/first", "models")
     )
-    assert re.search(r"weights of weights/first: layer1.0.conv1, .*, head; new ones: none", said)
+    assert re.search(r"weights from weights/first: layer1.0.conv1, .*, head; new: none", said)
     same = {name for name in before if torch.equal(before[name], after[name])}
     assert same == {name for name in before if name.startswith(("layer1.", "layer2."))}
 
@@ -168,4 +168,4 @@ def test_a_wrong_value_is_refused_in_one_line(variant):
 
 def test_an_exported_file_predicts_the_same(finished):
     said = finished.striate("export", "weights/first", "--format", "onnx")
-    assert "of 360 test images, 0 are predicted otherwise" in said
+    assert "0 of 360 test images are predicted differently" in said

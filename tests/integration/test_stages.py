@@ -136,7 +136,7 @@ def test_network_arrays_that_are_missing_or_damaged_are_one_line(workspace, caps
     path.unlink() if content is None else path.write_bytes(content)
     (line,) = fail_stage("visualize", capsys).splitlines()
     assert line.startswith("error: predictions/network.npz cannot be read: ")
-    assert line.endswith("; `dvc repro` makes it anew")
+    assert line.endswith("; `dvc repro` recreates it")
 
 
 def test_train_json_is_the_last_epoch(finished):

@@ -220,7 +220,7 @@ def source_now(folder: Path) -> Source | None:
     source = _source(path.read_text(encoding="utf-8", errors="replace"), records.LOCK)
     for file, md5 in source.hashes.items():
         if (folder / file).is_file():
-            _check_hash((folder / file).read_bytes(), md5, file, "`dvc repro` makes both anew")
+            _check_hash((folder / file).read_bytes(), md5, file, "`dvc repro` recreates both")
     return source
 
 

@@ -23,7 +23,7 @@ def main() -> None:
         try:
             command.run(**values)
         except UserError as error:
-            raise UserError(f"{error}{workspace.root_hint()}") from None
+            raise UserError(workspace.with_root(str(error))) from None
 
 
 def overview() -> str:

@@ -157,7 +157,7 @@ def _run_trials(
         run_trials(study, url, root, trials, workers, sampler)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"{_count_finished(study)} of {trials} trials are finished; the same command goes on"
+            f"{_count_finished(study)} of {trials} trials are finished; the same command resumes"
         ) from None
 
 

@@ -37,8 +37,7 @@ def sync() -> None:
     from striate.console import columns
     from striate.tracking import background, logger, mlflow_store, records, sync
 
-    if not logger.enabled():
-        print("tracking is off: nothing to sync")
+    if logger.is_off("sync"):
         return
     root = workspace.repository()
     background.wait(root)
@@ -74,8 +73,7 @@ def verify() -> None:
     """
     from striate.tracking import background, logger, mlflow_store, sync
 
-    if not logger.enabled():
-        print("tracking is off: nothing to verify")
+    if logger.is_off("verify"):
         return
     root = workspace.repository()
     background.wait(root)

@@ -29,13 +29,14 @@ def note_other_code() -> None:
         )
 
 
-def root_hint() -> str:
-    """What to add to an error in a subdirectory of a repository: commands run at its root."""
+def with_root(message: str) -> str:
+    """Add to an error in a subdirectory of a repository where the root is."""
     here = Path.cwd()
     if (here / ".dvc/config").is_file():
-        return ""
+        return message
     root = next((folder for folder in here.parents if (folder / ".dvc/config").is_file()), None)
-    return f"; commands run at the root of the repository: cd {root}" if root else ""
+    hint = "; commands run at the root of the repository"
+    return f"{message.removesuffix(hint)}{hint}: cd {root}" if root else message
 
 
 def dvc_root() -> Path:

@@ -129,7 +129,7 @@ def load_manifest(folder: Path) -> dict[str, Any]:
         for split in ("train", "test"):
             _check_split(split, manifest[split], len(manifest["classes"]))
     except ValueError as error:
-        raise UserError(f"{path}: {error}; `dvc repro` makes it anew") from None
+        raise UserError(f"{path}: {error}; `dvc repro` recreates it") from None
     return manifest
 
 
@@ -207,7 +207,7 @@ def map_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     if not in_range or np.bincount(labels, minlength=len(per_class)).tolist() != per_class:
         raise UserError(
             f"{folder / split / 'labels.npy'} has other counts of classes than"
-            f" {folder / 'manifest.json'}; `dvc repro` makes both anew"
+            f" {folder / 'manifest.json'}; `dvc repro` recreates both"
         )
     return images, labels
 
@@ -224,7 +224,7 @@ def _map_array(path: Path, described: dict[str, Any], shape: list[int], dtype: t
         return mapped
     except Exception as error:  # a mangled header makes NumPy's reader raise almost anything
         raise UserError(
-            f"{path} cannot be read: {one_line(error)}; `dvc repro` makes it anew"
+            f"{path} cannot be read: {one_line(error)}; `dvc repro` recreates it"
         ) from None
 
 

@@ -81,7 +81,7 @@ def check_metrics(values: dict[str, Any], name: str, file: str) -> dict[str, flo
         if isinstance(value, bool) or not isinstance(value, int | float):
             shown = f"{value!r:.60}" if key in values else "missing"
             raise UserError(
-                f"{name}: {key} is {shown}; it must be a number, and `dvc repro` makes it anew"
+                f"{name}: {key} is {shown}; it must be a number, and `dvc repro` recreates it"
             )
     return values
 
@@ -129,5 +129,5 @@ def read_history(path: Path) -> dict[str, list[float]]:
     """
     history = read_table(path)
     if not history.get("epoch"):
-        raise UserError(f"{path} has no column epoch; `dvc repro` makes it anew")
+        raise UserError(f"{path} has no column epoch; `dvc repro` recreates it")
     return history

@@ -47,6 +47,6 @@ def read(folder: Path) -> dict[str, Any] | None:
     ):
         raise UserError(
             f"{path} must hold the keys {', '.join(Source._fields)}, each with one line of text;"
-            " `dvc repro` makes it anew"
+            " `dvc repro` recreates it"
         )
     return found

@@ -7,11 +7,12 @@ model card, `striate summary`, `compare` and `gate` find it in `METRICS`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from striate.data.json_csv import MISSING
+from striate.errors import UserError
 from striate.evaluation import scores
 
 if TYPE_CHECKING:
@@ -66,7 +67,13 @@ METRICS: dict[str, Metric] = {}  # by key, in the order of metrics/test.json
 def metric(
     label: str, format_spec: str, better: Direction | None = None, note: str = ""
 ) -> Callable[[Callable[[Predictions], Any]], Callable[[Predictions], Any]]:
-    """Register a function as a metric; its name is the key."""
+    """Register a function as a metric; its name is the key.
+
+    Raises:
+        ValueError: `better` is no direction.
+    """
+    if better not in (None, *get_args(Direction)):
+        raise ValueError(f"better is {better!r}; it must be higher, lower or None")
 
     def register(compute: Callable[[Predictions], Any]) -> Callable[[Predictions], Any]:
         key = compute.__name__
@@ -142,8 +149,15 @@ def predictions_of(logits: Tensor, labels: Tensor) -> Predictions:
 
 
 def measure(predictions: Predictions) -> dict[str, float]:
-    """Compute every metric: key → value, as metrics/test.json holds it."""
+    """Compute every metric: key → value, as metrics/test.json holds it.
+
+    Raises:
+        UserError: a value is not a finite number.
+    """
     values = {key: entry.compute(predictions) for key, entry in METRICS.items()}
+    for key, value in values.items():
+        if not np.isfinite(value):
+            raise UserError(f"metric {key} is {value}; a metric must be a finite number")
     # JSON knows no scalar of NumPy.
     return {
         key: value.item() if isinstance(value, np.generic) else value

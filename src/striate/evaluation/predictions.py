@@ -49,7 +49,7 @@ def read_logits(folder: Path, shape: tuple[int, int]) -> np.ndarray:
         return np.array(mapped)
     except Exception as error:  # a mangled header makes NumPy's reader raise almost anything
         raise UserError(
-            f"{folder}/logits.npy cannot be read: {one_line(error)}; `dvc repro` makes it anew"
+            f"{folder}/logits.npy cannot be read: {one_line(error)}; `dvc repro` recreates it"
         ) from None
 
 
@@ -94,6 +94,6 @@ def read_network(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndar
             parts.append(part)
     except Exception as error:  # a damaged archive makes NumPy's reader raise almost anything
         raise UserError(
-            f"{path} cannot be read: {one_line(error)}; `dvc repro` makes it anew"
+            f"{path} cannot be read: {one_line(error)}; `dvc repro` recreates it"
         ) from None
     return parts[0], parts[1]

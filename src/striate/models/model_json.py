@@ -51,7 +51,7 @@ def read(folder: Path) -> dict[str, Any]:
         if found != sealed:
             raise CheckpointError(
                 f"{weights} or {path} was changed after training: their SHA-256 is not the one"
-                " that is written there; `dvc repro` makes both anew"
+                " that is written there; `dvc repro` recreates both"
             )
     description = ADDED | description
     try:

@@ -138,7 +138,7 @@ def parse(lock: str | None, train: str | None, test: str | None, cure: str = "")
             raise NotWholeError(str(error)) from None
         if hashlib.md5(content.encode(), usedforsecurity=False).hexdigest() != hashes[path]:
             raise NotWholeError(
-                f"{path} is not the one that dvc.lock names; `dvc repro` makes both anew"
+                f"{path} is not the one that dvc.lock names; `dvc repro` recreates both"
             )
     return Outcome(params, scores[TRAIN], scores[TEST], hashes)
 

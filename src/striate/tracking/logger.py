@@ -91,6 +91,23 @@ def switched_on() -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def is_off(purpose: str) -> bool:
+    """Whether MLflow is switched off, which is printed: there is nothing for it to do.
+
+    Args:
+        purpose: the verb of what is not done, such as `sync`.
+
+    Raises:
+        UserError: the switch is neither on nor off, nor a list of trackers.
+    """
+    names = switched_on()
+    if MLFLOW in names:
+        return False
+    state = f"{SWITCH} leaves out {MLFLOW}" if names else "tracking is off"
+    print(f"{state}: nothing to {purpose}")
+    return True
+
+
 def enabled(name: str = MLFLOW) -> bool:
     """Whether a tracker is switched on.
 

@@ -248,7 +248,7 @@ def error_line(output: str) -> str:
         for line in lines:
             if line.startswith(sign):
                 return line.removeprefix(sign)
-    return lines[-1] if lines else "DVC said nothing"
+    return lines[-1] if lines else "DVC printed no message"
 
 
 def free_name(root: Path, wanted: str) -> str:

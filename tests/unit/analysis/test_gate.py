@@ -493,7 +493,7 @@ def test_dvc_lock_says_whether_metrics_can_be_compared(repository):
     answer = striate_gate(repository, "--against", "HEAD")
     assert answer.returncode == 2
     assert answer.stderr == (
-        "error: metrics/test.json is not the one that dvc.lock names; `dvc repro` makes both anew\n"
+        "error: metrics/test.json is not the one that dvc.lock names; `dvc repro` recreates both\n"
     )
     git(repository, "commit", "-qam", "Edit.")
     write_lock(repository)

@@ -9,6 +9,7 @@ import torch
 from scipy import optimize, stats
 from sklearn import metrics as reference
 
+from striate.errors import UserError
 from striate.evaluation import metrics, scores
 from striate.models import calibration, prediction
 
@@ -208,3 +209,12 @@ def test_what_numpy_computes_is_what_pytorch_computes(predictions):
     huge = np.array([[-1e5, 1e5]])
     assert scores.softmax(huge).tolist() == [[0, 1]]
     assert scores.losses(huge, np.array([0])).tolist() == [2e5]
+
+
+def test_a_metric_of_an_unknown_direction_or_without_a_value_is_refused(predictions, monkeypatch):
+    with pytest.raises(ValueError, match="better is 'hgher'; it must be higher, lower or None"):
+        metrics.metric("label", ".2%", "hgher")
+    monkeypatch.setattr(metrics, "METRICS", {})
+    metrics.metric("label", ".2%", "higher")(lambda found: float("nan"))
+    with pytest.raises(UserError, match="metric <lambda> is nan; a metric must be a finite"):
+        metrics.measure(metrics.predictions_of(*predictions))

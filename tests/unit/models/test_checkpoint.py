@@ -244,7 +244,7 @@ def test_a_change_is_said_with_what_mends_it(saved):
         checkpoint.load(folder, CPU)
     assert str(caught.value) == (
         f"{folder}/cnn_trained.ckpt or {folder}/model.json was changed after training: their"
-        " SHA-256 is not the one that is written there; `dvc repro` makes both anew"
+        " SHA-256 is not the one that is written there; `dvc repro` recreates both"
     )
 
 

@@ -109,6 +109,15 @@ def test_a_mistake_is_framed_and_named(results):
     assert surest == f"{CLASSES[guesses[where[0]]]} {sure[0]:.1%}, is {CLASSES[labels[where[0]]]}"
 
 
+def test_a_metric_that_older_results_lack_is_a_dash():
+    train = {"train_accuracy": 0.5, "epochs": 2, "parameters": 10}
+    tiles = report.headline(train, {"accuracy": 0.75, "n": 4}, 0)
+    assert {tile["name"]: tile["value"] for tile in tiles} == {
+        "test accuracy": "75.00%", "test errors": "–", "training accuracy": "50.00%",
+        "test loss": "–", "macro F1": "–", "calibration error": "–", "parameters": "10",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_tile_holds_the_pixels_of_its_image(channels):
     image = np.random.RandomState(0).randint(0, 256, (channels, 5, 7))

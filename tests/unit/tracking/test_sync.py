@@ -63,7 +63,7 @@ def run_called(name):
 def test_hashes_are_those_of_dvc(clone):
     lock = yaml.safe_load((clone.folder / "dvc.lock").read_text())["stages"]
     outs = [out for stage in lock.values() for out in stage["outs"]]
-    assert len(outs) == 13
+    assert len(outs) == 14
     for out in outs:
         assert files.md5(clone.folder / out["path"]) == out["md5"], out["path"]
     flat = params.flatten(yaml.safe_load((clone.folder / "params.yaml").read_text()))
@@ -152,7 +152,7 @@ def test_scores_that_were_edited_by_hand_are_nobodys(clone, capsys):
     path = clone.folder / "metrics/test.json"
     scores = json.loads(path.read_text())
     path.write_text(json.dumps(scores | {"accuracy": 1.0}))
-    said = "metrics/test.json is not the one that dvc.lock names; `dvc repro` makes both anew"
+    said = "metrics/test.json is not the one that dvc.lock names; `dvc repro` recreates both"
     for command in ("sync", "verify", "experiments", "pareto"):
         assert striate(command) == 0
         shown = capsys.readouterr()

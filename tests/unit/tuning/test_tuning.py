@@ -296,7 +296,7 @@ def test_where_every_training_fails_the_study_ends(root, canned):
     [
         ("ERROR: 'params.yaml' is conflicted", "tune-0 cannot be run: 'params.yaml' is conflicted"),
         ("error: no network\nERROR: failed to reproduce 'download': no", "be run: no network"),
-        ("", "DVC said nothing"),
+        ("", "DVC printed no message"),
     ],
 )
 def test_what_is_no_fault_of_the_params_ends_the_study(root, canned, said, expected):
@@ -558,7 +558,7 @@ def trials(disturbed):
 def test_an_interrupt_ends_all_workers_and_says_how_to_go_on(disturbed):
     status, said, processes = disturbed.interrupted
     assert status == 130, said
-    assert re.search(r"^interrupted: \d of 2 trials are finished; the same command goes on$", said,
+    assert re.search(r"^interrupted: \d of 2 trials are finished; the same command resumes$", said,
                      re.M)  # fmt: skip
     assert "Traceback" not in said
     assert processes == []
