@@ -321,7 +321,7 @@ def page(clone, mirror):
     yield next(line.split()[0] for line in running.stdout if line.startswith("http"))
     started = psutil.Process(running.pid).children(recursive=True)
     running.terminate()
-    assert running.communicate(timeout=30)[0] == "ended\n"
+    assert running.communicate(timeout=30)[0] == "stopped\n"
     assert running.returncode == 0
     gone, alive = psutil.wait_procs(started, timeout=10)
     assert (bool(gone), alive) == (True, [])
