@@ -1,29 +1,15 @@
 """Results of an experiment that was never run, for tests of figures, page and model card."""
 
-from pathlib import Path
-
 import numpy as np
+import torch
+from paths import ROOT
 
 from striate.config import params
 from striate.config.recipes import arguments
-from striate.evaluation import scores
+from striate.evaluation import metrics
 from striate.reporting.results import Results
 
-ROOT = Path(__file__).parents[2]
 TRAIN = {"train_accuracy": 0.5, "epochs": 2, "kept_epoch": 2, "parameters": 1234}
-
-
-def _test_metrics(logits, labels):
-    confusion = scores.confusion_matrix(logits, labels)
-    correct = int(np.trace(confusion))
-    return {
-        "accuracy": correct / len(labels),
-        "loss": float(scores.losses(logits, labels).mean()),
-        "macro_f1": float(np.mean([row["f1"] for row in scores.per_class_scores(confusion)])),
-        "ece": scores.expected_calibration_error(scores.softmax(logits), labels),
-        "errors": len(labels) - correct,
-        "n": len(labels),
-    }
 
 
 def made_up_results(classes, train=None, confidence=None, source=None, **changes):
@@ -58,7 +44,9 @@ def made_up_results(classes, train=None, confidence=None, source=None, **changes
         source=source,
         description={"confidence": confidence},
         train=TRAIN | (train or {}),
-        test=_test_metrics(logits, labels),
+        test=metrics.measure(
+            metrics.predictions_of(torch.from_numpy(logits), torch.from_numpy(labels))
+        ),
         history={"epoch": [1, 2], "train_loss": [1.0, 0.5]},
         train_images=images,
         train_labels=labels,

@@ -1,8 +1,7 @@
 """A training that takes a moment: few images of 6×6 pixels, and the committed params made small."""
 
-from pathlib import Path
-
 import torch
+from paths import ROOT
 
 from striate.config import params
 from striate.data.tensors import Split
@@ -10,7 +9,7 @@ from striate.models import registry
 from striate.models.normalization import Normalization
 from striate.training.task import Task
 
-PARAMS = params.load(Path(__file__).parents[2] / "params.yaml")
+PARAMS = params.load(ROOT / "params.yaml")
 TRAINING = {"epochs": 3, "batch_size": 16, "learning_rate": 0.01, "precision": "float32",
             "log_every": 2}  # fmt: skip
 CONVNET = {

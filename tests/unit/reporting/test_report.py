@@ -4,11 +4,11 @@ import base64
 import dataclasses
 import io
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from made_up import made_up_results
+from pages import Page
 from PIL import Image
 
 from striate.evaluation import scores
@@ -17,26 +17,6 @@ from striate.reporting.figures import registry
 from striate.reporting.results import spread
 
 CLASSES = ["cat", "<b>dog</b>", 'fish & "chips"']
-
-
-class Page(HTMLParser):
-    """The addresses, ids and words of a page."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.addresses, self.ids, self.tags, self.words = [], [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        for key, value in attrs:
-            if key in ("src", "href", "srcset", "action"):
-                self.addresses.append(value)
-            if key == "id":
-                self.ids.append(value)
-
-    def handle_data(self, data):
-        self.words.append(data)
 
 
 @pytest.fixture(scope="module")
