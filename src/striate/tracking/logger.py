@@ -108,13 +108,13 @@ def is_off(purpose: str) -> bool:
     return True
 
 
-def enabled(name: str = MLFLOW) -> bool:
-    """Whether a tracker is switched on.
+def enabled() -> bool:
+    """Whether MLflow is switched on.
 
     Raises:
         UserError: the switch is neither on nor off, nor a list of trackers.
     """
-    return name in switched_on()
+    return MLFLOW in switched_on()
 
 
 @contextmanager
