@@ -196,9 +196,8 @@ def check(values: Any, source: str) -> NetworkConfig:
         raise UserError(f"{source}: {error}") from None
 
 
-@register("convnet")
-class ConvNetConfig(NetworkConfig):
-    """`striate.models.convnet`: each layer halves the image, rounding down."""
+class PlainConvConfig(NetworkConfig):
+    """Layers of several convolutions, each with a norm and an activation; then a linear layer."""
 
     weight_keys = "model.width, layers, kernel_size and convs_per_layer"
 
@@ -207,6 +206,24 @@ class ConvNetConfig(NetworkConfig):
     norm: Norm
     activation: Activation
     dropout: Dropout
+
+    def count_convs(self, inputs: int, widths: list[int], *, bias: bool) -> int:
+        """How many parameters the convolutions and their norms have.
+
+        Args:
+            inputs: channels of the first layer's input.
+            widths: channels of each layer.
+            bias: whether the convolutions have biases.
+        """
+        return sum(
+            sizing.conv_parameters(*pair, self.kernel_size, bias=bias, norm=self.norm == "batch")
+            for pair in sizing.conv_channels(inputs, widths, self.convs_per_layer)
+        )
+
+
+@register("convnet")
+class ConvNetConfig(PlainConvConfig):
+    """`striate.models.convnet`: each layer halves the image, rounding down."""
 
     def smallest_side(self) -> int:
         """One pixel is left of it."""
@@ -220,28 +237,19 @@ class ConvNetConfig(NetworkConfig):
         """Convolutions with biases, norms, and a linear layer of all pixels that are left."""
         inputs, height, columns = shape
         widths = sizing.channels(self.width, self.layers)
-        convs = sum(
-            sizing.conv_parameters(*pair, self.kernel_size, bias=True, norm=self.norm == "batch")
-            for pair in sizing.conv_channels(inputs, widths, self.convs_per_layer)
-        )
+        convs = self.count_convs(inputs, widths, bias=True)
         features = widths[-1] * (height >> self.layers) * (columns >> self.layers)
         return convs + (features + 1) * classes
 
 
 @register("speedrun")
-class SpeedrunConfig(NetworkConfig):
+class SpeedrunConfig(PlainConvConfig):
     """`striate.models.speedrun`: whitening takes pixels off, then each layer halves the image."""
 
     off = {"whiten": 0}  # noqa: RUF012
     takes_any_size = True
     size_keys = "model.layers and model.whiten"
-    weight_keys = "model.width, layers, kernel_size and convs_per_layer"
 
-    kernel_size: KernelSize
-    convs_per_layer: ConvsPerLayer
-    norm: Norm
-    activation: Activation
-    dropout: Dropout
     whiten: Annotated[int, Field(ge=0, le=8)]
 
     def layer_names(self) -> list[str]:
@@ -268,8 +276,5 @@ class SpeedrunConfig(NetworkConfig):
             patch = inputs * self.whiten**2
             inputs, whitening = 2 * patch, 2 * patch**2
         widths = sizing.channels(self.width, self.layers)
-        convs = sum(
-            sizing.conv_parameters(*pair, self.kernel_size, bias=False, norm=self.norm == "batch")
-            for pair in sizing.conv_channels(inputs, widths, self.convs_per_layer)
-        )
+        convs = self.count_convs(inputs, widths, bias=False)
         return whitening + convs + widths[-1] * classes
