@@ -66,7 +66,7 @@ def fitted(settings, split, manifest):
     torch.manual_seed(settings.seed)
     description = checkpoint.describe(settings.model.architecture(), manifest, normalize)
     model = checkpoint.build(description)
-    train_set, val_set = tensors.train_val_split(split, settings.data.val_size, settings.seed)
+    train_set, val_set = tensors.train_val_split(split, settings.data.val_size, settings.split_seed)
     model.fit_to_data(normalize(train_set.images[: registry.FIT_IMAGES]))
     yield from loop.fit(model, Task(train_set, val_set, settings, normalize))
 

@@ -105,7 +105,9 @@ def load_data(
             torchrun.local_world_size(),
         )
     )[group.rank]  # fmt: skip
-    train_set, val_set = tensors.train_val_split(images, settings.data.val_size, settings.seed)
+    train_set, val_set = tensors.train_val_split(
+        images, settings.data.val_size, settings.split_seed
+    )
     precision = devices.pick_precision(settings.training.precision, device)
     return (
         lazy_images.reside(train_set, residency, precision.memory_format),

@@ -252,7 +252,7 @@ def test_valid_params_take_a_step_or_say_that_the_loss_diverged(finished, values
     model = checkpoint.build(checkpoint.describe(values["model"], manifest, normalize))
     everything = tensors.load_split(Path("data"), "train", torch.device("cpu"))
     some = tensors.Split(*(part[:count] for part in everything))
-    train_set, val_set = tensors.train_val_split(some, loaded.data.val_size, loaded.seed)
+    train_set, val_set = tensors.train_val_split(some, loaded.data.val_size, loaded.split_seed)
     model.fit_to_data(normalize(train_set.images))
     transfer.freeze_(model, loaded.training.freeze)
     try:

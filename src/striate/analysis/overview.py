@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from striate.data.json_csv import MISSING, finite
 from striate.tracking import records
@@ -92,11 +93,12 @@ def notes(found: Sequence[Record]) -> list[str]:
 
 def validation_sets_differ(found: Sequence[Record]) -> list[str]:
     """The params that gave experiments on one data set different validation sets."""
-    by_data: dict[str | None, list[Record]] = {}
+    by_data: dict[str | None, list[dict[str, Any]]] = {}
     for record in found:
-        by_data.setdefault(record.identity.get(records.DATA), []).append(record)
+        splits = by_data.setdefault(record.identity.get(records.DATA), [])
+        splits.append(records.validation_split(record.params))
     return [
         key
-        for key in records.SPLIT_BY
-        if any(len({str(r.params.get(key)) for r in group}) > 1 for group in by_data.values())
+        for key in ("seed", "data.val_size")
+        if any(len({str(split[key]) for split in splits}) > 1 for splits in by_data.values())
     ]

@@ -23,11 +23,13 @@ else:
     DataName = Literal[(*registry.names(), "folder")]
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 FREEZE = "none, features, or the last layer to freeze, such as layer1"
 PROCESSES = "auto, or a whole number from 1 to 1024"
 DETERMINISTIC = "one of auto, portable, true, false"
+SPLIT_SEED = "auto, or a whole number from 0 to 4294967295"
 
 
 class Data(Section):
@@ -38,6 +40,7 @@ class Data(Section):
     size: Annotated[int, Field(ge=0, le=1024)]
     test_size: Annotated[float, Field(gt=0, lt=1)]
     val_size: Annotated[float, Field(ge=0, le=1_000_000)]
+    split_seed: Annotated[int | str, Field(description=SPLIT_SEED)]
     normalize: Literal["unit", "standard"]
     residency: Literal["auto", "device", "host", "disk"]
 
@@ -46,6 +49,13 @@ class Data(Section):
     def _fraction_or_count(cls, value: float) -> float:
         if value >= 1 and value != int(value):
             raise ValueError("a fraction from 0 to below 1, or a whole count of images")
+        return value
+
+    @field_validator("split_seed", mode="before")
+    @classmethod
+    def _seed_or_auto(cls, value: Any) -> Any:
+        if value != "auto" and not (type(value) is int and 0 <= value < 2**32):
+            raise ValueError(SPLIT_SEED)
         return value
 
     @model_validator(mode="after")
@@ -130,12 +140,18 @@ class Evaluate(Section):
 class Params(Section):
     """The whole of params.yaml."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    seed: Seed
     data: Data
     augment: Augment
     model: SerializeAsAny[configs.NetworkConfig]
     training: Training
     evaluate: Evaluate
+
+    @property
+    def split_seed(self) -> int:
+        """The seed of the validation split."""
+        own = self.data.split_seed
+        return own if isinstance(own, int) else self.seed
 
     @field_validator("model", mode="before")
     @classmethod

@@ -77,7 +77,7 @@ def _scores(record: records.Record) -> dict[str, str]:
     """The accuracies that models are compared by, as tags of the model version."""
     scores = {ACCURACY: repr(float(record.test["accuracy"]))}
     if records.VALIDATION in record.train:
-        held_out = {key: record.params[key] for key in records.SPLIT_BY}
+        held_out = records.validation_split(record.params)
         scores[records.VALIDATION] = repr(float(record.train[records.VALIDATION]))
         scores[SPLIT] = records.hash_values(
             held_out | {records.DATA: record.identity[records.DATA]}

@@ -39,7 +39,6 @@ PARAMS, DATA, CHECKPOINT = "striate.params", "striate.data", "striate.checkpoint
 EVALUATION = "striate.evaluation"
 
 TRAINED_BY = ("seed", "data", "augment", "model", "training")  # the sections that train reads
-SPLIT_BY = ("seed", "data.val_size")  # the params that decide which images are held out
 VALIDATION = "val_accuracy"  # in TRAIN
 TEST_SET = "data/test"
 PAGES = {  # outputs of visualize → their folders among a run's artifacts
@@ -105,6 +104,13 @@ class Found(NamedTuple):
     records: list[Record]
     left_out: list[LeftOut]
     workspace: Record | None
+
+
+def validation_split(params: dict[str, Any]) -> dict[str, Any]:
+    """What decides which of the training images are held out: a seed, and how many."""
+    own = params.get("data.split_seed", "auto")  # older params lack the key
+    seed = params.get("seed") if own == "auto" else own
+    return {"seed": seed, "data.val_size": params.get("data.val_size")}
 
 
 def training_params(params: dict[str, Any]) -> dict[str, Any]:

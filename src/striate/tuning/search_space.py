@@ -22,7 +22,10 @@ RANGE_KEYS = {"low", "high", "step", "log"}
 MAX_CHOICES = 50
 DIGITS = 4  # significant digits of a sampled float
 # These decide which images score a trial, and must be equal for all trials.
-SCORED_BY = ("seed", "data.name", "data.path", "data.size", "data.test_size", "data.val_size")
+SCORED_BY = (
+    "seed", "data.name", "data.path", "data.size", "data.test_size", "data.val_size",
+    "data.split_seed",
+)  # fmt: skip
 
 
 def read(path: Path, base: Params) -> dict[str, Any]:

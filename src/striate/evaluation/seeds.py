@@ -1,0 +1,96 @@
+"""metrics/seeds.csv: the scores of the setting in the workspace, a row for each seed.
+
+`striate repeat` writes it and Git keeps it, so that `striate gate` can compare two settings over
+their seeds. It may be older than the other results: it counts as long as its row of the
+workspace's seed holds exactly their scores.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from striate.data import files
+from striate.errors import UserError, one_line
+
+FILE = "metrics/seeds.csv"
+SEED = "seed"
+
+Row = dict[str, float]  # the seed, and each metric under `column`
+
+
+def column(part: str, metric: str) -> str:
+    """The column of a metric of metrics/train.json or metrics/test.json: as MLflow calls it.
+
+    Args:
+        part: `train` or `test`.
+        metric: its key there.
+    """
+    return f"test_{metric}" if part == "test" else metric
+
+
+def row(seed: int, train: Mapping[str, float], test: Mapping[str, float]) -> Row:
+    """The row of one experiment, from what its metrics files hold."""
+    values: Row = {SEED: seed}
+    for part, metrics in (("train", train), ("test", test)):
+        values |= {column(part, metric): value for metric, value in metrics.items()}
+    return values
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows, ordered by seed; a metric that only some of them have is left out."""
+    names = [name for name in rows[0] if all(name in one for one in rows)]
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, names, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(sorted(rows, key=lambda one: one[SEED]))
+    files.write(path, stream.getvalue().encode())
+
+
+def parse(text: str, name: str) -> list[Row]:
+    """The rows in the text of such a file; `name` is for messages.
+
+    Raises:
+        UserError: it is no table of numbers, or has no column `seed`.
+    """
+    try:
+        header, *lines = list(csv.reader(io.StringIO(text))) or [[]]
+        rows = [
+            {column: float(value) for column, value in zip(header, line, strict=True)}
+            for line in lines
+        ]
+    except (ValueError, csv.Error) as error:
+        raise UserError(
+            f"{name} is not a table of numbers: {one_line(error)}; `striate repeat` writes it anew"
+        ) from None
+    if header and SEED not in header:
+        raise UserError(f"{name} has no column {SEED}; `striate repeat` writes it anew")
+    return rows
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a file; none where it is missing.
+
+    Raises:
+        UserError: see `parse`.
+    """
+    if not path.exists():
+        return []
+    return parse(path.read_text(encoding="utf-8", errors="replace"), str(path))
+
+
+def of_results(rows: Sequence[Row], own: Row) -> list[Row]:
+    """The rows, if they are of the setting that the results in the workspace are of.
+
+    Args:
+        rows: of the file.
+        own: what `row` gives for the results in the workspace.
+
+    Returns:
+        All rows if that of the same seed has the same scores, else none.
+    """
+    same = [one for one in rows if one[SEED] == own[SEED]]
+    equal = bool(same) and all(own.get(name) == value for name, value in same[0].items())
+    return list(rows) if equal else []
