@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -53,21 +54,30 @@ def parse(text: str, name: str) -> list[Row]:
     """The rows in the text of such a file; `name` is for messages.
 
     Raises:
-        UserError: it is no table of numbers, or has no column `seed`.
+        UserError: it is no table of finite numbers, has no column `seed`, or a seed twice.
     """
     try:
         header, *lines = list(csv.reader(io.StringIO(text))) or [[]]
         rows = [
-            {column: float(value) for column, value in zip(header, line, strict=True)}
+            {column: _finite(value) for column, value in zip(header, line, strict=True)}
             for line in lines
         ]
     except (ValueError, csv.Error) as error:
         raise UserError(
             f"{name} is not a table of numbers: {one_line(error)}; `striate repeat` writes it anew"
         ) from None
-    if header and SEED not in header:
+    if (header or rows) and SEED not in header:
         raise UserError(f"{name} has no column {SEED}; `striate repeat` writes it anew")
+    if len({one[SEED] for one in rows}) < len(rows):
+        raise UserError(f"{name} has two rows of one seed; `striate repeat` writes it anew")
     return rows
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not finite")
+    return value
 
 
 def read(path: Path) -> list[Row]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -190,6 +191,29 @@ def detectable(sds: tuple[float, float], n: int) -> float:
     return high
 
 
+def one_sided(df: float) -> float:
+    """The number of standard errors that only LEVEL of Student's t exceeds, on one given side.
+
+    Args:
+        df: degrees of freedom; infinite for the normal distribution.
+    """
+    return _quantile(1 - LEVEL, df)
+
+
+def detectable_drop(difference: Difference) -> float:
+    """The drop that a one-sided test with this error finds with a probability of POWER.
+
+    From the non-central t, whatever the two numbers of seeds: they are in the error and its `df`.
+    """
+    if math.isinf(difference.df):
+        shift = one_sided(math.inf) + _quantile(POWER, math.inf)
+    else:
+        from scipy.special import nctdtrinc
+
+        shift = float(nctdtrinc(difference.df, 1 - POWER, one_sided(difference.df)))
+    return shift * difference.error
+
+
 def seeds_needed(difference: float, sds: tuple[float, float]) -> int | None:
     """How many seeds each group needs to find a difference with a probability of POWER.
 
@@ -233,6 +257,8 @@ def _difference(value: float, variance: float, df: float) -> Difference:
 
 def _quantile(probability: float, df: float) -> float:
     """A quantile of Student's t."""
-    from scipy.special import ndtri, stdtrit
+    if math.isinf(df):
+        return NormalDist().inv_cdf(probability)  # without loading SciPy
+    from scipy.special import stdtrit
 
-    return float(ndtri(probability) if math.isinf(df) else stdtrit(df, probability))
+    return float(stdtrit(df, probability))
