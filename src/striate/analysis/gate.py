@@ -1,22 +1,22 @@
-"""Compare two sets of metrics: is any of them worse than chance or its tolerance explains?"""
+"""Judge metrics against those of another commit, over seeds where both have them."""
 
-import hashlib
 import math
-from collections.abc import Iterable
-from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal, NamedTuple
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from striate.analysis.gate_sources import Metrics, Side
 from striate.config.yaml_loader import read_yaml
-from striate.data.json_csv import MISSING, finite, parse_json, read_json
+from striate.data.json_csv import MISSING, finite
 from striate.errors import UserError
+from striate.evaluation import uncertainty
 from striate.evaluation.metrics import METRICS
-from striate.tracking import dvc_lock, records
-from striate.tracking.git import commit_of, git
+from striate.evaluation.uncertainty import Difference, Mean
+from striate.reporting.numbers import mean_sd, plural
+from striate.tracking import records
 
 NOISE = "noise"
-DEVIATIONS = 1.645  # of a normal distribution, beyond which 1 in 20 lies on one side
 COUNT = "n"  # the metric that says how many images a file's proportions are of
 
 
@@ -25,7 +25,8 @@ class Rule(BaseModel):
 
     Attributes:
         better: which direction is better; a metric of metrics/test.json knows its own.
-        tolerance: how much worse it may be, in its own unit, or `noise` for a proportion of images.
+        tolerance: how much worse it may be, in its own unit, or `noise` for a proportion of images:
+            as much as other seeds explain, or other images where no side has several seeds.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -38,35 +39,24 @@ class MetricCheck(NamedTuple):
     """One metric of one file, before and now; None where it is missing.
 
     Attributes:
+        before, now: over the seeds of that side, or of its only one.
         allowed: by how much it may be worse; None where nothing is judged.
         status: one of FAILURES; or better, equal, within tolerance, within noise, new, not judged.
+        welch: the test over seeds that `noise` is taken from; None where it is not.
     """
 
     file: str
     metric: str
-    before: float | None
-    now: float | None
+    before: Mean | None
+    now: Mean | None
     allowed: float | None
     status: str
+    welch: Difference | None = None
 
     @property
     def failed(self) -> bool:
         """Whether this metric alone fails the gate."""
         return self.status in FAILURES
-
-
-class Source(NamedTuple):
-    """The data and params that metrics come from, as dvc.lock names them.
-
-    Attributes:
-        test_set: the hash of the test images; None where dvc.lock does not say.
-        params: flat, of all stages.
-        hashes: of the metrics files, by path.
-    """
-
-    test_set: str | None
-    params: dict[str, Any]
-    hashes: dict[str, str]
 
 
 NEW = "new"  # the status of a metric that was not there before
@@ -76,11 +66,8 @@ FAILURES = {  # status → the words for it
     "missing": "is missing",
     "not a number": "is not a number",
 }
-PATTERN = "metrics/*.json"
-MAIN = "origin/main"
 
 Rules = dict[str, dict[str, Rule]]
-Metrics = dict[str, dict[str, Any]]
 
 
 def load_rules(path: Path) -> Rules:
@@ -101,194 +88,6 @@ def load_rules(path: Path) -> Rules:
         if rule.better is None and metric in METRICS:
             rule.better = METRICS[metric].better or "equal"
     return rules
-
-
-def metrics_now(files: Iterable[str], folder: Path) -> Metrics:
-    """The metrics in a working tree: of the files in metrics/, and of `files` where they exist.
-
-    Raises:
-        UserError: a file is not a JSON object.
-    """
-    here = {path.relative_to(folder).as_posix() for path in folder.glob(PATTERN)}
-    return {
-        file: read_json(folder / file)
-        for file in sorted(here.union(files))
-        if (folder / file).exists()
-    }
-
-
-def metrics_at(files: Iterable[str], revision: str, folder: Path) -> Metrics:
-    """The metrics in a commit: of the files in metrics/, and of `files` where they exist.
-
-    Raises:
-        UserError: Git does not know the revision, or a file there is not a JSON object.
-    """
-    commit = resolved(folder, revision)
-    listed = git(folder, "ls-tree", "--name-only", commit, "--", "metrics/") or ""
-    there = {name for name in listed.splitlines() if PurePath(name).match(PATTERN)}
-    texts = {file: git(folder, "show", f"{commit}:./{file}") for file in there.union(files)}
-    return {
-        file: parse_json(text, f"{file} at {revision}")
-        for file, text in sorted(texts.items())
-        if text is not None
-    }
-
-
-def default_revision(rules: Rules, folder: Path) -> tuple[str, str]:
-    """Choose the revision to compare the working tree with.
-
-    That is the main branch of the remote. Where it contains HEAD, that would compare HEAD with
-    itself or with something newer: then it is HEAD if code or params have changed since, and its
-    first parent if they have not.
-
-    Returns:
-        The revision, and the reason where it is not the main branch.
-
-    Raises:
-        UserError: that commit is not here.
-    """
-    records.head(folder.absolute())
-    held = metrics_at(rules, "HEAD", folder) == metrics_now(rules, folder)
-    main = MAIN if commit_of(folder, MAIN) else _default_branch(folder)
-    if main is None:
-        remotes = (git(folder, "remote") or "").split()
-        if "origin" in remotes:
-            raise UserError(
-                f"there is no {MAIN} here to compare with;"
-                f" `{_fetch(MAIN)}`, or name another revision: --against REV"
-            )
-        if remotes or held:
-            other = f"{remotes[0]}/main" if remotes else "HEAD~1"
-            raise UserError(
-                f"there is no {MAIN} here to compare with; name a revision, such as"
-                f" --against {other}"
-            )
-        return "HEAD", "there is no remote"
-    if git(folder, "merge-base", "--is-ancestor", "HEAD", main) is None:
-        return main, ""
-    # Metrics alone are no change: another processor rounds the same results differently.
-    inputs = ("--", ".", ":!metrics", f":!{records.LOCK}")
-    if not held and git(folder, "diff", "--quiet", "HEAD", *inputs) is None:
-        return "HEAD", f"HEAD is in {main}"
-    if commit_of(folder, "HEAD~1") is None:
-        shallow = (git(folder, "rev-parse", "--is-shallow-repository") or "").strip() == "true"
-        cure = "`git fetch --unshallow`, or name" if shallow else "name"
-        raise UserError(
-            f"HEAD is in {main} and has no commit before it here, so there is nothing to compare"
-            f" with; {cure} a revision: --against REV"
-        )
-    return "HEAD~1", f"HEAD is in {main}"
-
-
-def _default_branch(folder: Path) -> str | None:
-    """The default branch of the remote, such as origin/trunk."""
-    if commit_of(folder, "origin/HEAD") is None:
-        return None
-    return (git(folder, "rev-parse", "--abbrev-ref", "origin/HEAD") or "").strip() or None
-
-
-def _fetch(revision: str) -> str:
-    """The command that fetches a branch of origin, even into a single-branch clone."""
-    branch = revision.removeprefix("origin/")
-    return f"git fetch origin {branch}:refs/remotes/origin/{branch}"
-
-
-def resolved(folder: Path, revision: str) -> str:
-    """The commit that a revision names.
-
-    Raises:
-        UserError: Git does not know it.
-    """
-    commit = commit_of(folder, revision)
-    if commit is None:
-        cure = f", or `{_fetch(revision)}`" if revision.startswith("origin/") else ""
-        raise UserError(
-            f"Git knows no revision {revision!r}; name a commit, a branch or a tag{cure}"
-        )
-    return commit
-
-
-def source_now(folder: Path) -> Source | None:
-    """The source of the metrics in a working tree; None where there is no dvc.lock.
-
-    Raises:
-        UserError: dvc.lock is unusable, or names other metrics.
-    """
-    path = folder / records.LOCK
-    if not path.exists():
-        return None
-    source = _source(path.read_text(encoding="utf-8", errors="replace"), records.LOCK)
-    for file, md5 in source.hashes.items():
-        if (folder / file).is_file():
-            _check_hash((folder / file).read_bytes(), md5, file, "`dvc repro` recreates both")
-    return source
-
-
-def source_at(revision: str, folder: Path) -> Source | None:
-    """The source of the metrics in a commit; None where no dvc.lock was committed.
-
-    Raises:
-        UserError: dvc.lock is unusable, or names other metrics.
-    """
-    commit = resolved(folder, revision)
-    text = git(folder, "show", f"{commit}:./{records.LOCK}")
-    if text is None:
-        return None
-    source = _source(text, f"{records.LOCK} at {revision}")
-    for file, md5 in source.hashes.items():
-        content = git(folder, "show", f"{commit}:./{file}")
-        if content is not None:
-            _check_hash(
-                content.encode(),
-                md5,
-                f"{file} at {revision}",
-                "name another revision: --against REV",
-            )
-    return source
-
-
-def _source(text: str, name: str) -> Source:
-    try:
-        stages = dvc_lock.parse(text)
-    except ValueError as error:
-        raise UserError(f"{name} cannot be used: {error}") from None
-    params: dict[str, Any] = {}
-    hashes: dict[str, str] = {}
-    for stage in stages.values():
-        params |= stage.params
-        hashes |= {path: md5 for path, md5 in stage.outs.items() if PurePath(path).match(PATTERN)}
-    test_set = stages["evaluate"].deps.get(records.TEST_SET) if "evaluate" in stages else None
-    return Source(test_set, params, hashes)
-
-
-def _check_hash(content: bytes, md5: str, name: str, cure: str) -> None:
-    if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
-        raise UserError(f"{name} is not the one that {records.LOCK} names; {cure}")
-
-
-def check_sources(before: Source | None, now: Source | None, revision: str) -> None:
-    """Check that both sets of metrics were measured on the same test images.
-
-    Raises:
-        UserError: they were not.
-    """
-    if before and now and before.test_set and now.test_set and before.test_set != now.test_set:
-        names = [source.params.get("data.name", MISSING) for source in (before, now)]
-        what = f" ({names[0]} there, {names[1]} here)" if names[0] != names[1] else ""
-        raise UserError(
-            f"the metrics of {revision} were measured on other test images{what}, so they cannot be"
-            " compared; name a revision with the same data: --against REV"
-        )
-
-
-def params_said(before: Source | None, now: Source | None) -> str:
-    """One line that lists the params that differ; empty where none does or dvc.lock is missing."""
-    if before is None or now is None:
-        return ""
-    keys = dict.fromkeys([*before.params, *now.params])
-    pairs = [(key, before.params.get(key, MISSING), now.params.get(key, MISSING)) for key in keys]
-    changes = [f"{key} {old} → {new}" for key, old, new in pairs if old != new]
-    return f"Params that differ: {', '.join(changes)}." if changes else ""
 
 
 def check_rules(rules: Rules, before: Metrics, now: Metrics, revision: str) -> None:
@@ -327,38 +126,113 @@ def check_rules(rules: Rules, before: Metrics, now: Metrics, revision: str) -> N
         )
 
 
-def compare(before: Metrics, now: Metrics, rules: Rules) -> list[MetricCheck]:
+def compare(before: Side, now: Side, rules: Rules) -> list[MetricCheck]:
     """Judge every metric that has a rule, and list the others."""
     checks = []
-    for file in dict.fromkeys([*rules, *before, *now]):
-        old, new = (metrics.get(file, {}) for metrics in (before, now))
-        judged = rules.get(file, {})
-        for metric in dict.fromkeys([*judged, *old, *new]):
-            values = finite(old.get(metric)), finite(new.get(metric))
-            if metric in judged:
-                counts = finite(old.get(COUNT)), finite(new.get(COUNT))
-                allowed = _allowed(*values, *counts, judged[metric])
-                status = _judge(*values, allowed, judged[metric])
-                if status == "missing" and metric in new:
-                    status = "not a number"
-                checks.append(MetricCheck(file, metric, *values, allowed, status))
-            elif values != (None, None):
-                checks.append(MetricCheck(file, metric, *values, None, "not judged"))
+    for file in dict.fromkeys([*rules, *before.metrics, *now.metrics]):
+        old, new = (side.metrics.get(file, {}) for side in (before, now))
+        for metric in dict.fromkeys([*rules.get(file, {}), *old, *new]):
+            rule = rules.get(file, {}).get(metric)
+            check = _check(file, metric, before, now, rule)
+            if check.status == "missing" and metric in new:
+                check = check._replace(status="not a number")
+            if rule or check.before or check.now:
+                checks.append(check)
     return checks
 
 
+def _check(file: str, metric: str, before: Side, now: Side, rule: Rule | None) -> MetricCheck:
+    """Judge one metric; list it where it has no rule."""
+    # What must be equal is a fact about the results, not a score that another seed moves.
+    fact = rule is not None and rule.better == "equal"
+    old, new = (
+        side.score(file, metric) if fact else side.scores(file, metric) for side in (before, now)
+    )
+    means = _mean(old), _mean(new)
+    if rule is None:
+        return MetricCheck(file, metric, *means, None, "not judged")
+    allowed: float | None = None
+    welch: Difference | None = None
+    if not isinstance(rule.tolerance, str):
+        allowed = rule.tolerance
+    elif old and new:
+        counts = [*before.score(file, COUNT), *now.score(file, COUNT)]
+        images = counts if len(counts) == 2 and min(counts) > 0 else None
+        if len(old) == len(new) == 1:
+            allowed = _noise_of_images(old[0], new[0], images)
+        else:
+            welch = uncertainty.welch(old, new, 1 / min(images) if images else 0.0)
+            allowed = _noise_of_seeds(welch)
+    return MetricCheck(file, metric, *means, allowed, _judge(*means, allowed, rule), welch)
+
+
+def _mean(scores: list[float]) -> Mean | None:
+    return uncertainty.summarize(scores) if scores else None
+
+
+def _noise_of_seeds(welch: Difference) -> float:
+    """How much lower the second mean may be if both groups are of one setting.
+
+    The bound of Welch's t-test, one-sided at 5 %. The test images add nothing: both groups are
+    scored on the same ones (`check_sources` refuses others), and if the settings are equal, the
+    seeds' spread on these images is all the noise there is.
+    """
+    return uncertainty.one_sided(welch.df) * welch.error
+
+
+def _noise_of_images(before: float, now: float, images: list[float] | None) -> float | None:
+    """How much lower the second proportion may be if both networks are equally good.
+
+    The bound of the two-proportion z-test with a pooled variance, one-sided at 5 %; `images` says
+    how many each is a proportion of.
+    """
+    if images is None:
+        return None  # excuses no drop
+    n, m = images
+    pooled = min(max((before * n + now * m) / (n + m), 0.0), 1.0)
+    return uncertainty.one_sided(math.inf) * math.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))
+
+
+def _judge(before: Mean | None, now: Mean | None, allowed: float | None, rule: Rule) -> str:
+    if now is None:
+        return "missing"
+    if before is None:
+        return NEW
+    change = now.mean - before.mean
+    if change == 0:
+        return "equal"
+    gain = {"higher": change, "lower": -change, "equal": -abs(change)}[rule.better or "equal"]
+    if gain > 0:
+        return "better"
+    if allowed is None or -gain > allowed:
+        return "differs" if rule.better == "equal" else "worse"
+    return "within noise" if rule.tolerance == NOISE else "within tolerance"
+
+
 def table(checks: list[MetricCheck]) -> str:
-    """The checks as a Markdown table."""
+    """The checks as a Markdown table; over seeds, mean ± standard deviation and their number."""
     lines = [
         "| file | metric | before | now | difference | allowed | |",
         "|---|---|--:|--:|--:|--:|---|",
     ]
-    for file, metric, before, now, allowed, status in checks:
-        change = f"{now - before:+.6g}" if before is not None and now is not None else MISSING
-        old, new = (f"{value:.6g}" if value is not None else MISSING for value in (before, now))
-        limit = f"{allowed:.3g}" if allowed is not None else MISSING
-        lines.append(f"| {file} | {metric} | {old} | {new} | {change} | {limit} | {status} |")
+    for check in checks:
+        old, new = check.before, check.now
+        change = f"{new.mean - old.mean:+.6g}" if old and new else MISSING
+        limit = f"{check.allowed:.3g}" if check.allowed is not None else MISSING
+        cells = [check.file, check.metric, _shown(old), _shown(new), change, limit, check.status]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _shown(mean: Mean | None) -> str:
+    """A score, or the mean of several to the second digit of their spread."""
+    if mean is None:
+        return MISSING
+    if mean.sd is None:
+        return f"{mean.mean:.6g}"
+    decimals = max(1 - math.floor(math.log10(mean.sd)), 0) if mean.sd else 0
+    spec = f".{decimals}f" if mean.sd and decimals < 10 else ".6g"
+    return f"{mean_sd(mean, spec)} ({plural(mean.n, 'seed')})"
 
 
 def outcome(checks: list[MetricCheck]) -> str:
@@ -373,50 +247,60 @@ def outcome(checks: list[MetricCheck]) -> str:
     return f"passed{unjudged}" if changed else "passed, no metric differs"
 
 
-def noise_said(checks: list[MetricCheck], rules: Rules) -> str:
-    """One sentence that explains a tolerance of `noise`; empty where no rule has one."""
-    named = [
-        check.metric
-        for check in checks
-        if check.allowed is not None and rules[check.file][check.metric].tolerance == NOISE
+def remarks(checks: list[MetricCheck], rules: Rules) -> list[str]:
+    """What noise means in these checks, and what so few seeds cannot show: a line each."""
+    noisy: dict[tuple[int, int], list[MetricCheck]] = {}  # by the seeds before and now
+    for check in checks:
+        rule = rules.get(check.file, {}).get(check.metric)
+        if rule and rule.better != "equal" and check.before and check.now:
+            of_these = noisy.setdefault((check.before.n, check.now.n), [])
+            if rule.tolerance == NOISE and check.allowed is not None:
+                of_these.append(check)
+    return [line for seeds, found in noisy.items() for line in _remarks(seeds, found)]
+
+
+def _remarks(seeds: tuple[int, int], noisy: list[MetricCheck]) -> list[str]:
+    """The remarks on so many seeds before and now; `noisy` have a tolerance of noise."""
+    lines = []
+    if noisy:
+        names = " and ".join(dict.fromkeys(check.metric for check in noisy))
+        lines.append(f"{names} may be worse by {_noise_said(seeds)}")
+    if seeds == (1, 1):
+        lines.append(
+            "One seed before and one now: another seed alone moves a score, which this comparison"
+            " cannot tell from a change; `striate repeat` makes groups of seeds to compare."
+        )
+        return lines
+    drops = [
+        f"{uncertainty.detectable_drop(check.welch):.2g} in {check.metric}"
+        for check in noisy
+        if check.welch
     ]
-    if not named:
-        return ""
+    parts = [f"{plural(seeds[0], 'seed')} before and {seeds[1]} now are compared"]
+    if drops:
+        parts.append(
+            f"they find a drop of {' or of '.join(drops)} with a probability of"
+            f" {uncertainty.POWER:.0%}, a smaller one less often"
+        )
+    if 1 in seeds:
+        parts.append("`striate repeat` adds seeds to the one")
+    return [*lines, f"{'; '.join(parts)}."]
+
+
+def _noise_said(seeds: tuple[int, int]) -> str:
+    """What noise is where so many seeds are compared, and how often equal settings exceed it."""
+    if seeds == (1, 1):
+        return (
+            f"the noise of the test images, {uncertainty.one_sided(math.inf):.4g} standard errors"
+            " of the difference between two proportions of so many: of two equally good networks,"
+            " one comparison in 20 shows more."
+        )
+    if 1 in seeds:
+        return (
+            "the noise of the seeds, as the group spreads: of a group and one more seed of its"
+            " setting, one comparison in 20 shows more."
+        )
     return (
-        f"{' and '.join(dict.fromkeys(named))} may fall by {DEVIATIONS} standard errors of the"
-        " difference between two proportions of so many test images: of two equally good"
-        " networks, one comparison in 20 shows more."
+        "the noise of the seeds, the one-sided 5% bound of Welch's t-test on the means: of two"
+        " groups of one setting, one comparison in 20 shows more."
     )
-
-
-def _allowed(
-    before: float | None, now: float | None, n: float | None, m: float | None, rule: Rule
-) -> float | None:
-    """By how much a metric may be worse; None where it cannot be judged.
-
-    For noise: the two-proportion z-test with a pooled variance, one-sided at 5 %, before `n`
-    images and now `m`.
-    """
-    if not isinstance(rule.tolerance, str):
-        return rule.tolerance
-    if before is None or now is None or not n or not m or min(n, m) < 0:
-        return None
-    pooled = min(max((before * n + now * m) / (n + m), 0.0), 1.0)
-    return DEVIATIONS * math.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))
-
-
-def _judge(before: float | None, now: float | None, allowed: float | None, rule: Rule) -> str:
-    if now is None:
-        return "missing"
-    if before is None:
-        return NEW
-    if now == before:
-        return "equal"
-    gains = {"higher": now - before, "lower": before - now, "equal": -abs(now - before)}
-    gain = gains[rule.better or "equal"]
-    if gain > 0:
-        return "better"
-    # Without the number of images, noise excuses no drop.
-    if allowed is None or -gain > allowed:
-        return "differs" if rule.better == "equal" else "worse"
-    return "within noise" if rule.tolerance == NOISE else "within tolerance"

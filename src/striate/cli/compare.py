@@ -177,28 +177,33 @@ def pareto(picture: Path) -> None:
 def gate(against: str | None) -> None:
     """Fail if a metric got worse.
 
-    Compares metrics/ with those of another commit, by the rules in gate.yaml. Exit status 1 if a
-    metric is worse, missing, or differs where it must not; 2 if they cannot be compared.
+    Compares metrics/ with those of another commit, by the rules in gate.yaml: the means over the
+    seeds in metrics/seeds.csv, or one seed. Exit status 1 if a metric is worse, missing, or differs
+    where it must not; 2 if they cannot be compared.
 
     Example: striate gate --against HEAD~1
     """
-    from striate.analysis import gate
+    from striate.analysis import gate, gate_sources
 
     folder = Path()
     rules = gate.load_rules(folder / "gate.yaml")
     reason = ""
     if against is None:
-        against, reason = gate.default_revision(rules, folder)
-    commit = gate.resolved(folder, against)
-    before, now = gate.metrics_at(rules, against, folder), gate.metrics_now(rules, folder)
-    gate.check_rules(rules, before, now, against)
-    sources = gate.source_at(against, folder), gate.source_now(folder)
-    gate.check_sources(*sources, against)
+        against, reason = gate_sources.default_revision(rules, folder)
+    commit = gate_sources.resolved(folder, against)
+    before = gate_sources.at(against, rules, folder)
+    now = gate_sources.here(rules, folder)
+    gate.check_rules(rules, before.metrics, now.metrics, against)
+    gate_sources.check_sources(before.source, now.source, against)
     checks = gate.compare(before, now, rules)
     print(gate.table(checks))
-    for remark in (gate.noise_said(checks, rules), gate.params_said(*sources)):
-        if remark:
-            print(f"\n{remark}")
+    remarks = [
+        *gate.remarks(checks, rules),
+        *(gate_sources.stale_said(side) for side in (before, now)),
+        gate_sources.params_said(before.source, now.source),
+    ]
+    for remark in filter(None, remarks):
+        print(f"\n{remark}")
     because = f", because {reason}" if reason else ""
     print(f"\nagainst {against} ({commit[:7]}){because}: {gate.outcome(checks)}")
     sys.exit(1 if any(check.failed for check in checks) else 0)

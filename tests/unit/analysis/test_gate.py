@@ -16,8 +16,10 @@ from paths import ROOT
 from scipy import stats
 
 from striate import cli
-from striate.analysis import gate
+from striate.analysis import gate, gate_sources
+from striate.analysis.gate_sources import Side
 from striate.errors import UserError
+from striate.evaluation import uncertainty
 
 RULES = {
     "metrics/test.json": {
@@ -31,8 +33,12 @@ RULES = {
 BEFORE = {"accuracy": 0.9, "loss": 0.5, "n": 100, "errors": 3, "size": 100}
 
 
+def compare(before, now, rules):
+    return gate.compare(Side("at HEAD", before), Side("here", now), rules)
+
+
 def judge(**now):
-    checks = gate.compare({"metrics/test.json": BEFORE}, {"metrics/test.json": BEFORE | now}, RULES)
+    checks = compare({"metrics/test.json": BEFORE}, {"metrics/test.json": BEFORE | now}, RULES)
     return {check.metric: (check.status, check.failed) for check in checks}
 
 
@@ -67,14 +73,14 @@ def test_each_metric_is_judged_by_its_rule(metric, value, status, failed):
 
 
 def test_a_missing_file_fails_and_a_new_metric_passes():
-    missing = gate.compare({"metrics/test.json": BEFORE}, {}, RULES)
+    missing = compare({"metrics/test.json": BEFORE}, {}, RULES)
     assert all(check.status == "missing" and check.failed for check in missing)
-    new = gate.compare({}, {"metrics/test.json": BEFORE}, RULES)
+    new = compare({}, {"metrics/test.json": BEFORE}, RULES)
     assert all(check.status == "new" and not check.failed for check in new)
 
 
 def test_the_table_is_markdown_with_a_row_for_each_metric():
-    checks = gate.compare(
+    checks = compare(
         {"metrics/test.json": BEFORE}, {"metrics/test.json": BEFORE | {"accuracy": 0.8}}, RULES
     )
     assert gate.table(checks[:2]) == (
@@ -87,8 +93,8 @@ def test_the_table_is_markdown_with_a_row_for_each_metric():
 
 def test_what_is_missing_in_the_table_is_a_dash():
     rows = [
-        ("a.json", "m", None, 1.0, 0.5, "new"),
-        ("a.json", "m", 1.0, None, None, "missing"),
+        ("a.json", "m", None, uncertainty.summarize([1.0]), 0.5, "new"),
+        ("a.json", "m", uncertainty.summarize([1.0]), None, None, "missing"),
     ]
     lines = gate.table([gate.MetricCheck(*row) for row in rows]).splitlines()
     assert lines[2:] == [
@@ -154,16 +160,16 @@ def test_metrics_of_the_test_set_know_which_direction_is_better(tmp_path):
     del rules["metrics/train.json"], known["metrics/train.json"]
     gate.check_rules(rules, before, known, "HEAD")
     # What is no longer there fails, whichever direction is better.
-    statuses = {check.metric: check.status for check in gate.compare(before, known, rules)}
+    statuses = {check.metric: check.status for check in compare(before, known, rules)}
     assert statuses["x"] == "missing"
     assert statuses["accuracy"] == "new"
 
 
 def test_what_is_new_is_named_beside_the_outcome():
-    checks = gate.compare({"metrics/test.json": {"n": 100}}, {"metrics/test.json": BEFORE}, RULES)
+    checks = compare({"metrics/test.json": {"n": 100}}, {"metrics/test.json": BEFORE}, RULES)
     assert gate.outcome(checks) == "passed; new, so not judged: accuracy, loss, errors, size"
     now = {"metrics/test.json": {"n": 99, "loss": 1.0}}
-    checks = gate.compare({"metrics/test.json": {"n": 100}}, now, {
+    checks = compare({"metrics/test.json": {"n": 100}}, now, {
         "metrics/test.json": {name: RULES["metrics/test.json"][name] for name in ("n", "loss")}
     })  # fmt: skip
     assert gate.outcome(checks) == "FAILED: n differs; new, so not judged: loss"
@@ -210,7 +216,7 @@ NOISY = {"metrics/test.json": {"accuracy": gate.Rule(better="higher", tolerance=
 
 
 def noisy(before, now, n=360):
-    (check, *_) = gate.compare(
+    (check, *_) = compare(
         {"metrics/test.json": {"accuracy": before, "n": 360}},
         {"metrics/test.json": {"accuracy": now, "n": n}},
         NOISY,
@@ -247,7 +253,7 @@ def test_a_share_of_nobody_knows_how_many_may_not_fall(n):
 
 
 def test_what_has_no_rule_is_listed_and_does_not_fail():
-    checks = gate.compare(
+    checks = compare(
         {"metrics/test.json": BEFORE | {"other": 1}}, {"b.json": {"x": 1, "said": "text"}}, {}
     )
     found = {(check.file, check.metric): check for check in checks}
@@ -257,18 +263,21 @@ def test_what_has_no_rule_is_listed_and_does_not_fail():
     assert all(c.status == "not judged" and not c.failed for c in checks)
 
 
-def test_what_noise_is_stands_below_the_table_where_a_rule_has_it():
-    said = gate.noise_said([noisy(0.9, 0.89)], NOISY)
-    assert said.startswith("accuracy may fall by 1.645 standard errors")
-    assert said.count(".") == 2  # one sentence, and a decimal point
-    assert gate.noise_said(gate.compare({}, {}, RULES), RULES) == ""
+def test_what_noise_is_and_what_one_seed_cannot_show_stand_below_the_table():
+    noise, one = gate.remarks([noisy(0.9, 0.89)], NOISY)
+    assert noise.startswith("accuracy may be worse by the noise of the test images, 1.645 standard")
+    assert noise.count(".") == 2  # one sentence, and a decimal point
+    assert one.startswith("One seed before and one now: another seed alone moves a score")
+    (one,) = gate.remarks(compare(*[{"metrics/test.json": BEFORE}] * 2, RULES), RULES)
+    assert one.startswith("One seed before and one now")
+    assert gate.remarks(compare({}, {}, RULES), RULES) == []
 
 
 def test_the_size_of_the_network_is_shown_and_not_judged():
     rules = gate.load_rules(ROOT / "gate.yaml")
     before, now = ({"metrics/train.json": {"train_loss": 1, "parameters": n}} for n in (10, 20))
     rules = {"metrics/train.json": rules["metrics/train.json"]}
-    assert [check.status for check in gate.compare(before, now, rules)] == [
+    assert [check.status for check in compare(before, now, rules)] == [
         "equal", "not judged",
     ]  # fmt: skip
 
@@ -507,10 +516,10 @@ def test_metrics_are_read_from_the_tree_and_from_a_commit(repository):
     path = repository / "metrics/test.json"
     path.write_text('{"accuracy": 0.95}')
     files = ["metrics/test.json", "metrics/none.json"]
-    assert gate.metrics_now(files, repository) == {"metrics/test.json": {"accuracy": 0.95}}
-    assert gate.metrics_at(files, "HEAD", repository) == {"metrics/test.json": BEFORE}
+    assert gate_sources.metrics_now(files, repository) == {"metrics/test.json": {"accuracy": 0.95}}
+    assert gate_sources.metrics_at(files, "HEAD", repository) == {"metrics/test.json": BEFORE}
     with pytest.raises(UserError) as caught:
-        gate.metrics_at(files, "nowhere", repository)
+        gate_sources.metrics_at(files, "nowhere", repository)
     assert str(caught.value) == (
         "Git knows no revision 'nowhere'; name a commit, a branch or a tag"
     )
@@ -521,9 +530,9 @@ def test_committed_metrics_that_are_none_are_named(repository):
     identity = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
     subprocess.run(["git", *identity, "commit", "-qam", "Break."], cwd=repository, check=True)
     with pytest.raises(UserError, match=r"^metrics/test\.json at HEAD is not valid JSON"):
-        gate.metrics_at(["metrics/test.json"], "HEAD", repository)
+        gate_sources.metrics_at(["metrics/test.json"], "HEAD", repository)
     with pytest.raises(UserError, match=r"metrics/test\.json cannot be read: .*utf-8"):
-        gate.metrics_now(["metrics/test.json"], repository)
+        gate_sources.metrics_now(["metrics/test.json"], repository)
 
 
 @pytest.mark.parametrize("revision", ["nowhere", "--help", ""])
