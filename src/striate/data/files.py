@@ -1,4 +1,4 @@
-"""Atomic writes, and DVC's hashes."""
+"""Atomic writes, DVC's hashes, and the folder of the repository."""
 
 import glob
 import hashlib
@@ -6,6 +6,13 @@ import json
 import os
 import socket
 from pathlib import Path
+
+REPOSITORY = "STRIATE_REPOSITORY"  # set by `striate` where it runs DVC in a copy of the repository
+
+
+def repository() -> Path:
+    """The main repository, also where DVC runs a stage in a copy of it."""
+    return Path(os.environ.get(REPOSITORY) or os.environ.get("DVC_ROOT", "."))
 
 
 def write(path: Path, content: bytes) -> None:

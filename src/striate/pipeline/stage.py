@@ -76,7 +76,7 @@ def _remove_recorded_checkpoints() -> None:
 
     If one of them is trained again, that was forced, and it starts over.
     """
-    finished = list(Path(os.environ.get("DVC_ROOT", "."), RESUME_DIR).glob(f"*{DONE}"))
+    finished = list((files.repository() / RESUME_DIR).glob(f"*{DONE}"))
     if not finished:
         return
     try:
@@ -98,8 +98,8 @@ def _restore_outputs() -> None:
     They are in DVC's cache, also those that Git keeps. A temporary copy of the repository needs
     none.
     """
-    name, root = os.environ.get("DVC_STAGE"), os.environ.get("DVC_ROOT", "")
-    if name is None or Path(root).resolve() != Path.cwd():
+    name = os.environ.get("DVC_STAGE")
+    if name is None or files.repository().resolve() != Path.cwd():
         return
     # A second interrupt must not leave half of the outputs.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
+from striate.data import files
+
 # The user name and password in an address; a / in a password is often left unquoted.
 USER_INFO = re.compile(r"(?<=://)([^/\s:@]*:\S*|[^/\s]*)@")
 PLAIN_PATH = re.compile(r"[\w./ +-]*")  # needs no quoting in an address of SQLite
@@ -14,7 +16,7 @@ LOOPBACK = "localhost,127.0.0.1,::1"
 
 def root() -> Path:
     """The main repository, also when DVC runs a stage in a temporary copy of it."""
-    return Path(os.environ.get("DVC_ROOT", ".")).resolve()
+    return files.repository().resolve()
 
 
 def database() -> Path:

@@ -13,7 +13,7 @@ def contents(root: Path, digest: str) -> Iterator[tuple[str, str]]:
     Raises:
         FileNotFoundError: the list of a folder's files is missing or damaged.
     """
-    listing = f"{_folder(root)}/{digest[:2]}/{digest[2:]}"
+    listing = f"{_files(root)}/{digest[:2]}/{digest[2:]}"
     if not digest.endswith(".dir"):
         yield "", listing
         return
@@ -23,7 +23,7 @@ def contents(root: Path, digest: str) -> Iterator[tuple[str, str]]:
     except (ValueError, KeyError, TypeError):
         raise FileNotFoundError(listing) from None
     for path, inside in entries.items():
-        yield path, f"{_folder(root)}/{inside[:2]}/{inside[2:]}"
+        yield path, f"{_files(root)}/{inside[:2]}/{inside[2:]}"
 
 
 def is_complete(root: Path, digest: str) -> bool:
@@ -35,9 +35,12 @@ def is_complete(root: Path, digest: str) -> bool:
 
 
 @cache
-def _folder(root: Path) -> str:
+def folder(root: Path) -> str:
     """The folder of the cache, which DVC's configuration may set."""
     from dvc.config import Config
 
-    folder = Config(str(root / ".dvc"))["cache"].get("dir") or root / ".dvc" / "cache"
-    return str(Path(folder, "files", "md5"))
+    return str(Config(str(root / ".dvc"))["cache"].get("dir") or root / ".dvc" / "cache")
+
+
+def _files(root: Path) -> str:
+    return f"{folder(root)}/files/md5"

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from striate.data import files
 from striate.tracking import background, commits, records
 from striate.tracking.addresses import masked, root, tracking_uri
 from striate.tracking.git import git
@@ -179,7 +180,7 @@ def _run() -> None:
     background.lower_priority()
     tags = source_tags()
     claim = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else None
-    os.environ["DVC_ROOT"] = str(root())
+    os.environ[files.REPOSITORY] = str(root())
     os.chdir(root())
     main(tags, claim, lambda: background.redirect_stderr(root()))
 

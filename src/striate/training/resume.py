@@ -216,7 +216,7 @@ def checkpointing(
     if not torchrun.is_main_process():
         yield Checkpointer(None, minutes)
         return
-    folder = Path(os.environ.get("DVC_ROOT", "."), RESUME_DIR)
+    folder = files.repository() / RESUME_DIR
     name = fingerprint(params, manifest, device, script)
     # Temporary copies of a repository share their checkpoints, and each has outputs of its own.
     with exclusive_lock(RESUME_DIR / "train.lock"), exclusive_lock(folder / f"{name}.lock"):

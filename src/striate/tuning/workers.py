@@ -24,12 +24,18 @@ from striate.config import recipes
 from striate.config.params import Params, check
 from striate.data import json_csv
 from striate.errors import UserError, exit_on_error
+from striate.pipeline.dvc_runner import Experiment
+from striate.pipeline.experiments import (
+    commit_of_experiment,
+    error_line,
+    free_name,
+    ignored_inputs,
+)
 from striate.tracking import records
 from striate.tracking.background import process_tag
 from striate.tracking.git import git
 from striate.training.resume_files import DONE, RESUME_DIR
 from striate.training.torchrun import cores
-from striate.tuning.dvc_runner import Experiment
 from striate.tuning.search_space import override, propose, values_of
 from striate.tuning.studies import (
     EPOCHS,
@@ -55,11 +61,9 @@ if TYPE_CHECKING:
 
 STORAGE = "STRIATE_STORAGE"  # the address of the database of studies; may hold a password
 
-MAX_LOST = 3  # runs of an experiment after which DVC has none
+MAX_LOST = 3  # further runs of an experiment of which DVC has none
 MAX_FAILURES = 5  # trials in a row; after so many, the params are not to blame
 MAX_DEATHS = 10  # of workers, while no trial finishes
-BUSY_SECONDS, MAX_BUSY = 2.0, 60  # interval and number of retries while DVC's lock is taken
-BUSY = ("Unable to acquire lock", "is busy")  # in DVC's messages about its lock
 SHOWN_SECONDS = 2.0  # between two epochs that are shown in a terminal
 POLL_SECONDS = 0.2  # between two looks at the workers
 
@@ -166,18 +170,15 @@ class Worker:
         params = override(self.base, drawn)
         settings = check(params)
         # All params, so that later edits of params.yaml change no trial.
-        arguments = [*recipes.arguments(params), *_copied(self.root, settings)]
-        busy = lost = 0
-        while busy < MAX_BUSY and lost < MAX_LOST:
+        arguments = recipes.arguments(params)
+        for _ in range(MAX_LOST + 1):
             train = metrics_of(self.root, name)
             if train is not None:
                 trial.set_user_attr(EPOCHS, int(train["epochs"]))
                 print(f"{name}: {train['val_accuracy']:.2%}", flush=True)
                 return train["val_accuracy"]
             print(f"{name}: training", flush=True)
-            pruned, status, output = self._run_experiment(
-                trial, name, arguments, settings.training.epochs
-            )
+            pruned, status, output = self._run_experiment(trial, name, arguments, settings)
             if metrics_of(self.root, name) is not None:
                 continue  # also if it finished before it could be pruned
             if pruned:
@@ -185,20 +186,15 @@ class Worker:
                 print(f"{name}: pruned, {pruned}", flush=True)
                 raise optuna.TrialPruned
             if status == 0:
-                lost += 1  # its process was killed; or DVC kept no experiment, without a message
-            elif "failed to reproduce 'train'" in output:
+                continue  # its process was killed; or DVC kept no experiment, without a message
+            if "failed to reproduce 'train'" in output:
                 remove_states(self.root, [trial.user_attrs])
                 raise TrialFailedError(error_line(output))
-            elif any(sign in output for sign in BUSY):
-                busy += 1
-                time.sleep(BUSY_SECONDS)
-            else:
-                raise UserError(f"{name} cannot be run: {error_line(output)}")
-        cause = "DVC keeps no experiment" if lost == MAX_LOST else "another DVC command is running"
-        raise UserError(f"{name} cannot be run: {cause}")
+            raise UserError(f"{name} cannot be run: {error_line(output)}")
+        raise UserError(f"{name} cannot be run: DVC keeps no experiment")
 
     def _run_experiment(
-        self, trial: optuna.Trial, name: str, arguments: list[str], epochs: int
+        self, trial: optuna.Trial, name: str, arguments: list[str], settings: Params
     ) -> tuple[str, int, str]:
         """Run an experiment, and prune it if others are better.
 
@@ -206,7 +202,10 @@ class Worker:
             Why it was pruned, or an empty string; DVC's exit status; DVC's output.
         """
         pruned, status, output, shown = "", 0, "", time.monotonic()
-        with Experiment(self.root, name, arguments, self.threads) as experiment:
+        epochs = settings.training.epochs
+        variables = {"OMP_NUM_THREADS": str(self.threads)} | os.environ
+        copied = ignored_inputs(self.root, settings)
+        with Experiment(self.root, name, arguments, copied, variables) as experiment:
             for message in experiment.messages():
                 if "training" in message:
                     trial.set_user_attr(TRAINING, message["training"])
@@ -225,52 +224,9 @@ class Worker:
         return pruned, status, output
 
 
-def _copied(root: Path, settings: Params) -> list[str]:
-    """Arguments that copy the files that a training reads and Git does not track."""
-    paths = []
-    if settings.data.name == "folder" and not Path(settings.data.path).is_absolute():
-        # DVC does not copy to an existing folder, such as images/ with its README.
-        paths += sorted(Path(root, settings.data.path).glob("*/"))
-    if not Path(settings.training.init_from).is_absolute():
-        paths.append(root / settings.training.init_from)
-    named = [path.relative_to(root).as_posix() for path in paths if not _tracked(root, path)]
-    return [word for name in named for word in ("--copy-paths", name)]
-
-
-def _tracked(root: Path, path: Path) -> bool:
-    return bool(git(root, "ls-files", "--", str(path)))
-
-
-def error_line(output: str) -> str:
-    """The line in the output of DVC and its stages that says what went wrong."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    for sign in ("error: ", "ERROR: "):
-        for line in lines:
-            if line.startswith(sign):
-                return line.removeprefix(sign)
-    return lines[-1] if lines else "DVC printed no message"
-
-
-def free_name(root: Path, wanted: str) -> str:
-    """A name that no experiment has: the wanted one, or one with a number appended."""
-    name, number = wanted, 1
-    while _commit(root, name):
-        number += 1
-        name = f"{wanted}-{number}"
-    if name != wanted:
-        print(f"warning: there is an experiment {wanted} already; this one is {name}", flush=True)
-    return name
-
-
-def _commit(root: Path, name: str) -> str:
-    """The commit of the experiment of that name, or an empty string."""
-    arguments = ("for-each-ref", "--count=1", "--format=%(objectname)", f"refs/exps/*/*/{name}")
-    return (git(root, *arguments) or "").strip()
-
-
 def metrics_of(root: Path, name: str) -> dict[str, float] | None:
     """What metrics/train.json of an experiment holds, or None where there is none."""
-    commit = _commit(root, name)
+    commit = commit_of_experiment(root, name)
     text = git(root, "show", f"{commit}:./{records.TRAIN}") if commit else None
     if text is None:
         return None

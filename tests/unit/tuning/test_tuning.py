@@ -197,7 +197,6 @@ def canned(root, monkeypatch):
     """Experiments that end as it is told; and metrics by the name of the experiment."""
     kept = {}
     monkeypatch.setattr(workers, "Experiment", Canned)
-    monkeypatch.setattr(workers, "BUSY_SECONDS", 0)
     monkeypatch.setattr(workers, "metrics_of", lambda root, name: kept.get(name))
     Canned.runs, Canned.stopped = [], 0
     (root / RESUME_DIR).mkdir(parents=True)
@@ -305,26 +304,11 @@ def test_what_is_no_fault_of_the_params_ends_the_study(root, canned, said, expec
         worker(root, 3).work()
 
 
-def test_while_dvc_is_busy_a_trial_waits(root, canned):
-    busy = [{"status": 255, "output": "ERROR: Unable to acquire lock. Most likely another"}]
-    metrics = {"epochs": 5, "val_accuracy": 0.5}
-    canned.runs += [busy, [], iter_then(busy, lambda: canned.kept.update({"tune-0": metrics}))]
-    worker(root, 1).work()
-    assert [trial.value for trial in opened(root).trials] == [0.5]
-
-
-@pytest.mark.parametrize(
-    ("end", "said"),
-    [
-        ([], "DVC keeps no experiment"),
-        ([{"status": 255, "output": "'/work/data' is busy"}], "another DVC command is running"),
-    ],
-)
-def test_a_trial_waits_not_for_ever(root, canned, monkeypatch, end, said):
-    monkeypatch.setattr(workers, "MAX_BUSY", 3)
-    canned.runs += [list(end)] * 3
-    with pytest.raises(UserError, match=f"tune-0 cannot be run: {said}"):
+def test_a_trial_of_which_dvc_keeps_nothing_is_not_run_for_ever(root, canned):
+    canned.runs += [[]] * 4
+    with pytest.raises(UserError, match="tune-0 cannot be run: DVC keeps no experiment"):
         worker(root, 1).work()
+    assert canned.runs == []
 
 
 def test_a_database_that_is_gone_is_a_line(root, canned):
@@ -367,11 +351,9 @@ def test_a_trial_gets_all_params_and_what_git_does_not_track(root, canned):
         canned.runs.append(iter_then([], lambda n=name, m=metrics: canned.kept.update({n: m})))
         study = opened(root, space | {"training.init_from": source}, name=str(number))
         workers.Worker(study, 1, "random", 1, root).work()
-        arguments = Canned.arguments[2]
-        end = arguments.index("--copy-paths")
-        copied = ["images/test", "images/train", *([source] if source.endswith("mnist") else [])]
-        assert arguments[end:] == [word for one in copied for word in ("--copy-paths", one)]
-        keys = [word.split("=")[0] for word in arguments[1:end:2]]
+        _, _, arguments, copied, _ = Canned.arguments
+        assert copied == [*(["weights/random"] if source == "weights/random" else []), "images"]
+        keys = [word.split("=")[0] for word in arguments[1::2]]
         assert keys == list(params.flatten(BASE.model_dump()))
         assert "data.name=folder" in arguments
 

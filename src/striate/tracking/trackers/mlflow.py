@@ -10,11 +10,11 @@ import os
 import subprocess
 import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import IO, Any
 
 import psutil
 
+from striate.data import files
 from striate.tracking import background
 from striate.tracking.points import Point
 
@@ -68,7 +68,7 @@ def sync_after_dvc() -> None:
 
 def _start(stdin: int) -> subprocess.Popen[str] | None:
     """Start the background process, which nothing waits for."""
-    root = Path(os.environ.get("DVC_ROOT", "."))
+    root = files.repository()
     background.print_messages(root)
     claim = None
     try:

@@ -1,11 +1,10 @@
-"""Run one DVC experiment in a temporary folder, in a process of its own.
+"""Run one DVC experiment in a copy of the repository, in a process of its own.
 
-    python -m striate.tuning.dvc_runner NAME -S key=value ...
+    python -m striate.pipeline.dvc_runner ROOT COPY NAME -S key=value ...
 
-If the worker that started it is killed, its end of the pipe closes, and this process interrupts the
-experiment: no training runs on unseen, and no temporary folder is left. It writes JSON lines to
-standard output: what the training publishes (`striate.training.events`), then DVC's exit status and
-output.
+If the process that started it is killed, its end of the pipe closes, and this process interrupts
+the experiment: no training runs on unseen, and no copy is left. It writes JSON lines to standard
+output: what the training publishes (`striate.training.events`), then DVC's exit status and output.
 """
 
 import ctypes
@@ -17,18 +16,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
+from striate.data import files
+from striate.pipeline import repository_copy
 from striate.pipeline.stage import PR_SET_PDEATHSIG
 from striate.training import events
-from striate.training.resume_files import RESUME_DIR
 
-LOCK = RESUME_DIR / "experiment.lock"
+PYTHON = "STRIATE_PYTHON"  # the folder of the `python` that runs DVC and the stages
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 60.0  # between the interrupt of an experiment and its kill
 TAIL = 20_000  # characters of DVC's output that are passed on
@@ -43,18 +41,30 @@ class Experiment:
         root: the repository.
         name: of the experiment.
         arguments: of `dvc exp run`, such as `-S`, `model.layers=3`.
-        threads: of each stage, unless OMP_NUM_THREADS is set.
+        copied: what Git does not track and the experiment needs, relative to the root.
+        variables: of the environment, such as OMP_NUM_THREADS.
+
+    Raises:
+        UserError: the repository cannot be copied.
     """
 
-    def __init__(self, root: Path, name: str, arguments: list[str], threads: int) -> None:
+    def __init__(
+        self,
+        root: Path,
+        name: str,
+        arguments: Sequence[str],
+        copied: Sequence[str],
+        variables: Mapping[str, str],
+    ) -> None:
+        copy = repository_copy.make(root, name, copied)
         self._runner = subprocess.Popen(
-            [sys.executable, "-m", "striate.tuning.dvc_runner", name, *arguments],
+            [sys.executable, "-m", "striate.pipeline.dvc_runner", root, copy, name, *arguments],
             cwd=root,
-            env={"OMP_NUM_THREADS": str(threads)} | os.environ,
+            env=os.environ | dict(variables),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # an interrupt at the terminal is for the worker
+            start_new_session=True,  # an interrupt at the terminal is for the parent
         )
 
     def __enter__(self) -> "Experiment":
@@ -78,7 +88,7 @@ class Experiment:
             yield json.loads(line)
 
 
-def main(name: str, arguments: list[str]) -> None:
+def main(root: Path, copy: Path, name: str, arguments: list[str]) -> None:
     """Run the experiment until it ends; interrupt it when the other end of the pipe is closed."""
     # The pipe ends this process. Unlike SIG_IGN, DVC does not inherit a handler.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -86,21 +96,10 @@ def main(name: str, arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         log, rows = Path(scratch, "log"), Path(scratch, "rows")
         rows.touch()
-        lock = FileLock(LOCK)
-        LOCK.parent.mkdir(parents=True, exist_ok=True)
-        # DVC pushes a temporary experiment onto a stack in Git and pops the top one, which may be
-        # another's. Its log says which it has popped.
-        lock.acquire()
-        if _is_closed():
-            return
-        dvc = _start_dvc(name, arguments, log, rows)
-        ready = f"Reproducing experiment '{name}'"
+        dvc = _start_dvc(root, copy, name, arguments, log, rows)
         open_pipe, interrupted, sent = True, 0.0, 0
         while True:
             ended = dvc.poll() is not None
-            _, popped, stages = log.read_text(errors="replace").partition(ready)
-            if ended or popped:
-                lock.release()
             *lines, _ = rows.read_text().split("\n")
             for line in lines[sent:]:
                 open_pipe = open_pipe and _send(line)
@@ -111,16 +110,22 @@ def main(name: str, arguments: list[str]) -> None:
                 open_pipe = not _is_closed(POLL_SECONDS)
             else:
                 time.sleep(POLL_SECONDS)
-                interrupted = _stop(dvc, bool(stages.strip()), interrupted)
+                interrupted = _stop(dvc, interrupted)
         output = log.read_text(errors="replace")[-TAIL:]
+        repository_copy.fetch_experiment(root, copy, name)
+    repository_copy.remove(copy)
     _send(json.dumps({"status": dvc.returncode, "output": output}))
 
 
-def _start_dvc(name: str, arguments: list[str], log: Path, rows: Path) -> subprocess.Popen[bytes]:
+def _start_dvc(
+    root: Path, copy: Path, name: str, arguments: list[str], log: Path, rows: Path
+) -> subprocess.Popen[bytes]:
+    environment = _environment(root, rows)
     with log.open("wb") as sink:
         return subprocess.Popen(
-            [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", name, *arguments],
-            env=_environment(rows),
+            [_python() / "python", "-m", "dvc", "exp", "run", "--name", name, *arguments],
+            cwd=repository_copy.inside(root, copy),
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=sink,
@@ -129,35 +134,37 @@ def _start_dvc(name: str, arguments: list[str], log: Path, rows: Path) -> subpro
         )
 
 
-def _stop(dvc: subprocess.Popen[bytes], in_stage: bool, interrupted: float) -> float:
+def _python() -> Path:
+    return Path(os.environ.get(PYTHON) or Path(sys.executable).parent)
+
+
+def _stop(dvc: subprocess.Popen[bytes], interrupted: float) -> float:
     """Interrupt DVC, and kill it if it has not ended after a while.
 
     Args:
         dvc: the process, which leads a group.
-        in_stage: whether it has reached its first stage. Before that, it is changing the working
-            tree, or creating a temporary folder that it would leave behind.
         interrupted: the monotonic time of the interrupt, or 0.
 
     Returns:
         That time.
     """
     now = time.monotonic()
-    if not interrupted and in_stage:
+    if not interrupted:
         os.killpg(dvc.pid, signal.SIGINT)
         return now
-    if interrupted and now - interrupted > GRACE_SECONDS:
+    if now - interrupted > GRACE_SECONDS:
         os.killpg(dvc.pid, signal.SIGKILL)
     return interrupted
 
 
-def _environment(rows: Path) -> dict[str, str]:
-    """DVC's environment: its stages run with this Python, unbuffered."""
+def _environment(root: Path, rows: Path) -> dict[str, str]:
+    """DVC's environment: its stages run with the same Python, unbuffered."""
     inherited = {key: value for key, value in os.environ.items() if key not in HIDDEN}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     return inherited | {
-        "PATH": path,
+        "PATH": f"{_python()}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "PYTHONUNBUFFERED": "1",
         "DVC_NO_ANALYTICS": "true",
+        files.REPOSITORY: str(root.resolve()),
         events.VARIABLE: str(rows),
     }
 
@@ -186,4 +193,4 @@ def _send(line: str) -> bool:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4:])

@@ -1,0 +1,148 @@
+"""A copy of the repository in which DVC runs an experiment, beside others and beside the user.
+
+`dvc exp run --temp` makes one, too, but writes the whole history into it, and several at once
+disturb each other. This one borrows the objects of Git and the cache of DVC.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from striate.errors import UserError, one_line
+from striate.tracking import background, dvc_cache
+
+FOLDER = Path(".dvc/tmp/striate-copies")
+
+
+def make(root: Path, name: str, copied: Sequence[str]) -> Path:
+    """Copy HEAD with the changes of the working tree; what Git ignores is left out.
+
+    Copies whose process is gone are removed.
+
+    Args:
+        root: of the DVC repository, which may be a folder of the Git repository.
+        name: of the copy.
+        copied: files and folders that Git ignores or does not track, relative to the root.
+
+    Returns:
+        The folder of the copy, in `FOLDER`. Its DVC repository is `inside(root, copy)`.
+
+    Raises:
+        UserError: Git or the system refuses it.
+    """
+    _remove_abandoned(root)
+    copy = root / FOLDER / background.process_tag(os.getpid()) / name
+    shutil.rmtree(copy, ignore_errors=True)
+    try:
+        _check_out(root, copy)
+        target = inside(root, copy)
+        _configure(root, target)
+        for path in copied:
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            if (root / path).is_dir():
+                shutil.copytree(root / path, target / path, dirs_exist_ok=True)
+            else:
+                shutil.copy2(root / path, target / path)
+    except OSError as error:
+        raise UserError(f"the repository cannot be copied to {copy}: {one_line(error)}") from None
+    return copy
+
+
+def inside(root: Path, copy: Path) -> Path:
+    """The root of the DVC repository in a copy."""
+    return copy / _git(root, "rev-parse", "--show-prefix")
+
+
+def remove(copy: Path) -> None:
+    """Remove a copy, and the folder of its process if it was the last one."""
+    shutil.rmtree(copy, ignore_errors=True)
+    if copy.parent.is_dir() and not any(copy.parent.iterdir()):
+        shutil.rmtree(copy.parent, ignore_errors=True)
+
+
+def fetch_experiment(root: Path, copy: Path, name: str) -> None:
+    """Bring an experiment of the copy into the repository, if DVC has kept one.
+
+    Raises:
+        UserError: Git refuses it.
+    """
+    head = _git(copy, "rev-parse", "HEAD")
+    ref = f"refs/exps/{head[:2]}/{head[2:]}/{name}"
+    if _git(copy, "for-each-ref", ref):
+        _git(root, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", str(copy),
+             f"{ref}:{ref}")  # fmt: skip
+
+
+def _check_out(root: Path, copy: Path) -> None:
+    """Give the copy HEAD, and as uncommitted changes those of the working tree."""
+    head = _git(root, "rev-parse", "HEAD")
+    top = _git(root, "rev-parse", "--show-toplevel")
+    paths = {
+        name: Path(top, _git(Path(top), "rev-parse", "--git-path", name))
+        for name in ("objects", "shallow", "index")
+    }
+    copy.mkdir(parents=True)
+    _git(copy, "init", "--quiet")
+    git = copy / ".git"
+    (git / "objects/info/alternates").write_text(f"{paths['objects']}\n")
+    if paths["shallow"].exists():
+        shutil.copyfile(paths["shallow"], git / "shallow")
+    # The copied index spares the hashing of unchanged files.
+    index = git / "working-tree"
+    if paths["index"].exists():
+        shutil.copyfile(paths["index"], index)
+    borrowed = {
+        "GIT_INDEX_FILE": str(index),
+        "GIT_OBJECT_DIRECTORY": str(git / "objects"),
+        "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(paths["objects"]),
+    }
+    _git(root, "add", "--all", "--", ".", variables=borrowed)
+    tree = _git(root, "write-tree", variables=borrowed)
+    index.unlink()
+    _git(copy, "update-ref", "--no-deref", "HEAD", head)
+    _git(copy, "read-tree", "--reset", "-u", tree)
+    _git(copy, "reset", "--quiet")
+    for key in ("user.name", "user.email"):
+        if value := _git(root, "config", "--default", "", "--get", key):
+            _git(copy, "config", key, value)
+
+
+def _configure(root: Path, target: Path) -> None:
+    """Give the copy the local configuration of DVC, and its cache."""
+    local = configparser.RawConfigParser(strict=False)
+    local.optionxform = str  # type: ignore[assignment,method-assign]
+    local.read(root / ".dvc/config.local")
+    if not local.has_section("cache"):
+        local.add_section("cache")
+    local["cache"]["dir"] = dvc_cache.folder(root)
+    with (target / ".dvc/config.local").open("w") as stream:
+        local.write(stream)
+
+
+def _remove_abandoned(root: Path) -> None:
+    for folder in (root / FOLDER).glob("* * *"):
+        if background.is_gone(folder.name):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _git(folder: Path, *arguments: str, variables: dict[str, str] | None = None) -> str:
+    """The output of a git command.
+
+    Raises:
+        UserError: it fails.
+    """
+    answer = subprocess.run(
+        ["git", "-C", str(folder), *arguments],  # noqa: S607
+        env=os.environ | (variables or {}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if answer.returncode:
+        raise UserError(f"git {arguments[0]} failed: {' '.join(answer.stderr.split())[:200]}")
+    return answer.stdout.strip()
