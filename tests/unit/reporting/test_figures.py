@@ -389,6 +389,19 @@ class TestTradeOff:
         said = [text.get_text() for text in legend.get_texts()]
         assert said == ["beaten by another", "timed elsewhere", "Pareto front"]
 
+    def test_an_interval_is_a_bar_that_does_not_dwarf_the_points(self):
+        intervals = [(0.1, 1.0), None, (0.89, 0.91)]
+        panel = Panel([1.0, 2.0, 3.0], [0.5, 0.6, 0.9], ["a", "b", "c"], [0, 1, 2], (), intervals)
+        figure = trade_off({"size": panel}, "test accuracy")
+        bars = figure.axes[0].collections[-1].get_segments()
+        ends = [[tuple(point) for point in bar] for bar in bars]
+        assert ends == [[(1, 10), (1, 100)], [(3, 89), (3, 91)]]
+        bottom, top = figure.axes[0].get_ylim()
+        assert 0 < bottom < 50
+        assert 91 < top < 104
+        said = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert said[-1] == "95% interval of the mean over seeds"
+
     @pytest.mark.parametrize("count", [2, 12, 200])
     def test_no_number_nor_legend_covers_another_text_or_point(self, count):
         costs = [1000 * 1.01**n for n in range(count)]
