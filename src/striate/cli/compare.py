@@ -14,13 +14,15 @@ from striate.errors import UserError
 
 if TYPE_CHECKING:
     from striate.config.params import Params
+    from striate.tracking.records import Record
 
 
 @command()
 def summary() -> None:
     """Show the results in the workspace.
 
-    Network, training and scores, and what to try next.
+    Network, training and scores, the mean over seeds where there are several, and what to try
+    next.
 
     Example: striate summary
     """
@@ -32,16 +34,19 @@ def summary() -> None:
     train, test = (
         json_csv.read_metrics(Path(f"metrics/{name}.json")) for name in ("train", "test")
     )
-    workspace.note_changed_params(records.named(mlflow_store.root(), records.WORKSPACE))
+    root = mlflow_store.root()
+    here = records.named(root, records.WORKSPACE)
+    workspace.note_changed_params(here)
     print()
-    rows = _summary_rows(settings, train, test)
+    rows = _summary_rows(settings, train, test) | _seeds_rows(root, here)
     for name, value in rows.items():
         print(f"  {name:<{max(map(len, rows))}}  {value}")
     print(
-        "\nNext: see the report   reports/index.html"
-        "\n      try an idea       dvc exp run -S model.layers=3"
-        "\n      compare           make compare"
-        "\n      open MLflow       make ui"
+        "\nNext: see the report     reports/index.html"
+        "\n      try an idea        dvc exp run -S model.layers=3"
+        "\n      repeat with seeds  striate repeat --seeds 5"
+        "\n      compare            make compare"
+        "\n      open MLflow        make ui"
     )
 
 
@@ -62,6 +67,25 @@ def _summary_rows(settings: Params, train: dict[str, Any], test: dict[str, Any])
     wrong = metrics.METRICS["errors"].shown(test)
     rows["test accuracy"] = f"{test['accuracy']:.2%} ({wrong} of {test['n']:,} wrong)"
     return rows | {metric.label: metric.shown(test) for metric in metrics.others()}
+
+
+def _seeds_rows(root: Path, here: Record) -> dict[str, str]:
+    """What several seeds of the workspace's setting say: its experiments here, or Git's table."""
+    from striate.evaluation import seeds
+    from striate.reporting.numbers import mean_interval, mean_sd
+    from striate.tracking import groups, records
+
+    def row(record: Record) -> seeds.Row:
+        return seeds.row(int(record.params["seed"]), record.train, record.test)
+
+    own = groups.of(here, records.find(root).records)
+    kept = seeds.of_results(seeds.read(root / seeds.FILE), row(here))
+    rows = max([row(member) for member in own.members], kept, key=len)
+    lines = [
+        f"{name} {mean_sd(mean)} (mean {mean_interval(mean)})"
+        for name, mean in seeds.means(rows).items()
+    ]
+    return dict(zip((f"over {len(rows)} seeds", ""), lines, strict=False))
 
 
 @command()

@@ -15,8 +15,8 @@ IDENTITY = dict.fromkeys(
 def record(name, width, accuracy, parameters, val=None, data="d", seed=0):
     train = {"parameters": parameters} | ({"val_accuracy": val} if val is not None else {})
     return records.Record(
-        [records.Name(name)], {records.DATA: data, "x": name}, {"seed": seed, "model.width": width}, train,
-        {"accuracy": accuracy}, None, {}, [],
+        [records.Name(name)], {records.DATA: data, "x": name},
+        {"seed": seed, "model.width": width}, train, {"accuracy": accuracy}, None, {}, [],
     )  # fmt: skip
 
 

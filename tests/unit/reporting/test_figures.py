@@ -9,6 +9,7 @@ from matplotlib.colors import same_color
 from matplotlib.font_manager import FontEntry
 from PIL import Image
 
+from striate.evaluation import seeds
 from striate.reporting.figures import fonts, grid, style
 from striate.reporting.figures.calibration import calibration
 from striate.reporting.figures.confusion import confusion_matrix
@@ -17,6 +18,7 @@ from striate.reporting.figures.feature_maps import feature_maps
 from striate.reporting.figures.filters import filters
 from striate.reporting.figures.predictions import confident_mistakes, predictions
 from striate.reporting.figures.samples import samples
+from striate.reporting.figures.seeds import accuracies
 from striate.reporting.figures.trade_off import MAX_NAMED, Panel, trade_off
 
 DIGITS = [str(digit) for digit in range(10)]
@@ -423,6 +425,35 @@ class TestTradeOff:
             assert not keys[-1].overlaps(axes.xaxis.label.get_window_extent())
             assert key.get_text().count("\n") == min(count - 1, MAX_NAMED)
         assert not keys[0].overlaps(keys[1])
+
+
+class TestSeeds:
+    ROWS = (
+        {"seed": 0, "val_accuracy": 0.9, "test_accuracy": 0.8},
+        {"seed": 3, "val_accuracy": 0.9, "test_accuracy": 0.9},
+        {"seed": 5, "val_accuracy": 0.6, "test_accuracy": 0.7},
+    )
+
+    def test_a_dot_for_each_seed_and_a_bar_for_the_mean(self):
+        (axes,) = accuracies(self.ROWS, seeds.means(self.ROWS), own=3).axes
+        assert [label.get_text() for label in axes.get_yticklabels()] == [
+            "validation accuracy", "test accuracy",
+        ]  # fmt: skip
+        validation, own, _, test, also_own, _ = axes.collections
+        assert validation.get_offsets()[:, 0].tolist() == pytest.approx([90, 90, 60])
+        assert test.get_offsets()[:, 0].tolist() == pytest.approx([80, 90, 70])
+        first, second, third = validation.get_offsets()[:, 1]
+        assert first == third < second  # equal accuracies are stacked
+        assert own.get_offsets().tolist() == [[90, second]]
+        assert also_own.get_offsets().tolist() == [[90, 0]]
+        means = [container.lines[0].get_xdata()[0] for container in axes.containers]
+        assert means == pytest.approx([80, 80])
+        assert axes.get_xlim()[1] <= 100.5
+
+    def test_without_a_validation_set(self):
+        rows = [{key: row[key] for key in ("seed", "test_accuracy")} for row in self.ROWS]
+        (axes,) = accuracies(rows, seeds.means(rows), own=1).axes
+        assert [label.get_text() for label in axes.get_yticklabels()] == ["test accuracy"]
 
 
 class TestCalibration:
