@@ -209,12 +209,17 @@ def panels(found: Sequence[Candidate]) -> dict[str, Panel]:
         judged: list[float | None] = list(costs)
         for n in apart:
             judged[n] = None
+        labels = [candidate.label or candidate.name for candidate in known]
         means = [candidate.accuracy for candidate in known]
         accuracies = [mean.mean for mean in means]
         drawn[name] = Panel(
             costs,
             accuracies,
-            [candidate.label or candidate.name for candidate in known],
+            # Groups of different code may have equal params.
+            [
+                f"{label} ({c.name})" if labels.count(label) > 1 else label
+                for label, c in zip(labels, known, strict=True)
+            ],
             front(judged, accuracies),
             apart,
             [None if m.low is None or m.high is None else (m.low, m.high) for m in means],

@@ -121,6 +121,14 @@ def test_a_group_is_one_point_at_its_mean_with_its_interval():
     assert (low, high) == pytest.approx((0.8852, 0.9348), abs=1e-4)  # 4.303 · 0.01 / √3
 
 
+def test_groups_of_other_code_alone_are_told_apart_by_name():
+    found = [record(name, 8, 0.9, 1000) for name in ("old", "new", "other")]
+    found[1].hashes["stages/train.py"] = "changed"
+    found[2].params["model.width"] = 9
+    labels = pareto.panels(points_of(found))["parameters"].labels
+    assert labels == ["width=8 (old)", "width=8 (new)", "width=9"]
+
+
 def test_the_common_machine_is_that_of_most_groups():
     found = [record(f"many-{n}", 8, 0.9, 1000, seed=n) for n in range(5)]
     found += [record(name, width, 0.8, 1000) for name, width in (("one", 9), ("two", 10))]
