@@ -18,7 +18,7 @@ def read_results(settings: params.Params) -> "Results":
     """Read what the other stages wrote."""
     from striate.config.recipes import arguments
     from striate.data import arrays, json_csv, source
-    from striate.evaluation import predictions
+    from striate.evaluation import predictions, seeds
     from striate.models import model_json
     from striate.reporting.results import SAMPLES, Results, spread
     from striate.tracking import records
@@ -31,6 +31,9 @@ def read_results(settings: params.Params) -> "Results":
     filters, feature_maps = predictions.read_network(PREDICTIONS)
     samples = spread(train_labels, SAMPLES)
     flat = params.flatten(settings.model_dump())
+    train, test = (
+        json_csv.read_metrics(Path(f"metrics/{name}.json")) for name in ("train", "test")
+    )
     return Results(
         params=flat,
         arguments=arguments(flat),
@@ -38,8 +41,9 @@ def read_results(settings: params.Params) -> "Results":
         manifest=manifest,
         source=source.read(DATA),
         description=description,
-        train=json_csv.read_metrics(Path("metrics/train.json")),
-        test=json_csv.read_metrics(Path("metrics/test.json")),
+        train=train,
+        test=test,
+        seeds=seeds.of_results(seeds.read(Path(seeds.FILE)), seeds.row(settings.seed, train, test)),
         history=json_csv.read_history(Path("metrics/history.csv")),
         train_images=arrays.scale_to_unit(train_pixels[samples], manifest["peak"]),
         train_labels=train_labels[samples],

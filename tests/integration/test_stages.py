@@ -14,7 +14,7 @@ from paths import ROOT
 from stages import STAGES, fail_stage, run_stage, write_params
 
 from striate.data import json_csv
-from striate.evaluation import inspection, metrics, predictions
+from striate.evaluation import inspection, metrics, predictions, seeds
 from striate.models import checkpoint
 from striate.tracking import background, mlflow_store, records
 
@@ -110,6 +110,25 @@ def test_visualize_loads_no_torch(workspace):
         " sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_visualize_shows_the_seeds_of_these_results_and_no_others(workspace, capsys):
+    train, test = (
+        json_csv.read_metrics(workspace / f"metrics/{name}.json") for name in ("train", "test")
+    )
+    rows = [seeds.row(seed, train, test | {"accuracy": 0.5 + seed / 100}) for seed in (1, 2)]
+    figure = workspace / "reports/figures/seeds.png"
+    seeds.write(workspace / seeds.FILE, [seeds.row(0, train, {"accuracy": 0.1}), *rows])
+    run_stage("visualize")
+    assert not figure.exists()
+    assert "These are the results of one seed" in (workspace / "reports/index.html").read_text()
+    seeds.write(workspace / seeds.FILE, [seeds.row(0, train, test), *rows])
+    run_stage("visualize")
+    assert figure.exists()
+    assert "over 3 seeds" in (workspace / "reports/index.html").read_text()
+    assert "over 3 seeds" in (workspace / "reports/model_card.md").read_text()
+    (workspace / seeds.FILE).write_text("seed,a\n0,x\n")
+    assert "metrics/seeds.csv is not a table of numbers" in fail_stage("visualize", capsys)
 
 
 def test_what_visualize_shows_of_the_network_is_that_of_the_checkpoint(finished):

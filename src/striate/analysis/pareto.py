@@ -1,16 +1,22 @@
-"""Accuracy against what it costs, for all experiments on one data set."""
+"""Accuracy against what it costs, for all groups of experiments on one data set."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import NamedTuple
 
 from striate.analysis import overview
 from striate.data.json_csv import MISSING, finite
+from striate.evaluation.uncertainty import Mean, summarize
 from striate.reporting.figures.trade_off import Panel
+from striate.reporting.numbers import mean_sd
 from striate.tracking import records
+from striate.tracking.groups import Group
 from striate.tracking.records import LeftOut, Record
+
+Timing = tuple[float | None, str]  # seconds of training, if known, and on what, in words
 
 ACCURACIES = {
     "validation accuracy": ("train", records.VALIDATION),
@@ -19,20 +25,21 @@ ACCURACIES = {
 
 
 class Candidate(NamedTuple):
-    """An experiment as a point of the plot.
+    """A group of experiments as a point of the plot.
 
     Attributes:
-        name: of the experiment.
-        label: the params that differ from other experiments'.
-        accuracy: a fraction.
+        name: of the group.
+        label: the params that differ from other groups'.
+        accuracy: fractions, over the seeds.
         parameters: of the network.
-        seconds: of training; None where MLflow does not know, as after a replay.
+        seconds: of training, the median over the seeds that were timed on `machine`; None where
+            MLflow does not know, as after a replay.
         machine: where those seconds were measured, in words; empty where unknown.
     """
 
     name: str
     label: str
-    accuracy: float
+    accuracy: Mean
     parameters: int
     seconds: float | None
     machine: str = ""
@@ -72,38 +79,58 @@ def comparable(found: Sequence[Record]) -> tuple[list[Record], list[LeftOut], st
 
 
 def candidates(
-    found: Sequence[Record], accuracy: str, timings: Sequence[tuple[float | None, str]]
+    found: Sequence[Group], accuracy: str, timings: Mapping[str, Timing]
 ) -> list[Candidate]:
-    """The experiments as points.
+    """The groups as points.
 
     Args:
-        found: the experiments.
+        found: the groups of experiments that `comparable` keeps.
         accuracy: a key of ACCURACIES.
-        timings: what `sync.training_times` returns.
+        timings: what `sync.training_times` returns, by the record's key.
     """
-    part, key = ACCURACIES[accuracy]
     keys = overview.varied(found)
-    return [
-        Candidate(
-            record.names[0].name,
-            ", ".join(f"{end}={record.params.get(k, MISSING)}" for k, end in keys.items()),
-            float(getattr(record, part)[key]),
-            int(record.train["parameters"]),
-            seconds if seconds and seconds > 0 else None,
-            machine,
+    times = [_times_by_machine(group, timings) for group in found]
+    common = _commonest(times)
+    points = []
+    for group, own in zip(found, times, strict=True):
+        machine = common if common in own else _commonest([own])
+        points.append(
+            Candidate(
+                group.name,
+                ", ".join(f"{end}={overview.param(group, key)}" for key, end in keys.items()),
+                summarize(group.scores(*ACCURACIES[accuracy])),
+                int(group.members[0].train["parameters"]),
+                median(own[machine]) if own else None,
+                machine,
+            )
         )
-        for record, (seconds, machine) in zip(found, timings, strict=True)
-    ]
+    return points
+
+
+def _times_by_machine(group: Group, timings: Mapping[str, Timing]) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {}
+    for record in group.members:
+        seconds, machine = timings.get(record.key, (None, ""))
+        if seconds and seconds > 0:
+            times.setdefault(machine, []).append(seconds)
+    return times
+
+
+def _commonest(times: Sequence[Mapping[str, list[float]]]) -> str:
+    """The machine that most groups were timed on, and of such ones most seeds; nothing if none."""
+    groups = Counter(machine for one in times for machine in one if machine)
+    seeds = Counter(machine for one in times for machine, own in one.items() for _ in own)
+    return max(groups, key=lambda machine: (groups[machine], seeds[machine]), default="")
 
 
 def timed_on(found: Sequence[Candidate]) -> str:
-    """The machine that most experiments were timed on; only its seconds are comparable."""
+    """The machine that most groups were timed on; only its seconds are comparable."""
     machines = Counter(c.machine for c in found if c.seconds is not None and c.machine)
     return machines.most_common(1)[0][0] if machines else ""
 
 
 def is_timed(candidate: Candidate, machine: str) -> bool:
-    """Whether the seconds of an experiment were measured on this machine."""
+    """Whether the seconds of a group were measured on this machine."""
     return candidate.seconds is not None and bool(machine) and candidate.machine == machine
 
 
@@ -127,21 +154,23 @@ def front(costs: Sequence[float | None], accuracies: Sequence[float]) -> list[in
 
 
 def table(found: Sequence[Candidate], accuracy: str) -> list[list[str]]:
-    """A heading and a row for each experiment, most accurate first."""
-    accuracies = [candidate.accuracy for candidate in found]
+    """A heading and a row for each group, highest mean accuracy first."""
+    accuracies = [candidate.accuracy.mean for candidate in found]
     machine = timed_on(found)
     times = [c.seconds if is_timed(c, machine) else None for c in found]
     fronts = {
         "size": set(front([candidate.parameters for candidate in found], accuracies)),
         "time": set(front(times, accuracies)),
     }
-    rows = [["experiment", accuracy, "parameters", "seconds", "Pareto front", "differs in"]]
+    rows = [
+        ["experiment", "seeds", accuracy, "parameters", "seconds", "Pareto front", "differs in"]
+    ]
     for n in sorted(range(len(found)), key=lambda n: -accuracies[n]):
         name, label, value, parameters, seconds, _ = found[n]
         elsewhere = "" if is_timed(found[n], machine) else " *"
         rows.append(
             [
-                name, f"{value:.2%}", f"{parameters:,}",
+                name, f"{value.n:,}", mean_sd(value), f"{parameters:,}",
                 MISSING if seconds is None else f"{seconds:.3g}{elsewhere}",
                 ", ".join(what for what, indices in fronts.items() if n in indices),
                 label,
@@ -151,17 +180,20 @@ def table(found: Sequence[Candidate], accuracy: str) -> list[list[str]]:
 
 
 def notes(found: Sequence[Candidate]) -> list[str]:
-    """A note on seconds that were measured elsewhere, if any."""
+    """What the seconds are, where they are medians or were measured elsewhere."""
     machine = timed_on(found)
+    lines = []
+    if any(c.accuracy.n > 1 and is_timed(c, machine) for c in found):
+        lines.append(f"Seconds are medians over the seeds that were timed on {machine}.")
     elsewhere = [c for c in found if c.seconds is not None and not is_timed(c, machine)]
-    if not elsewhere:
-        return []
-    what = f"elsewhere than most ({machine})" if machine else "on an unknown machine"
-    many = len(elsewhere) > 1
-    return [
-        f"* {len(elsewhere):,} {'were' if many else 'was'} timed {what}, so"
-        f" {'they have' if many else 'it has'} no place in the Pareto front for time."
-    ]
+    if elsewhere:
+        what = f"elsewhere than most ({machine})" if machine else "on an unknown machine"
+        many = len(elsewhere) > 1
+        lines.append(
+            f"* {len(elsewhere):,} {'were' if many else 'was'} timed {what}, so"
+            f" {'they have' if many else 'it has'} no place in the Pareto front for time."
+        )
+    return lines
 
 
 def panels(found: Sequence[Candidate]) -> dict[str, Panel]:
@@ -177,7 +209,19 @@ def panels(found: Sequence[Candidate]) -> dict[str, Panel]:
         judged: list[float | None] = list(costs)
         for n in apart:
             judged[n] = None
-        accuracies = [candidate.accuracy for candidate in known]
         labels = [candidate.label or candidate.name for candidate in known]
-        drawn[name] = Panel(costs, accuracies, labels, front(judged, accuracies), apart)
+        means = [candidate.accuracy for candidate in known]
+        accuracies = [mean.mean for mean in means]
+        drawn[name] = Panel(
+            costs,
+            accuracies,
+            # Groups of different code may have equal params.
+            [
+                f"{label} ({c.name})" if labels.count(label) > 1 else label
+                for label, c in zip(labels, known, strict=True)
+            ],
+            front(judged, accuracies),
+            apart,
+            [None if m.low is None or m.high is None else (m.low, m.high) for m in means],
+        )
     return drawn

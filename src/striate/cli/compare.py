@@ -14,13 +14,15 @@ from striate.errors import UserError
 
 if TYPE_CHECKING:
     from striate.config.params import Params
+    from striate.tracking.records import Record
 
 
 @command()
 def summary() -> None:
     """Show the results in the workspace.
 
-    Network, training and scores, and what to try next.
+    Network, training and scores, the mean over seeds where there are several, and what to try
+    next.
 
     Example: striate summary
     """
@@ -32,16 +34,19 @@ def summary() -> None:
     train, test = (
         json_csv.read_metrics(Path(f"metrics/{name}.json")) for name in ("train", "test")
     )
-    workspace.note_changed_params(records.named(mlflow_store.root(), records.WORKSPACE))
+    root = mlflow_store.root()
+    here = records.named(root, records.WORKSPACE)
+    workspace.note_changed_params(here)
     print()
-    rows = _summary_rows(settings, train, test)
+    rows = _summary_rows(settings, train, test) | _seeds_rows(root, here)
     for name, value in rows.items():
         print(f"  {name:<{max(map(len, rows))}}  {value}")
     print(
-        "\nNext: see the report   reports/index.html"
-        "\n      try an idea       dvc exp run -S model.layers=3"
-        "\n      compare           make compare"
-        "\n      open MLflow       make ui"
+        "\nNext: see the report     reports/index.html"
+        "\n      try an idea        dvc exp run -S model.layers=3"
+        "\n      repeat with seeds  striate repeat --seeds 5"
+        "\n      compare            make compare"
+        "\n      open MLflow        make ui"
     )
 
 
@@ -64,23 +69,45 @@ def _summary_rows(settings: Params, train: dict[str, Any], test: dict[str, Any])
     return rows | {metric.label: metric.shown(test) for metric in metrics.others()}
 
 
+def _seeds_rows(root: Path, here: Record) -> dict[str, str]:
+    """What several seeds of the workspace's setting say: its experiments here, or Git's table."""
+    from striate.evaluation import seeds
+    from striate.reporting.numbers import mean_interval, mean_sd
+    from striate.tracking import groups, records
+
+    def row(record: Record) -> seeds.Row:
+        return seeds.row(int(record.params["seed"]), record.train, record.test)
+
+    own = groups.of(here, records.find(root).records)
+    kept = seeds.of_results(seeds.read(root / seeds.FILE), row(here))
+    rows = max([row(member) for member in own.members], kept, key=len)
+    lines = [
+        f"{name} {mean_sd(mean)} (mean {mean_interval(mean)})"
+        for name, mean in seeds.means(rows).items()
+    ]
+    return dict(zip((f"over {len(rows)} seeds", ""), lines, strict=False))
+
+
 @command()
 def experiments() -> None:
     """List all experiments.
 
-    Each with validation and test accuracy, size, and the params that differ; best validation
-    accuracy first.
+    A row for each group of experiments that differ in the seed alone: mean and standard deviation
+    of validation and test accuracy, size, and the params that differ; best validation accuracy
+    first.
 
     Example: striate experiments
     """
     from striate.analysis import overview
     from striate.console import columns
+    from striate.tracking import groups
 
     root = workspace.repository()
     found, _, here = workspace.find_experiments(root)
     workspace.note_changed_params(here)
-    print(columns(overview.table(found, here)))
-    for line in overview.notes(found):
+    grouped = groups.group(found)
+    print(columns(overview.table(grouped, here)))
+    for line in overview.notes(grouped):
         print(f"\n{line}")
 
 
@@ -136,9 +163,9 @@ def compare(names: list[str], page: Path) -> None:
 def pareto(picture: Path) -> None:
     """Plot accuracy against size and training time.
 
-    A table, and a plot with the Pareto front, of every experiment on the data of HEAD. Networks
-    are compared by validation accuracy if any has one, and by training time if all were timed on
-    the same kind of machine.
+    A table, and a plot with the Pareto front, of every experiment on the data of HEAD; those that
+    differ in the seed alone are one point, at their mean. Networks are compared by validation
+    accuracy if any has one, and by training time if all were timed on the same kind of machine.
 
     Example: striate pareto --picture pareto.png
     """
@@ -146,22 +173,24 @@ def pareto(picture: Path) -> None:
     from striate.console import columns
     from striate.reporting.figures.style import save
     from striate.reporting.figures.trade_off import trade_off
-    from striate.tracking import background, logger, mlflow_store, sync
+    from striate.tracking import background, groups, logger, mlflow_store, sync
 
     root = workspace.repository()
     found, left_out, accuracy = pareto.comparable(workspace.find_experiments(root).records)
     workspace.note_left_out(left_out)
     if not found:
         raise UserError("no experiment has an accuracy and a size to compare")
-    times: list[tuple[float | None, str]] = [(None, "")] * len(found)
+    times: list[pareto.Timing] = []
     if logger.enabled():
         background.wait(root)
         with mlflow_store.reachable(), waiting("reading training times from MLflow"):
             times = sync.training_times(root, found)
-    candidates = pareto.candidates(found, accuracy, times)
+    timings = {record.key: timing for record, timing in zip(found, times, strict=False)}
+    grouped = groups.group(found)
+    candidates = pareto.candidates(grouped, accuracy, timings)
     print(columns(pareto.table(candidates, accuracy)))
     print()
-    for line in pareto.notes(candidates) + overview.notes(found):
+    for line in pareto.notes(candidates) + overview.notes(grouped):
         print(line)
     save(trade_off(pareto.panels(candidates), accuracy), picture)
     print(f"as a plot: {picture}")

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from striate.data import files
 from striate.errors import UserError, one_line
+from striate.evaluation import uncertainty
+from striate.evaluation.uncertainty import Mean
 
 FILE = "metrics/seeds.csv"
 SEED = "seed"
@@ -30,6 +32,12 @@ def column(part: str, metric: str) -> str:
         metric: its key there.
     """
     return f"test_{metric}" if part == "test" else metric
+
+
+ACCURACIES = {  # those of which tables and pages show the mean
+    "validation accuracy": column("train", "val_accuracy"),
+    "test accuracy": column("test", "accuracy"),
+}
 
 
 def row(seed: int, train: Mapping[str, float], test: Mapping[str, float]) -> Row:
@@ -104,3 +112,12 @@ def of_results(rows: Sequence[Row], own: Row) -> list[Row]:
     same = [one for one in rows if one[SEED] == own[SEED]]
     equal = bool(same) and all(own.get(name) == value for name, value in same[0].items())
     return list(rows) if equal else []
+
+
+def means(rows: Sequence[Row]) -> dict[str, Mean]:
+    """The means of ACCURACIES that all rows have, by name; nothing for fewer than two rows."""
+    return {
+        name: uncertainty.summarize([one[key] for one in rows])
+        for name, key in ACCURACIES.items()
+        if len(rows) > 1 and all(key in one for one in rows)
+    }

@@ -19,7 +19,7 @@ from striate.evaluation.metrics import METRICS, others
 from striate.models import model_json
 from striate.reporting.html import environment
 from striate.reporting.numbers import epochs, interval, percent, plural
-from striate.reporting.report import class_rows
+from striate.reporting.report import class_rows, seeds_sentence
 from striate.reporting.results import Results
 
 DRAWS = 1000  # resamples of the confusion matrix
@@ -49,6 +49,7 @@ def card(results: Results) -> str:
             validation_interval=interval(
                 round(train.get("val_accuracy", 0) * validated), validated
             ),
+            spread=seeds_sentence(results) if results.means else "",
             metrics=metric_rows(results),
             rows=[
                 row | {"name": escaped(row["name"])}

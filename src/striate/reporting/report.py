@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from shlex import quote
 from typing import Any
 
@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from striate.evaluation.metrics import METRICS, others
 from striate.evaluation.scores import per_class_scores
+from striate.evaluation.uncertainty import Mean
 from striate.reporting import galleries
 from striate.reporting.figures.registry import SECTIONS, Drawing
 from striate.reporting.html import embedded, render, shown_width
-from striate.reporting.numbers import epochs, interval, percent, plural
+from striate.reporting.numbers import epochs, interval, mean_interval, mean_sd, percent, plural
 from striate.reporting.results import Results
 
 FOLDER_PARAMS = ("data.path", "data.size", "data.test_size")  # which other data sets ignore
@@ -41,7 +42,9 @@ def page(results: Results, drawings: Sequence[Drawing]) -> str:
             f" then scored once on {test['n']:,} test images."
         ),
         sections=SECTIONS,
-        headline=headline(train, test, results.validation_count),
+        headline=headline(train, test, results.validation_count, results.means),
+        spread=seeds_sentence(results),
+        ranges=ranges_sentence(results.means),
         choice=selection_advice(train),
         figures={
             section: [_shown(drawing) for drawing in drawings if drawing.entry.section == section]
@@ -86,14 +89,15 @@ def _galleries(results: Results) -> dict[str, list[galleries.Tile]]:
 
 
 def headline(
-    train: dict[str, float], test: dict[str, float], validated: int
-) -> list[dict[str, str]]:
+    train: dict[str, float], test: dict[str, float], validated: int, means: Mapping[str, Mean]
+) -> list[dict[str, Any]]:
     """The numbers that stand first, each with what puts it into proportion.
 
     Args:
         train: what metrics/train.json holds.
         test: what metrics/test.json holds.
         validated: how many images the validation part has.
+        means: over seeds, by the name of the number.
     """
     n = int(test["n"])
     tiles = []
@@ -113,7 +117,49 @@ def headline(
         *((metric.label, metric.shown(test), metric.note) for metric in others()),
         ("parameters", f"{train['parameters']:,}", "numbers that training changes"),
     ]
-    return [{"name": name, "value": value, "note": note} for name, value, note in tiles]
+    return [
+        {"name": name, "value": value, "note": note, "seeds": seeds_note(means.get(name))}
+        for name, value, note in tiles
+    ]
+
+
+def seeds_note(mean: Mean | None) -> list[str]:
+    """A mean over seeds with its interval, in short lines; none without several seeds."""
+    if mean is None:
+        return []
+    return [f"over {plural(mean.n, 'seed')}:", mean_sd(mean), f"({mean_interval(mean)})"]
+
+
+def seeds_sentence(results: Results) -> str:
+    """What the seed draws, and how far the accuracies vary with it, or how to find out."""
+    draws = ["the first weights", "the order of the batches", "the augmentation"]
+    is_fixed = results.params["data.split_seed"] != "auto"
+    if results.validation_count and not is_fixed:
+        draws.insert(0, "the validation set")
+    drawn = f"The seed draws {', '.join(draws[:-1])} and {draws[-1]}"
+    drawn += "; data.split_seed fixes the validation set." if is_fixed else "."
+    if not results.means:
+        return (
+            f"{drawn} These are the results of one seed; `striate repeat` trains others, and this"
+            " page then shows how far the results vary."
+        )
+    said = ", ".join(
+        f"{name} {mean_sd(mean)} ({mean_interval(mean)})" for name, mean in results.means.items()
+    )
+    return (
+        f"{drawn} Mean ± standard deviation over {plural(len(results.seeds), 'seed')}, with the 95%"
+        f" interval of the mean: {said}."
+    )
+
+
+def ranges_sentence(means: Mapping[str, Mean]) -> str:
+    """What the ranges of the headline are."""
+    if not means:
+        return "Ranges are 95% confidence intervals (Wilson) for other images of the same kind."
+    return (
+        "Ranges are 95% confidence intervals: of this network for other images of the same kind"
+        " (Wilson), and in brackets of the mean over seeds for other seeds (Student's t)."
+    )
 
 
 def selection_advice(train: dict[str, float]) -> str:

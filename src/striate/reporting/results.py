@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from striate.data.splits import held_out_count
-from striate.evaluation import scores
+from striate.evaluation import scores, seeds
+from striate.evaluation.seeds import Row
+from striate.evaluation.uncertainty import Mean
 
 SAMPLES, PREDICTIONS, MISTAKES = 36, 100, 36  # images in each gallery, at most
 
@@ -26,6 +28,8 @@ class Results:
         description: of the checkpoint, model.json.
         train: metrics/train.json.
         test: metrics/test.json.
+        seeds: the scores of several seeds of these params, a row each; none where only these
+            results are known.
         history: columns of metrics/history.csv, by name.
         train_images: float32 (M, C, H, W) in 0..1, a selection of the training images.
         train_labels: int64 (M,).
@@ -45,6 +49,7 @@ class Results:
     description: dict[str, Any]
     train: dict[str, float]
     test: dict[str, float]
+    seeds: list[Row]
     history: dict[str, list[float]]
     train_images: NDArray[np.floating]
     train_labels: NDArray[np.integer]
@@ -75,6 +80,11 @@ class Results:
         """How many images the training set has, without the validation set."""
         count: int = self.manifest["train"]["count"]
         return count - self.validation_count
+
+    @cached_property
+    def means(self) -> dict[str, Mean]:
+        """What `seeds.means` gives: nothing without several seeds."""
+        return seeds.means(self.seeds)
 
     @cached_property
     def selection(self) -> NDArray[np.integer]:

@@ -206,9 +206,10 @@ def test_the_page_of_a_comparison_is_written_where_it_is_asked_for(clone):
 @pytest.mark.slow
 def test_experiments_are_listed_with_the_advice_by_what_to_choose(clone):
     listed = clone.striate("experiments").splitlines()
-    assert listed[0].split()[:5] == ["experiment", "validation", "accuracy", "test", "accuracy"]
+    assert listed[0].split()[:4] == ["experiment", "seeds", "validation", "accuracy"]
     assert {line.split("  ")[0] for line in listed[2:4]} == {"main, workspace", "deeper"}
-    assert listed[-1].startswith("Choose by validation accuracy")
+    assert listed[-3].startswith("Choose by validation accuracy")
+    assert listed[-1].startswith("One seed each compares networks")
 
 
 @pytest.mark.slow

@@ -16,6 +16,10 @@ from paths import ROOT
 
 from striate import cli
 from striate.cli import workspace
+from striate.config import params
+from striate.data import json_csv
+from striate.evaluation import seeds
+from striate.tracking import records
 
 NOTE_OTHER_CODE = workspace.note_other_code  # before a fixture hides it
 
@@ -51,6 +55,41 @@ def test_summary_names_what_is_wrong_with_metrics(tmp_path, capsys, monkeypatch,
     assert caught.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {said}")
+
+
+@pytest.mark.parametrize("where", ["experiments", "table", "nowhere"])
+def test_summary_states_the_mean_over_seeds(tmp_path, capsys, monkeypatch, where):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copytree(ROOT / "metrics", tmp_path / "metrics")
+    train, test = (
+        json_csv.read_metrics(tmp_path / f"metrics/{name}.json") for name in ("train", "test")
+    )
+    values = params.flatten(params.load(tmp_path / "params.yaml").model_dump())
+    found = [
+        records.Record(
+            [records.Name(f"e{seed}")], {records.DATA: "d", "x": seed}, values | {"seed": seed},
+            train | {"val_accuracy": train["val_accuracy"] - seed / 100},
+            test | {"accuracy": test["accuracy"] - seed / 100}, None, {}, [],
+        )
+        for seed in range(3)
+    ]  # fmt: skip
+    here = found[0]
+    rows = [seeds.row(seed, one.train, one.test) for seed, one in enumerate(found)]
+    seeds.write(tmp_path / seeds.FILE, rows if where == "table" else rows[:1])
+    found = found if where == "experiments" else found[:1]
+    monkeypatch.setattr(records, "named", lambda *_: here)
+    monkeypatch.setattr(records, "find", lambda _: records.Found(found, [], here))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["striate", "summary"])
+    cli.main()
+    shown = capsys.readouterr().out
+    expected = (
+        "  over 3 seeds         validation accuracy 96.22% ± 1.00% (mean 93.74 to 98.71%)\n"
+        "                       test accuracy 96.50% ± 1.00% (mean 94.02 to 98.98%)\n"
+    )
+    assert (expected in shown) == (where != "nowhere")
+    assert "over 1" not in shown
+    assert "\n      repeat with seeds  striate repeat --seeds 5\n" in shown
 
 
 def make_dvc_root(folder):

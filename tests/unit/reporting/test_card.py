@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import yaml
-from made_up import made_up_results
+from made_up import SEEDS, made_up_results
 
 from striate.evaluation import scores
 from striate.models.model_json import FALSE_ALARMS
@@ -53,6 +53,11 @@ def test_validation_comes_before_test():
     text = write(train={"val_accuracy": 0.75})
     assert text.index(validation) < text.index("On 40 test images")
     assert "Validation accuracy" not in write(data__val_size=0)
+
+
+def test_the_mean_over_seeds_is_stated_where_there_are_several():
+    assert "test accuracy 40.00% ± 17.32%" in write(seeds=SEEDS)
+    assert "The seed draws" not in write()
 
 
 def test_calibration_and_flag_are_described_or_their_absence_is(results):

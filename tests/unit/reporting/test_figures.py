@@ -9,6 +9,7 @@ from matplotlib.colors import same_color
 from matplotlib.font_manager import FontEntry
 from PIL import Image
 
+from striate.evaluation import seeds
 from striate.reporting.figures import fonts, grid, style
 from striate.reporting.figures.calibration import calibration
 from striate.reporting.figures.confusion import confusion_matrix
@@ -17,6 +18,7 @@ from striate.reporting.figures.feature_maps import feature_maps
 from striate.reporting.figures.filters import filters
 from striate.reporting.figures.predictions import confident_mistakes, predictions
 from striate.reporting.figures.samples import samples
+from striate.reporting.figures.seeds import accuracies
 from striate.reporting.figures.trade_off import MAX_NAMED, Panel, trade_off
 
 DIGITS = [str(digit) for digit in range(10)]
@@ -389,6 +391,19 @@ class TestTradeOff:
         said = [text.get_text() for text in legend.get_texts()]
         assert said == ["beaten by another", "timed elsewhere", "Pareto front"]
 
+    def test_an_interval_is_a_bar_that_does_not_dwarf_the_points(self):
+        intervals = [(0.1, 1.0), None, (0.89, 0.91)]
+        panel = Panel([1.0, 2.0, 3.0], [0.5, 0.6, 0.9], ["a", "b", "c"], [0, 1, 2], (), intervals)
+        figure = trade_off({"size": panel}, "test accuracy")
+        bars = figure.axes[0].collections[-1].get_segments()
+        ends = [[tuple(point) for point in bar] for bar in bars]
+        assert ends == [[(1, 10), (1, 100)], [(3, 89), (3, 91)]]
+        bottom, top = figure.axes[0].get_ylim()
+        assert 0 < bottom < 50
+        assert 91 < top < 104
+        said = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert said[-1] == "95% interval of the mean over seeds"
+
     @pytest.mark.parametrize("count", [2, 12, 200])
     def test_no_number_nor_legend_covers_another_text_or_point(self, count):
         costs = [1000 * 1.01**n for n in range(count)]
@@ -410,6 +425,35 @@ class TestTradeOff:
             assert not keys[-1].overlaps(axes.xaxis.label.get_window_extent())
             assert key.get_text().count("\n") == min(count - 1, MAX_NAMED)
         assert not keys[0].overlaps(keys[1])
+
+
+class TestSeeds:
+    ROWS = (
+        {"seed": 0, "val_accuracy": 0.9, "test_accuracy": 0.8},
+        {"seed": 3, "val_accuracy": 0.9, "test_accuracy": 0.9},
+        {"seed": 5, "val_accuracy": 0.6, "test_accuracy": 0.7},
+    )
+
+    def test_a_dot_for_each_seed_and_a_bar_for_the_mean(self):
+        (axes,) = accuracies(self.ROWS, seeds.means(self.ROWS), own=3).axes
+        assert [label.get_text() for label in axes.get_yticklabels()] == [
+            "validation accuracy", "test accuracy",
+        ]  # fmt: skip
+        validation, own, _, test, also_own, _ = axes.collections
+        assert validation.get_offsets()[:, 0].tolist() == pytest.approx([90, 90, 60])
+        assert test.get_offsets()[:, 0].tolist() == pytest.approx([80, 90, 70])
+        first, second, third = validation.get_offsets()[:, 1]
+        assert first == third < second  # equal accuracies are stacked
+        assert own.get_offsets().tolist() == [[90, second]]
+        assert also_own.get_offsets().tolist() == [[90, 0]]
+        means = [container.lines[0].get_xdata()[0] for container in axes.containers]
+        assert means == pytest.approx([80, 80])
+        assert axes.get_xlim()[1] <= 100.5
+
+    def test_without_a_validation_set(self):
+        rows = [{key: row[key] for key in ("seed", "test_accuracy")} for row in self.ROWS]
+        (axes,) = accuracies(rows, seeds.means(rows), own=1).axes
+        assert [label.get_text() for label in axes.get_yticklabels()] == ["test accuracy"]
 
 
 class TestCalibration:

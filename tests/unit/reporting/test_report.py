@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from made_up import made_up_results
+from made_up import SEEDS, made_up_results
 from pages import Page
 from PIL import Image
 
@@ -46,7 +46,7 @@ def test_it_needs_nothing_but_itself(text):
 def test_every_part_that_is_named_at_its_head_is_there(text):
     page = Page(text)
     named = [address[1:] for address in page.addresses if address.startswith("#")]
-    assert len(named) == 11
+    assert len(named) == 12
     assert named == page.ids
 
 
@@ -76,6 +76,40 @@ def test_validation_comes_before_test(text):
     assert "(data.val_size)" in report.selection_advice({"train_accuracy": 1.0})
 
 
+def test_the_mean_over_seeds_stands_beside_the_own_value_with_spread_and_interval():
+    results = made_up_results(CLASSES, train={"val_accuracy": 0.25}, seeds=SEEDS)
+    (entry,) = [entry for entry in registry.registered() if entry.name == "seeds"]
+    (drawing,) = registry.drawings(entry, results)
+    text = report.page(results, [drawing])
+    words = " ".join(" ".join(Page(text).words).split())
+    validation = "25.00% 4.56 to 69.94% over 3 seeds: 25.00% ± 1.00% (22.52 to 27.48%)"
+    assert f"validation accuracy {validation}" in words  # 4.303 · 0.01 / √3
+    assert "of the mean over seeds for other seeds (Student's t)" in words
+    assert (
+        "The seed draws the validation set, the first weights, the order of the batches and the"
+        " augmentation. Mean ± standard deviation over 3 seeds, with the 95% interval of the mean:"
+        " validation accuracy 25.00% ± 1.00% (22.52 to 27.48%), test accuracy 40.00% ± 17.32%"
+        " (-3.03 to 83.03%)." in words
+    )
+    assert html.embedded(drawing.png) in text
+
+
+def test_one_seed_has_no_spread_and_the_page_says_how_to_see_it(results, drawings, text):
+    words = " ".join(Page(text).words)
+    assert "over 1 seed" not in words
+    assert "These are the results of one seed; `striate repeat` trains others" in words
+    assert "seeds" not in [drawing.name for drawing in drawings]
+    alone = dataclasses.replace(results, seeds=SEEDS[:1])
+    assert report.page(alone, drawings) == text
+
+
+def test_what_the_seed_draws_depends_on_the_validation_set():
+    fixed = report.seeds_sentence(made_up_results(CLASSES, data__split_seed=7))
+    assert fixed.startswith("The seed draws the first weights, the order of the batches and the")
+    assert "augmentation; data.split_seed fixes the validation set." in fixed
+    assert "validation" not in report.seeds_sentence(made_up_results(CLASSES, data__val_size=0))
+
+
 def test_a_mistake_is_framed_and_named(results):
     logits, labels = results.logits, results.labels
     images = np.zeros((40, 1, 4, 4), np.float32)
@@ -91,7 +125,7 @@ def test_a_mistake_is_framed_and_named(results):
 
 def test_a_metric_that_older_results_lack_is_a_dash():
     train = {"train_accuracy": 0.5, "epochs": 2, "parameters": 10}
-    tiles = report.headline(train, {"accuracy": 0.75, "n": 4}, 0)
+    tiles = report.headline(train, {"accuracy": 0.75, "n": 4}, 0, {})
     assert {tile["name"]: tile["value"] for tile in tiles} == {
         "test accuracy": "75.00%", "test errors": "–", "training accuracy": "50.00%",
         "test loss": "–", "macro F1": "–", "calibration error": "–", "parameters": "10",
@@ -154,7 +188,7 @@ def test_figures_stand_in_their_sections_with_caption_and_alt_text(text, drawing
 
 
 def test_a_figure_of_an_unknown_section_or_a_taken_name_is_refused():
-    with pytest.raises(ValueError, match="figure new: section must be one of curves, samples"):
+    with pytest.raises(ValueError, match="figure new: section must be one of curves, seeds"):
         registry.figure("new", section="nowhere", alt="")
     with pytest.raises(ValueError, match="there are two figures curves"):
         registry.figure("curves", section="curves", alt="")

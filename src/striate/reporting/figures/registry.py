@@ -28,6 +28,7 @@ Draw: TypeAlias = Callable[[Results], Figure | Mapping[str, Figure]]
 # The page's sections in order: anchor → name in the navigation.
 SECTIONS = {
     "curves": "Learning curves",
+    "seeds": "Seeds",
     "samples": "Training images",
     "predictions": "Predictions",
     "confusion": "Confusion matrix",
@@ -86,6 +87,8 @@ def figure(
     narrow: Callable[[Results], Figure] | None = None,
 ) -> Callable[[Draw], Draw]:
     """Register a function that draws a figure, or several: a mapping from the part to its figure.
+
+    An empty mapping draws none.
 
     Args:
         name: of the file in reports/figures, without .png; `_` and the part follow if there are

@@ -1,4 +1,4 @@
-"""Accuracy against its cost, over many experiments."""
+"""Accuracy against its cost, over many experiments or groups of them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -38,6 +38,8 @@ class Panel(NamedTuple):
         labels: of each point.
         front: the indices of the Pareto front, cheapest first.
         apart: the indices of points whose costs cannot be compared with the others'.
+        intervals: of each point's accuracy, low and high; None where it has none. Empty if no
+            point has one.
     """
 
     costs: Sequence[float]
@@ -45,6 +47,7 @@ class Panel(NamedTuple):
     labels: Sequence[str]
     front: Sequence[int]
     apart: Sequence[int] = ()
+    intervals: Sequence[tuple[float, float] | None] = ()
 
 
 def trade_off(panels: Mapping[str, Panel], accuracy: str) -> Figure:
@@ -56,7 +59,7 @@ def trade_off(panels: Mapping[str, Panel], accuracy: str) -> Figure:
 
     Returns:
         One axes a panel. Points of the front are numbered where there is room; the first
-        MAX_NAMED of them are named below.
+        MAX_NAMED of them are named below. A vertical bar is a point's interval.
     """
     named = max(min(len(panel.front), MAX_NAMED + 1) for panel in panels.values())
     figure = chart(5.5 * len(panels), 4.7 + 0.15 * named)
@@ -100,11 +103,46 @@ def _draw_panel(axes: Axes, name: str, panel: Panel) -> dict[str, Artist]:
     axes.xaxis.set_major_formatter("{x:,g}")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(name, **text_style())
-    bottom, top = axes.get_ylim()
-    axes.set_ylim(top=min(top, 100 + 0.04 * (100 - bottom)))
+    axes.set_ylim(_limits(axes, panel))
+    handles |= _draw_intervals(axes, panel)
     _number_front(axes, front)
     _name_front(axes, [panel.labels[index] for index in panel.front])
     return handles
+
+
+def _limits(axes: Axes, panel: Panel) -> tuple[float, float]:
+    """The limits of the accuracy, in percent.
+
+    Intervals may reach as far beyond the points as these lie apart: one of two seeds is so long
+    that the points could not be told apart if all of it showed.
+    """
+    bottom, top = axes.get_ylim()
+    known = [interval for interval in panel.intervals if interval]
+    if known:
+        least, most = min(panel.accuracies), max(panel.accuracies)
+        reach = most - least or 1.0
+        low = max(min([least, *(low for low, _ in known)]), least - reach)
+        high = min(max([most, *(high for _, high in known)]), most + reach)
+        margin = 0.05 * (high - low)
+        bottom, top = min(bottom, 100 * (low - margin)), max(top, 100 * (high + margin))
+    return bottom, min(top, 100 + 0.04 * (100 - bottom))
+
+
+def _draw_intervals(axes: Axes, panel: Panel) -> dict[str, Artist]:
+    """Draw the interval of each point that has one; returns what the legend explains."""
+    known = [(n, interval) for n, interval in enumerate(panel.intervals) if interval]
+    if not known:
+        return {}
+    drawn = axes.vlines(
+        [panel.costs[n] for n, _ in known],
+        [100 * low for _, (low, _) in known],
+        [100 * high for _, (_, high) in known],
+        colors=[TRAIN if n in panel.front else BEATEN for n, _ in known],
+        linewidth=1.1,
+        alpha=0.6,
+        zorder=0.5,
+    )
+    return {"95% interval of the mean over seeds": drawn}
 
 
 def _number_front(axes: Axes, points: tuple[Array, Array]) -> None:
