@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from striate.cli import workspace
 from striate.cli.table import argument, command, number
@@ -13,7 +13,12 @@ from striate.console import waiting
 from striate.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from optuna import Study
+
+    from striate.pipeline.repeat import Failure, Job
+    from striate.tracking.groups import Group
 
 
 @command(
@@ -72,6 +77,111 @@ def fetch(source: str, to: Path | None) -> None:
         print("weights/no-such-network")
         raise
     print(target)
+
+
+@command(
+    argument(
+        "name", metavar="NAME", nargs="?", values="experiments", default="workspace",
+        help="an experiment, branch, tag or commit, a recipe, or `workspace`: params.yaml as it is",
+    ),
+    argument(
+        "--seeds", metavar="N", type=number(1, 10_000), default=5,
+        help="how many seeds there are to be in all",
+    ),
+    argument(
+        "-S", "--set-param", metavar="KEY=VALUE", action="append", default=None, dest="overrides",
+        help="change a param; may be given several times",
+    ),
+    argument(
+        "--workers", metavar="N", type=number(1, 1024),
+        help="experiments that run at once (one on each core, or one on a GPU)",
+    ),
+)  # fmt: skip
+def repeat(name: str, seeds: int, overrides: list[str] | None, workers: int | None) -> None:
+    """Repeat a setting with other seeds, for a mean with its error.
+
+    Makes the experiments that differ from NAME in `seed` alone until there are N seeds; existing
+    ones count. Shows the mean, standard deviation and interval. The same command resumes or adds.
+
+    Example: striate repeat main --seeds 5
+    """
+    root = workspace.repository()
+    from striate.analysis import seeds as analysis
+    from striate.pipeline import repeat
+    from striate.tracking import records
+
+    wanted = repeat.setting(root, name, overrides or [])
+    failures: list[repeat.Failure] = []
+    while True:
+        found = records.find(root).records
+        group = repeat.members(root, wanted, found)
+        new = repeat.missing(group, int(wanted.params["seed"]), seeds)
+        if not new or failures:
+            break
+        have = seeds - len(new)
+        print(f"{wanted.name}: {have} of {seeds} seeds are there, {len(new)} to run", flush=True)
+        failures = _run_experiments(root, repeat.jobs(root, wanted, new), workers)
+    if group is None:
+        raise UserError(_failed(failures))
+    print()
+    print(analysis.text(group))
+    _keep_seeds(root, group)
+    if failures:
+        raise UserError(f"{_failed(failures)}; the mean is over the seeds that did not fail")
+
+
+def _run_experiments(root: Path, queue: Sequence[Job], workers: int | None) -> list[Failure]:
+    """Run experiments, say how they do, and log them to MLflow.
+
+    Raises:
+        KeyboardInterrupt: somebody stopped it; says that it can be resumed.
+    """
+    from striate.pipeline import repeat
+    from striate.tracking import logger
+    from striate.tracking.trackers import mlflow, relay
+
+    names = logger.switched_on()
+    tracker = mlflow.tracker(os.getpid()) if logger.MLFLOW in names else None
+    relayed = [relay.NAME if name == logger.MLFLOW else name for name in names]
+    switch = {logger.SWITCH: ",".join(relayed) or "off"}
+
+    def report(name: str, message: dict[str, Any]) -> None:
+        if tracker and relay.MESSAGE in message:
+            tracker.relay(name, message[relay.MESSAGE])
+        if not message:
+            print(f"{name}: training", flush=True)
+        elif "status" in message:
+            print(f"{name}: {'finished' if message['status'] == 0 else 'failed'}", flush=True)
+
+    try:
+        return repeat.run(root, queue, workers, switch, report)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command resumes") from None
+    finally:
+        if tracker:
+            tracker.close()
+
+
+def _keep_seeds(root: Path, group: Group) -> None:
+    """Write metrics/seeds.csv if the results in the workspace are of this group."""
+    from striate.evaluation import seeds
+    from striate.pipeline import repeat
+    from striate.tracking import groups, records
+
+    try:
+        here = records.named(root, records.WORKSPACE)
+    except UserError:
+        return  # there are no results yet
+    rows = repeat.seed_rows(groups.of(here, group.members))
+    if groups.key(here) == group.key and rows != seeds.read(root / seeds.FILE):
+        seeds.write(root / seeds.FILE, rows)
+        print(f"\n{seeds.FILE} holds these {len(rows)} seeds; `dvc repro` draws them in the report")
+
+
+def _failed(failures: Sequence[Failure]) -> str:
+    """What became of the experiments that failed."""
+    reasons = dict.fromkeys(failed.reason for failed in failures)
+    return f"{', '.join(failed.name for failed in failures)} failed: {'; '.join(reasons)}"
 
 
 @command(

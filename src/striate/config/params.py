@@ -221,3 +221,14 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
             whole = isinstance(value, float) and value.is_integer()
             flat[prefix + key] = int(value) if whole else value
     return flat
+
+
+def nested(values: dict[str, Any], sections: dict[str, Any]) -> dict[str, Any]:
+    """Put values with keys such as `model.width` into `sections`; returns these."""
+    for key, value in values.items():
+        section, _, name = key.rpartition(".")
+        if section:
+            sections.setdefault(section, {})[name] = value
+        else:
+            sections[name] = value
+    return sections

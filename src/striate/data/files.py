@@ -52,9 +52,11 @@ def _remove_unfinished(folder: Path, prefix: str) -> None:
 
 
 def md5(path: Path) -> str:
-    """The hash that DVC computes of a file, or of a folder."""
+    """The hash that DVC computes of a file, or of a folder; .dvcignore names `__pycache__`."""
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.is_file())
+        found = sorted(
+            file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts
+        )
         entries = [{"md5": md5(f), "relpath": f.relative_to(path).as_posix()} for f in found]
         text = json.dumps(entries, sort_keys=True).encode()
         return hashlib.md5(text, usedforsecurity=False).hexdigest() + ".dir"

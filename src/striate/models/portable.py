@@ -25,6 +25,7 @@ VARIABLES = {
     "MKL_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
 }
+PRELOADED = "STRIATE_PYTHON"  # the folder of a `python` whose packages are loaded, where it is set
 AUTO_BYTES = 1 << 20  # of training images: up to here, one thread costs a few seconds at most
 
 
@@ -58,8 +59,13 @@ def is_used() -> bool:
 def use(training: Training, data: Path) -> None:
     """Make the arithmetic of this process portable if it should be; call before torch loads.
 
-    It changes nothing on a GPU.
+    Where torch was loaded before the process began, the process begins anew. It changes nothing on
+    a GPU.
     """
     # A loaded library keeps the code that it has chosen.
-    if is_wanted(training, data) and "torch" not in sys.modules:
+    if not is_wanted(training, data) or VARIABLES.items() <= os.environ.items():
+        return
+    if "torch" not in sys.modules:
         os.environ.update(VARIABLES)
+    elif PRELOADED in os.environ:
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | VARIABLES)  # noqa: S606

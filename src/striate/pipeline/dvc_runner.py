@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from striate.data import files
+from striate.errors import UserError
+from striate.models.portable import PRELOADED
 from striate.pipeline import repository_copy
 from striate.pipeline.stage import PR_SET_PDEATHSIG
 from striate.training import events
 
-PYTHON = "STRIATE_PYTHON"  # the folder of the `python` that runs DVC and the stages
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 60.0  # between the interrupt of an experiment and its kill
 TAIL = 20_000  # characters of DVC's output that are passed on
@@ -112,7 +113,10 @@ def main(root: Path, copy: Path, name: str, arguments: list[str]) -> None:
                 time.sleep(POLL_SECONDS)
                 interrupted = _stop(dvc, interrupted)
         output = log.read_text(errors="replace")[-TAIL:]
+    try:
         repository_copy.fetch_experiment(root, copy, name)
+    except UserError as error:
+        output += f"\nerror: {error}"
     repository_copy.remove(copy)
     _send(json.dumps({"status": dvc.returncode, "output": output}))
 
@@ -135,7 +139,7 @@ def _start_dvc(
 
 
 def _python() -> Path:
-    return Path(os.environ.get(PYTHON) or Path(sys.executable).parent)
+    return Path(os.environ.get(PRELOADED) or Path(sys.executable).parent)
 
 
 def _stop(dvc: subprocess.Popen[bytes], interrupted: float) -> float:

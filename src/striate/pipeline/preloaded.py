@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from striate.models.portable import PRELOADED
 from striate.pipeline import fork_server
-from striate.pipeline.dvc_runner import PYTHON
 
 # What DVC and the stages load. Of each package the part that loads most of the rest.
 PACKAGES = (
@@ -45,8 +45,10 @@ def python(variables: Mapping[str, str]) -> Iterator[dict[str, str]]:
         shim.parent.mkdir()
         words = shlex.join([*command, str(script), str(socket)])
         real = shlex.quote(sys.executable)
-        shim.write_text(f'#!/bin/sh\n[ -S {shlex.quote(str(socket))} ] && '
-                        f'case "$1" in -m|[!-]*) exec {words} "$@";; esac\nexec {real} "$@"\n')
+        shim.write_text(
+            f"#!/bin/sh\n[ -S {shlex.quote(str(socket))} ] && "
+            f'case "$1" in -m|[!-]*) exec {words} "$@";; esac\nexec {real} "$@"\n'
+        )
         shim.chmod(0o755)
         server = subprocess.Popen(
             [sys.executable, script, socket, *PACKAGES],
@@ -58,7 +60,7 @@ def python(variables: Mapping[str, str]) -> Iterator[dict[str, str]]:
         try:
             while not socket.exists() and server.poll() is None:
                 time.sleep(POLL_SECONDS)
-            yield {**variables, PYTHON: str(shim.parent)}
+            yield {**variables, PRELOADED: str(shim.parent)}
         finally:
             assert server.stdin is not None  # noqa: S101
             server.stdin.close()

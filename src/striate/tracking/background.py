@@ -75,13 +75,17 @@ def is_dvc(command: list[str]) -> bool:
     return False
 
 
-def claim(root: Path) -> Claim | None:
+def claim(root: Path, pid: int | None = None) -> Claim | None:
     """Claim the sync after the DVC that runs this stage; None without DVC, or if it is claimed.
+
+    Args:
+        root: the repository.
+        pid: of the process after whose end to sync, where it is not DVC.
 
     Raises:
         OSError: the file cannot be created, or this file system has no locks.
     """
-    pid = dvc_process()
+    pid = pid or dvc_process()
     if pid is None:
         return None
     path = root / PENDING / process_tag(pid)

@@ -20,10 +20,10 @@ from typing import Any
 from striate.data import files
 from striate.tracking import background, commits, records
 from striate.tracking.addresses import masked, root, tracking_uri
-from striate.tracking.git import git
 from striate.tracking.mlflow_errors import reason
 from striate.tracking.mlflow_store import Store, open_store, retries_left, run_name
 from striate.tracking.points import Point
+from striate.tracking.trackers import EXPERIMENT, source_tags
 
 
 class Session:
@@ -36,9 +36,9 @@ class Session:
 
     def start(self, params: dict[str, Any], tags: dict[str, str]) -> None:
         """Create the run."""
-        self.run_id = self.store.create(
-            run_name(params), records.training_params(params), self.source_tags | tags
-        )
+        tags = self.source_tags | tags
+        name = tags.get(EXPERIMENT) or run_name(params)
+        self.run_id = self.store.create(name, records.training_params(params), tags)
 
     def log(self, points: list[Point]) -> None:
         """Log metrics."""
@@ -64,20 +64,12 @@ class Session:
             self.run_id = None
 
 
-def source_tags() -> dict[str, str]:
-    """Tags that say which commit and which DVC experiment this stage belongs to."""
-    tags = {
-        "mlflow.source.git.commit": (git(Path(), "rev-parse", "HEAD") or "").strip(),
-        "dvc.experiment": os.environ.get("DVC_EXP_NAME", ""),
-        "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
-    }
-    return {key: value for key, value in tags.items() if value}
-
-
 def main(
     tags: dict[str, str], claim: Path | None = None, on_end: Callable[[], None] = lambda: None
 ) -> None:
-    """Execute the messages of a stage. If they stop without `end`, the stage was killed.
+    """Execute the messages of a stage, or of several that somebody relays, each with its name.
+
+    If they stop without `end`, the stage was killed.
 
     A server that is away is retried for as long as the stage runs, which waits for nothing.
 
@@ -106,10 +98,13 @@ def main(
     warned: set[str] = set()
     try:
         with _warning(warned):
-            session = Session(open_store(may_retry), tags)
-            for method, *arguments in messages:
+            store = open_store(may_retry)
+            sessions: dict[str, Session] = {}
+            for name, method, *arguments in messages:
+                session = sessions.setdefault(name, Session(store, tags))
                 getattr(session, method)(*arguments)
-            session.end("KILLED")
+            for session in sessions.values():
+                session.end("KILLED")
         for _ in messages:
             pass
         if claim:
@@ -131,7 +126,7 @@ def _messages(on_end: Callable[[], None]) -> Iterator[list[Any]]:
     def read() -> None:
         for line in sys.stdin:
             message = json.loads(line)
-            if message[0] == "end":
+            if message[:2] == ["", "end"]:
                 on_end()
             messages.put(message)
         on_end()
@@ -165,9 +160,6 @@ def _sync_after(claim: Path) -> None:
 
     while not background.is_gone(claim.name):
         time.sleep(0.1)
-    # They would name the runs of other experiments.
-    for variable in ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
-        os.environ.pop(variable, None)
     sync(root(), open_store(), records.find(root()).records)
 
 

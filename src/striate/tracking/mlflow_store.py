@@ -362,6 +362,6 @@ def replay(
 
 
 def run_name(params: dict[str, Any]) -> str:
-    """The name of the DVC experiment, or data, network and seed."""
+    """The name of a run that DVC has no name for: data, network and seed."""
     shape = f"{params['data.name']}-{params['model.layers']}x{params['model.width']}"
-    return os.environ.get("DVC_EXP_NAME") or f"{shape}-seed{params['seed']}"
+    return f"{shape}-seed{params['seed']}"

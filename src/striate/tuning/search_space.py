@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from striate.config import validation
-from striate.config.params import Params, check
+from striate.config.params import Params, check, nested
 from striate.config.yaml_loader import read_yaml
 from striate.data import splits
 from striate.datasets import registry
@@ -131,17 +131,6 @@ def _check_drawn(base: Params, drawn: dict[str, Any], path: Path) -> None:
 def override(base: Params, drawn: dict[str, Any]) -> dict[str, Any]:
     """The params as sections, with some values replaced, by keys such as `model.width`."""
     return nested(drawn, base.model_dump())
-
-
-def nested(values: dict[str, Any], sections: dict[str, Any]) -> dict[str, Any]:
-    """Put values with keys such as `model.width` into `sections`; returns these."""
-    for key, value in values.items():
-        section, _, name = key.rpartition(".")
-        if section:
-            sections.setdefault(section, {})[name] = value
-        else:
-            sections[name] = value
-    return sections
 
 
 def propose(trial: optuna.Trial, space: dict[str, Any], base: Params) -> dict[str, Any]:

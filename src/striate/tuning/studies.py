@@ -17,12 +17,12 @@ from urllib.parse import quote
 
 from filelock import FileLock
 
-from striate.config.params import Params, check
+from striate.config.params import Params, check, nested
 from striate.errors import UserError, one_line
 from striate.tracking.addresses import sqlite_address, with_driver
 from striate.tracking.background import is_gone
 from striate.training.resume_files import RESUME_DIR
-from striate.tuning.search_space import flat, nested, values_of, varies
+from striate.tuning.search_space import flat, values_of, varies
 
 if TYPE_CHECKING:
     import optuna

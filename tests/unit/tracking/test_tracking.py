@@ -34,6 +34,7 @@ from striate.tracking import (
     points,
     records,
     sync,
+    trackers,
 )
 from striate.tracking.background import PROCESS, is_gone, process_tag
 from striate.training import history
@@ -83,7 +84,7 @@ def store(folder):
 
 def train(store, folder, **changes):
     """Report a whole training; returns the session."""
-    session = mlflow_process.Session(store, mlflow_process.source_tags())
+    session = mlflow_process.Session(store, trackers.source_tags())
     params = PARAMS | changes
     session.start(params, {"torch.threads": "2", PROCESS: process_tag(os.getpid())})
     session.log([("train_loss", row["train_loss"], row["epoch"]) for row in ROWS])
@@ -139,7 +140,7 @@ def test_a_run_is_named_after_its_dvc_experiment_and_says_where_it_comes_from(
 
 
 def test_outside_git_and_dvc_a_run_has_no_such_tags(store, folder, monkeypatch):
-    monkeypatch.setattr(mlflow_process, "git", lambda *arguments: None)
+    monkeypatch.setattr(trackers, "git", lambda *arguments: None)
     train(store, folder)
     (run,) = store.runs()
     assert not {"dvc.experiment", "dvc.baseline", "mlflow.source.git.commit"} & set(run.data.tags)
@@ -493,7 +494,7 @@ def test_a_process_is_told_from_all_others():
 
 def say(monkeypatch, *messages):
     """Run the tracking process on these messages."""
-    text = "".join(json.dumps(message) + "\n" for message in messages)
+    text = "".join(json.dumps(["", *message]) + "\n" for message in messages)
     monkeypatch.setattr("sys.stdin", io.StringIO(text))
     mlflow_process.main({})
 

@@ -1,10 +1,15 @@
 """Trackers: each module here is one, under its own name, and has a function `tracker`."""
 
+import os
 import pkgutil
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol
 
+from striate.tracking.git import git
 from striate.tracking.points import Point
+
+EXPERIMENT = "dvc.experiment"  # tag: the name of the DVC experiment
 
 
 class Tracker(Protocol):
@@ -50,3 +55,13 @@ def open_tracker(name: str) -> Tracker:
     """Open the tracker of that name."""
     tracker: Tracker = import_module(f"{__name__}.{name}").tracker()
     return tracker
+
+
+def source_tags() -> dict[str, str]:
+    """Tags that say which commit and which DVC experiment this stage belongs to."""
+    tags = {
+        "mlflow.source.git.commit": (git(Path(), "rev-parse", "HEAD") or "").strip(),
+        EXPERIMENT: os.environ.get("DVC_EXP_NAME", ""),
+        "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
+    }
+    return {key: value for key, value in tags.items() if value}

@@ -41,23 +41,35 @@ class MLflow:
     def end(self, status: str) -> None:
         """Terminate the run."""
         self._send("end", status)
+        self.close()
+
+    def relay(self, experiment: str, call: list[Any]) -> None:
+        """Pass on a call that a stage made to the tracker `relay`: a method and its arguments."""
+        self._send(*call, session=experiment)
+
+    def close(self) -> None:
+        """No call will follow."""
         if self._pipe is not None:
             with suppress(OSError):
                 self._pipe.close()
 
-    def _send(self, method: str, *arguments: Any) -> None:
+    def _send(self, method: str, *arguments: Any, session: str = "") -> None:
         if self._pipe is None:
             return
         try:
-            self._pipe.write(json.dumps([method, *arguments]) + "\n")
+            self._pipe.write(json.dumps([session, method, *arguments]) + "\n")
             self._pipe.flush()
         except OSError:
             self._pipe = None  # the background process has said why it ended
 
 
-def tracker() -> MLflow:
-    """Start the background process for a training."""
-    process = _start(subprocess.PIPE)
+def tracker(pid: int | None = None) -> MLflow:
+    """Start the background process for a training.
+
+    Args:
+        pid: of the process after whose end it syncs; that of DVC, unless given.
+    """
+    process = _start(subprocess.PIPE, pid)
     return MLflow(process.stdin if process else None)
 
 
@@ -66,13 +78,13 @@ def sync_after_dvc() -> None:
     _start(subprocess.DEVNULL)
 
 
-def _start(stdin: int) -> subprocess.Popen[str] | None:
+def _start(stdin: int, pid: int | None = None) -> subprocess.Popen[str] | None:
     """Start the background process, which nothing waits for."""
     root = files.repository()
     background.print_messages(root)
     claim = None
     try:
-        claim = background.claim(root)
+        claim = background.claim(root, pid)
     except (OSError, psutil.Error) as error:
         print(
             f"warning: MLflow is not updated after this run ({error}); `striate sync` does it",

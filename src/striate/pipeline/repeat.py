@@ -1,0 +1,263 @@
+"""Repeat a setting with other seeds: each one an experiment of DVC, several side by side."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from striate.config import params, recipes
+from striate.config.params import Params
+from striate.data import files
+from striate.data.json_csv import read_json
+from striate.errors import UserError
+from striate.evaluation import seeds
+from striate.models import portable
+from striate.pipeline import preloaded
+from striate.pipeline.dvc_runner import Experiment
+from striate.pipeline.experiments import commit_of_experiment, error_line, ignored_inputs
+from striate.tracking import groups, records
+from striate.tracking.commits import MANIFEST
+from striate.tracking.groups import Group
+from striate.tracking.mlflow_store import run_name
+from striate.tracking.records import Record
+from striate.training.torchrun import cores
+
+SEED_SUFFIX = re.compile(r"-seed\d+$")
+NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.]+")
+PRELOADED_FROM = 2  # experiments; for a single one, loading the packages first saves nothing
+
+
+class Setting(NamedTuple):
+    """Params whose seed varies.
+
+    Attributes:
+        name: begins the names of its experiments.
+        params: all of params.yaml, in sections.
+    """
+
+    name: str
+    params: dict[str, Any]
+
+    @property
+    def checked(self) -> Params:
+        """The params, checked against the schema."""
+        return params.check(self.params, self.name)
+
+    @property
+    def flat(self) -> dict[str, Any]:
+        """The params by dotted key, without the seed."""
+        flat = params.flatten(self.checked.model_dump())
+        return {key: value for key, value in flat.items() if key != "seed"}
+
+
+class Job(NamedTuple):
+    """An experiment to run: a setting with a seed."""
+
+    setting: Setting
+    seed: int
+    name: str
+
+
+class Failure(NamedTuple):
+    """An experiment that DVC could not run, and why."""
+
+    name: str
+    reason: str
+
+
+def setting(root: Path, name: str, overrides: Sequence[str]) -> Setting:
+    """What `striate repeat NAME -S KEY=VALUE …` is to repeat.
+
+    Args:
+        root: the repository.
+        name: `workspace` for params.yaml as it is; an experiment, a branch, tag or commit, whose
+            params count; or a recipe.
+        overrides: `key=value`, as `dvc exp run -S` takes them.
+
+    Raises:
+        UserError: there is nothing of that name, or a value is faulty.
+    """
+    here = params.load(root / "params.yaml").model_dump()
+    if name == records.WORKSPACE:
+        shown, sections = run_name(params.flatten(here)), here
+    else:
+        shown, sections = name, _params_of(root, name, here)
+    sections = params.nested(_parsed(overrides), sections)
+    shown = "-".join([SEED_SUFFIX.sub("", shown), *(word.split(".")[-1] for word in overrides)])
+    found = Setting(NOT_IN_A_NAME.sub("-", shown).strip("-."), sections)
+    params.check(sections, "params.yaml" if name == records.WORKSPACE else name)
+    return found
+
+
+def _params_of(root: Path, name: str, here: dict[str, Any]) -> dict[str, Any]:
+    """The params of an experiment or a recipe; what it lacks is as in params.yaml."""
+    try:
+        return params.nested(records.named(root, name, needed=()).params, here)
+    except UserError as error:
+        if (root / recipes.FOLDER / f"{name}.yaml").is_file():
+            return params.nested(params.flatten(recipes.read(name)), here)
+        known = ", ".join(recipes.names()) if (root / recipes.FOLDER).is_dir() else "none"
+        raise UserError(f"{error}; recipes: {known}") from None
+
+
+def _parsed(overrides: Sequence[str]) -> dict[str, Any]:
+    found = {}
+    for word in overrides:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise UserError(f"-S takes KEY=VALUE, such as model.layers=3, not {word!r:.60}")
+        try:
+            found[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"-S {key}: {text!r:.60} is not a value of YAML") from None
+    if "seed" in found:
+        raise UserError("seed is what varies; --seeds says how many there are to be")
+    return found
+
+
+def members(root: Path, wanted: Setting, found: Iterable[Record]) -> Group | None:
+    """The group of a setting and of the code in the working tree, if it has experiments.
+
+    Results that only the working tree has do not count: the next run would remove them.
+    """
+    flat = wanted.flat
+    kept = [record for record in found if any(name.commit for name in record.names)]
+    equal = [
+        record
+        for record in kept
+        if {key: value for key, value in record.params.items() if key != "seed"} == flat
+        and _is_of_this_code(root, record)
+    ]
+    # The data may have changed meanwhile; the last experiment has what is there now.
+    return groups.of(equal[-1], equal) if equal else None
+
+
+def _is_of_this_code(root: Path, record: Record) -> bool:
+    code = [path for path in record.hashes if path.startswith(groups.CODE)]
+    return all(
+        (root / path).exists() and files.md5(root / path) == record.hashes[path] for path in code
+    )
+
+
+def missing(group: Group | None, own: int, wanted: int) -> list[int]:
+    """The seeds to add until there are so many: that of the params, then 0, 1, 2 and so on."""
+    have = group.seeds if group else []
+    order = dict.fromkeys([own, *range(wanted + len(have) + 1)])
+    return [seed for seed in order if seed not in have][: max(0, wanted - len(have))]
+
+
+def jobs(root: Path, wanted: Setting, new: Sequence[int]) -> list[Job]:
+    """The experiments of some seeds, with names that are free."""
+    found = []
+    for seed in new:
+        name = f"{wanted.name}-seed{seed}"
+        tries = (name if n == 1 else f"{name}-{n}" for n in count(1))
+        free = next(one for one in tries if not commit_of_experiment(root, one))
+        found.append(Job(wanted, seed, free))
+    return found
+
+
+def run(
+    root: Path,
+    queue: Sequence[Job],
+    workers: int | None,
+    variables: Mapping[str, str],
+    report: Callable[[str, dict[str, Any]], None],
+) -> list[Failure]:
+    """Run experiments side by side, each in a copy of the repository.
+
+    Args:
+        root: the repository.
+        queue: the experiments, of settings that are computed alike.
+        workers: how many run at once; None for one on each core, or one on a GPU.
+        variables: of the environment.
+        report: is called, from several threads, with the name of an experiment and each message
+            of its training, and with `{}` when it begins.
+
+    Returns:
+        Those that failed.
+
+    Raises:
+        KeyboardInterrupt: all were stopped, and can be resumed.
+    """
+    if not queue:
+        return []
+    settings = queue[0].setting.checked
+    limited = _is_portable(root, settings)
+    workers = min(len(queue), workers or _workers(settings))
+    threads = str(max(1, cores() // workers))
+    arithmetic = portable.VARIABLES if limited else {"OMP_NUM_THREADS": threads}
+    environment = arithmetic | dict(variables)
+    alone = len(queue) < PRELOADED_FROM
+    with nullcontext(environment) if alone else preloaded.python(environment) as ready:
+        return _run_all(root, queue, workers, ready, report)
+
+
+def _is_portable(root: Path, settings: Params) -> bool:
+    """Whether the trainings will want portable arithmetic, as far as is known before `download`."""
+    try:
+        known = read_json(root / MANIFEST).get("name") == settings.data.name
+    except UserError:
+        known = False
+    folder = root / "data" if known else root / "no-data"
+    return portable.is_wanted(settings.training, folder)
+
+
+def _workers(settings: Params) -> int:
+    """As many as have a core each; one where they would share a GPU."""
+    if settings.training.device == "cpu":
+        return cores()
+    return 1 if Path("/dev/nvidiactl").exists() else cores()
+
+
+def _run_all(
+    root: Path,
+    queue: Sequence[Job],
+    workers: int,
+    environment: Mapping[str, str],
+    report: Callable[[str, dict[str, Any]], None],
+) -> list[Failure]:
+    stopping = threading.Event()
+    running: dict[str, Experiment] = {}
+
+    def work(job: Job) -> Failure | None:
+        if stopping.is_set():
+            return None
+        sections = job.setting.params | {"seed": job.seed}
+        copied = ignored_inputs(root, job.setting.checked)
+        last: dict[str, Any] = {}
+        report(job.name, {})
+        with Experiment(root, job.name, recipes.arguments(sections), copied, environment) as one:
+            running[job.name] = one
+            if stopping.is_set():
+                one.stop()
+            for last in one.messages():
+                report(job.name, last)
+        del running[job.name]
+        if stopping.is_set() or commit_of_experiment(root, job.name):
+            return None
+        return Failure(job.name, error_line(last.get("output", "")))
+
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            return [failed for failed in pool.map(work, queue) if failed]
+        except BaseException:
+            stopping.set()
+            for one in list(running.values()):
+                one.stop()
+            raise
+
+
+def seed_rows(group: Group) -> list[seeds.Row]:
+    """The rows of metrics/seeds.csv for a group."""
+    return [
+        seeds.row(int(member.params["seed"]), member.train, member.test) for member in group.members
+    ]
