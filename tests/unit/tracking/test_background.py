@@ -162,7 +162,7 @@ def test_dvc_is_told_from_other_programs(command, expected):
 
 
 def test_where_the_job_cannot_be_claimed_it_is_said(dvc, tmp_path, monkeypatch, capsys):
-    def refuse(root):
+    def refuse(root, pid):
         raise NotADirectoryError(20, "Not a directory", ".dvc/tmp/striate-pending")
 
     monkeypatch.setattr(background, "claim", refuse)

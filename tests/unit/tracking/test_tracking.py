@@ -532,7 +532,7 @@ def test_a_training_that_was_stopped_is_told_from_one_that_failed(monkeypatch, e
     monkeypatch.delenv("STRIATE_TRACKING", raising=False)
     with pytest.raises(end), logger.logbook():
         raise end
-    assert json.loads("".join(said)) == ["end", status]
+    assert json.loads("".join(said)) == ["", "end", status]
 
 
 def test_a_failure_of_mlflow_is_a_warning_and_the_rest_is_read(folder, monkeypatch, capsys):
@@ -681,7 +681,7 @@ def test_an_mlflow_that_cannot_be_loaded_is_one_line(
         f"from striate.errors import exit_on_error\n{work}"
     )
     command = [sys.executable, "-c", script]
-    found = subprocess.run(command, input='["end", "FINISHED"]\n', capture_output=True, text=True)
+    found = subprocess.run(command, input='["", "end", "FINISHED"]\n', capture_output=True, text=True)
     first, *rest = found.stderr.splitlines()
     assert found.returncode == status
     assert first == f"{before}MLflow at sqlite:///{tmp_path}/mlflow.db failed{after}{said}"
@@ -704,7 +704,7 @@ def test_a_database_of_a_newer_mlflow_gets_advice_that_helps(folder):
         "from striate.tracking import mlflow_process; mlflow_process.main({})",
     ]
     said = subprocess.run(
-        command, input='["end", "FINISHED"]', capture_output=True, text=True, check=True
+        command, input='["", "end", "FINISHED"]', capture_output=True, text=True, check=True
     )
     first, _ = said.stderr.splitlines()
     assert first.endswith(f"failed, so this run is not logged there: {newer}")
