@@ -1,4 +1,4 @@
-"""Compare experiments: params, metrics, curves and predictions, with McNemar's test."""
+"""Compare experiments: params, metrics, curves and predictions, of networks and of settings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from striate.analysis import overview
+from striate.analysis import overview, significance
+from striate.analysis.significance import Trained
 from striate.console import columns
 from striate.data import json_csv
 from striate.data.arrays import load_manifest, map_split, scale_to_unit
@@ -17,14 +18,18 @@ from striate.data.json_csv import MISSING
 from striate.evaluation import predictions
 from striate.evaluation.metrics import METRICS
 from striate.evaluation.scores import surest_mistakes
+from striate.evaluation.uncertainty import Mean
 from striate.reporting import html, numbers
 from striate.reporting.figures.curves import overlaid_curves
+from striate.reporting.figures.seeds import setting_scores
 from striate.reporting.figures.style import png
-from striate.tracking import records
+from striate.reporting.numbers import mean_interval, mean_sd
+from striate.tracking import groups, records
+from striate.tracking.groups import Group
 from striate.tracking.records import Record
 
-FILES = ("predictions", "metrics/history.csv", "data/manifest.json", records.TEST_SET)
-SIGNIFICANT = 0.05
+OF_EACH = ("predictions", "metrics/history.csv")
+OF_IMAGES = ("data/manifest.json", records.TEST_SET)
 GALLERY = 36  # images on each side
 
 
@@ -34,14 +39,21 @@ class Side(NamedTuple):
     Attributes:
         name: as the user typed it.
         record: its params, metrics and hashes.
-        history: the columns of metrics/history.csv.
-        logits: (N, classes).
+        group: the experiments that differ from it in the seed alone, with itself.
+        histories: the columns of metrics/history.csv, of each member.
+        logits: of each member, (seeds, N, classes).
     """
 
     name: str
     record: Record
-    history: dict[str, list[float]]
+    group: Group
+    histories: list[dict[str, list[float]]]
     logits: NDArray[np.float32]
+
+    @property
+    def own(self) -> int:
+        """The index of the record among the members."""
+        return self.group.seeds.index(int(self.record.params["seed"]))
 
 
 class Scored(NamedTuple):
@@ -52,44 +64,63 @@ class Scored(NamedTuple):
     classes: list[str]
 
 
-class McNemarResult(NamedTuple):
-    """How two sets of predictions of the same images differ.
-
-    Attributes:
-        only_first, only_second: how many images only the first, and only the second, has right.
-        p: the probability of so uneven a split, or a more uneven one, by chance.
-    """
-
-    only_first: int
-    only_second: int
-    p: float
-
-
-def read(root: Path, name: str, scratch: Path) -> tuple[Side, Scored]:
-    """Read an experiment and its test images.
+def read(root: Path, name: str, found: Sequence[Record], scratch: Path) -> tuple[Side, Scored]:
+    """Read an experiment with its group, and its test images.
 
     Args:
         root: the repository.
         name: a DVC experiment, `workspace`, a branch, tag or commit.
-        scratch: an empty folder for its files.
+        found: all experiments.
+        scratch: an empty folder for their files.
 
     Raises:
         UserError: there is no such experiment, or its files are not in DVC's cache.
     """
     record = records.named(root, name)
-    place = records.fetch(root, record, FILES, scratch)
-    data = place / "data"
+    group = groups.of(record, found)
+    places = [
+        records.fetch(root, member, OF_EACH, scratch / str(seed))
+        for seed, member in zip(group.seeds, group.members, strict=True)
+    ]
+    data = records.fetch(root, record, OF_IMAGES, scratch) / "data"
     manifest = load_manifest(data)
     pixels, labels = map_split(data, "test")
     shape = (len(labels), len(manifest["classes"]))
     side = Side(
         name,
         record,
-        json_csv.read_history(place / "metrics/history.csv"),
-        predictions.read_logits(place / "predictions", shape),
+        group,
+        [json_csv.read_history(place / "metrics/history.csv") for place in places],
+        np.stack([predictions.read_logits(place / "predictions", shape) for place in places]),
     )
     images = scale_to_unit(pixels, manifest["peak"])
     return side, Scored(images, labels, manifest["classes"])
+
+
+def read_all(root: Path, names: Sequence[str], scratch: Path) -> tuple[list[Side], Scored]:
+    """Read experiments with their groups, and the test images of the first.
+
+    Of several seeds of one setting, each stands for itself.
+
+    Raises:
+        UserError: as in `read`.
+    """
+    found = records.find(root).records
+    read_ones = [read(root, name, found, scratch / str(n)) for n, name in enumerate(names)]
+    sides = [side for side, _ in read_ones]
+    keys = [side.group.key for side in sides]
+    sides = [_alone(side) if keys.count(side.group.key) > 1 else side for side in sides]
+    return sides, read_ones[0][1]
+
+
+def _alone(side: Side) -> Side:
+    """The side without the other seeds of its setting."""
+    n = side.own
+    return side._replace(
+        group=side.group._replace(members=[side.record], repeated=[]),
+        histories=[side.histories[n]],
+        logits=side.logits[n : n + 1],
+    )
 
 
 def same_images(first: Side, other: Side) -> bool:
@@ -100,15 +131,16 @@ def same_images(first: Side, other: Side) -> bool:
 def params(sides: Sequence[Side]) -> list[list[str]]:
     """The params that differ: a row for each with its values, `–` where there is none."""
     keys = dict.fromkeys(key for side in sides for key in side.record.params)
-    rows = [[key, *(str(side.record.params.get(key, MISSING)) for side in sides)] for key in keys]
+    rows = [[key, *(overview.param(side.group, key) for side in sides)] for key in keys]
     return [row for row in rows if len(set(row[1:])) > 1]
 
 
 def metrics(sides: Sequence[Side]) -> list[list[str]]:
     """A row for each metric: of the validation set, then of the test set, then of training.
 
-    A value comes with its difference to the first experiment's, unless their test images differ;
-    – stands for a metric that an experiment lacks.
+    Of several seeds, it is the mean with its standard deviation, and below an accuracy the interval
+    of the mean. A value comes with its difference to the first experiment's, unless their test
+    images differ; – stands for a metric that an experiment lacks.
     """
     keys = {
         part: dict.fromkeys(key for side in sides for key in getattr(side.record, part))
@@ -119,15 +151,19 @@ def metrics(sides: Sequence[Side]) -> list[list[str]]:
     validation.sort(key=lambda named: named[1] != records.VALIDATION)
     order = validation + [("test", key) for key in keys["test"]]
     order += [("train", key) for key in keys["train"] if not key.startswith("val_")]
-    rows = []
+    several = any(len(side.group.members) > 1 for side in sides)
+    rows = [["seeds", *(str(len(side.group.members)) for side in sides)]] if several else []
     for part, key in order:
         label, spec = _presentation(part, key)
-        first, *others = (getattr(side.record, part).get(key) for side in sides)
+        first, *others = (side.group.mean(part, key) for side in sides)
         cells = [
             _with_change(value, first, spec) if same_images(sides[0], side) else _value(value, spec)
             for value, side in zip(others, sides[1:], strict=True)
         ]
         rows.append([label, _value(first, spec), *cells])
+        if several and key in (records.VALIDATION, "accuracy"):
+            means = [MISSING if m is None else mean_interval(m) for m in (first, *others)]
+            rows.append([f"{label}, 95% interval of the mean", *means])
     return rows
 
 
@@ -143,71 +179,53 @@ def _presentation(part: str, key: str) -> tuple[str, str]:
     return f"test {label}" * (part == "test") or label, ".2%" * key.endswith("accuracy")
 
 
-def _value(value: float | None, spec: str) -> str:
-    if value is None:
+def _value(mean: Mean | None, spec: str) -> str:
+    if mean is None:
         return MISSING
-    return format(value, spec or ("," if isinstance(value, int) else ".4f"))
+    if not mean.sd:
+        mean = mean._replace(sd=None)  # counts of all seeds are often equal
+    return mean_sd(mean, _spec(mean, spec))
 
 
-def _with_change(value: float | None, first: float | None, spec: str) -> str:
-    if value is None or first is None or value == first:
-        return _value(value, spec)
-    change = abs(value - first)
-    size = _value(change, spec)
-    if size == _value(type(change)(0), spec):  # a difference that so many digits do not show
-        size = f"{100 * change:.0e}%" if spec.endswith("%") else f"{change:.0e}"
-    return f"{_value(value, spec)} ({'+' if value > first else '−'}{size})"
+def _spec(mean: Mean, spec: str) -> str:
+    """A format that fits: counts are whole numbers, unless a mean of them is not."""
+    if spec not in ("", ","):
+        return spec
+    return ",.0f" if mean.mean.is_integer() and not mean.sd else (",.1f" if spec else ".4f")
 
 
-def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemarResult:
-    """McNemar's exact test: do two networks differ on the same images by more than chance?
-
-    Q. McNemar, "Note on the sampling error of the difference between correlated proportions",
-    Psychometrika 12 (1947). If both were equally good, an image that only one of them classifies
-    correctly would be either's with a probability of one half.
-
-    Args:
-        first: whether the first network classifies each image correctly, (N,).
-        second: likewise for the second.
-    """
-    from scipy.stats import binomtest
-
-    ours, theirs = int((first & ~second).sum()), int((second & ~first).sum())
-    p = float(binomtest(ours, ours + theirs).pvalue) if ours + theirs else 1.0
-    return McNemarResult(ours, theirs, p)
+def _with_change(mean: Mean | None, first: Mean | None, spec: str) -> str:
+    if mean is None or first is None or mean.mean == first.mean:
+        return _value(mean, spec)
+    change = mean.mean - first.mean
+    spec = max(_spec(mean, spec), _spec(first, spec), key=lambda one: "0" not in one)
+    size = format(abs(change), spec)
+    if size == format(0.0, spec):  # a difference that so many digits do not show
+        size = f"{100 * abs(change):.0e}%" if spec.endswith("%") else f"{abs(change):.0e}"
+    return f"{_value(mean, spec)} ({'+' if change > 0 else '−'}{size})"
 
 
 def right(side: Side, scored: Scored) -> NDArray[np.bool_]:
     """Whether each test image is classified correctly, (N,)."""
-    correct: NDArray[np.bool_] = side.logits.argmax(axis=1) == scored.labels
+    correct: NDArray[np.bool_] = side.logits[side.own].argmax(axis=1) == scored.labels
     return correct
 
 
-def sentence(first: str, second: str, result: McNemarResult) -> str:
-    """The result of the test in words."""
-    if not result.only_first and not result.only_second:
-        return f"{first} and {second} have the same images right."
-    p = f"{result.p:.2g}"
-    counts = (
-        f"Only {second} has {result.only_second:,} image{'s' if result.only_second != 1 else ''}"
-        f" right, only {first} {result.only_first:,} (McNemar's test, p = {p}):"
-    )
-    if result.p >= SIGNIFICANT:
-        return f"{counts} chance may explain the difference."
-    better, worse = (second, first) if result.only_second > result.only_first else (first, second)
-    return f"{counts} {better} is better than {worse}, and not by chance."
+def trained(side: Side, scored: Scored) -> Trained:
+    """The networks of a side's setting, and which test images each has right."""
+    return Trained(side.name, side.logits.argmax(axis=2) == scored.labels)
 
 
 def sentences(sides: Sequence[Side], scored: Scored) -> list[str]:
-    """A sentence for each experiment after the first, and one where validation sets differ.
+    """What the comparison says: of settings, then of the networks that were named.
 
     Args:
         sides: the experiments; the others are compared with the first.
         scored: the test images of the first.
     """
-    first = sides[0]
-    lines = []
-    for other in sides[1:]:
+    first, *others = sides
+    lines, compared = [], []
+    for other in others:
         if first.record.key == other.record.key:
             lines.append(
                 f"{first.name} and {other.name} are the same experiment: equal params, data,"
@@ -218,10 +236,22 @@ def sentences(sides: Sequence[Side], scored: Scored) -> list[str]:
                 f"{first.name} and {other.name} were scored on different test images, so no"
                 " difference between them can be tested."
             )
+        elif first.group.key == other.group.key:
+            lines.append(
+                f"{first.name} and {other.name} are two seeds of one setting; `striate repeat"
+                f" {first.name}` shows all of them."
+            )
         else:
-            result = mcnemar(right(first, scored), right(other, scored))
-            lines.append(sentence(first.name, other.name, result))
-    keys = overview.validation_sets_differ([side.record for side in sides])
+            compared.append(other)
+    lines += significance.setting_sentences(
+        trained(first, scored), [trained(other, scored) for other in compared]
+    )
+    for other in others:
+        if same_images(first, other) and first.record.key != other.record.key:
+            result = significance.mcnemar(right(first, scored), right(other, scored))
+            lines.append(significance.network_sentence(first.name, other.name, result))
+    single = [side.record for side in sides if len(side.group.members) == 1]
+    keys = overview.validation_sets_differ(single)
     if keys:
         lines.append(f"Their validation sets differ ({' and '.join(keys)}).")
     return lines
@@ -242,8 +272,9 @@ def text(sides: Sequence[Side], lines: Sequence[str]) -> str:
 def right_only_in(winner: Side, loser: Side, scored: Scored) -> list[html.Tile]:
     """Tiles of the images that only the winner has right, the loser's surest mistakes first."""
     chosen = np.flatnonzero(right(winner, scored))
-    mistakes, confidence = surest_mistakes(loser.logits[chosen], scored.labels[chosen])
-    guesses = loser.logits.argmax(axis=1)
+    logits = loser.logits[loser.own]
+    mistakes, confidence = surest_mistakes(logits[chosen], scored.labels[chosen])
+    guesses = logits.argmax(axis=1)
     tiles = []
     for index, p in zip(chosen[mistakes][:GALLERY], confidence, strict=False):
         true, guess = scored.classes[scored.labels[index]], scored.classes[guesses[index]]
@@ -261,7 +292,9 @@ def page(sides: Sequence[Side], lines: Sequence[str], scored: Scored) -> str:
     """
     names = [side.name for side in sides]
     tests = [side.record.test for side in sides]
-    histories = {side.name: side.history for side in sides}
+    histories = {side.name: mean_history(side.histories) for side in sides}
+    several = any(len(side.group.members) > 1 for side in sides)
+    scores = {side.name: side.group.scores("test", "accuracy") for side in sides}
     galleries: list[dict[str, Any]] = []
     for other in sides[1:]:
         if not same_images(sides[0], other) or sides[0].record.key == other.record.key:
@@ -283,5 +316,24 @@ def page(sides: Sequence[Side], lines: Sequence[str], scored: Scored) -> str:
             name: html.embedded(png(overlaid_curves(histories, stacked)))
             for name, stacked in (("curves", False), ("curves_stacked", True))
         },
+        seeds=html.embedded(png(setting_scores(scores))) if several else "",
+        spread=several,
         galleries=galleries,
     )
+
+
+def mean_history(histories: Sequence[dict[str, list[float]]]) -> dict[str, list[float]]:
+    """The mean of each column over seeds, and as `NAME_sd` its standard deviation.
+
+    A training that was stopped early ends the mean.
+    """
+    if len(histories) == 1:
+        return histories[0]
+    length = min(len(history["epoch"]) for history in histories)
+    columns: dict[str, list[float]] = {"epoch": histories[0]["epoch"][:length]}
+    for name in histories[0]:
+        if name != "epoch" and all(name in history for history in histories):
+            values = np.array([history[name][:length] for history in histories])
+            columns[name] = values.mean(axis=0).tolist()
+            columns[f"{name}_sd"] = values.std(axis=0, ddof=1).tolist()
+    return columns

@@ -122,10 +122,11 @@ def experiments() -> None:
     ),
 )  # fmt: skip
 def compare(names: list[str], page: Path) -> None:
-    """Compare experiments and test whether the difference is chance.
+    """Compare settings over their seeds, and networks over images.
 
-    Compares params, metrics, learning curves and predictions of two or more, as text and as a
-    page.
+    An experiment stands for all that differ from it in the seed alone. Compares params, metrics,
+    learning curves and predictions, as text and as a page: Welch's t-test over seeds, McNemar's
+    over images.
 
     Example: striate compare main deeper
     """
@@ -139,15 +140,10 @@ def compare(names: list[str], page: Path) -> None:
         from striate.data import files
 
     with waiting("comparing"), tempfile.TemporaryDirectory() as scratch:
-        read = [
-            compare.read(root, name, Path(scratch, str(number)))
-            for number, name in enumerate(names)
-        ]
-    sides = [side for side, _ in read]
+        sides, scored = compare.read_all(root, names, Path(scratch))
     for side in sides:
         if side.record.revision is None:
             workspace.note_changed_params(side.record)
-    scored = read[0][1]
     sentences = compare.sentences(sides, scored)
     print(compare.text(sides, sentences), flush=True)
     files.write(page, compare.page(sides, sentences, scored).encode())

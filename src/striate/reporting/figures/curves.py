@@ -88,7 +88,8 @@ def overlaid_curves(
     """Draw loss and accuracy of several trainings in the same panels, a colour each.
 
     Args:
-        histories: name of the training → columns, as `learning_curves` takes them.
+        histories: name of the training → columns, as `learning_curves` takes them. A column
+            `NAME_sd` is drawn as a band around that of NAME.
         stacked: one panel below the other, for narrow screens.
 
     Returns:
@@ -103,6 +104,10 @@ def overlaid_curves(
                 values = scale * np.asarray(history.get(f"{prefix}_{quantity}", ()), dtype=float)
                 if len(values):
                     axes.plot(history["epoch"], values, line, linewidth=1.2, **look)
+                if f"{prefix}_{quantity}_sd" in history:
+                    spread = scale * np.asarray(history[f"{prefix}_{quantity}_sd"])
+                    band = {"color": look["color"], "alpha": 0.15, "linewidth": 0}
+                    axes.fill_between(history["epoch"], values - spread, values + spread, **band)
             axes.plot([], [], label=drawable(name), **look)
         _style_panel(axes, f"{quantity}{unit}", "epoch (solid: validation, dashed: training)")
     for text in add_legend(panels[0], "upper right").get_texts():

@@ -7,14 +7,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
-from striate.evaluation import seeds
+from striate.evaluation import seeds, uncertainty
 from striate.evaluation.seeds import Row
 from striate.evaluation.uncertainty import Mean
-from striate.reporting.figures.fonts import FONT
+from striate.reporting.figures.fonts import FONT, drawable, families
 from striate.reporting.figures.registry import figure
 from striate.reporting.figures.style import (
     FAINT,
     INK,
+    PALETTE,
     TEXT_SIZE,
     TRAIN,
     chart,
@@ -53,37 +54,79 @@ def accuracies(rows: Sequence[Row], means: Mapping[str, Mean], own: int) -> Figu
     for level, (name, mean) in zip(levels, means.items(), strict=True):
         scores = {row[seeds.SEED]: row[seeds.ACCURACIES[name]] for row in rows}
         handles = _draw_row(axes, level, scores, mean, own)
+    _style_rows(axes, levels, list(means), "accuracy (%)")
+    _add_legend(figure, handles)
+    return figure
+
+
+def setting_scores(settings: Mapping[str, Sequence[float]]) -> Figure:
+    """Draw the test accuracy of each seed of several settings, and the means with intervals.
+
+    Args:
+        settings: the name → accuracies, one or more, in the order of `curves.overlaid_curves`.
+
+    Returns:
+        One axes, a row for each setting in its colour there, in percent.
+    """
+    figure = chart(6.4, 0.9 + 0.6 * len(settings))
+    axes = figure.subplots()
+    levels = range(len(settings))[::-1]
+    handles: dict[str, Any] = {}
+    for number, (level, scores) in enumerate(zip(levels, settings.values(), strict=True)):
+        by_seed = {float(n): score for n, score in enumerate(scores)}
+        color = PALETTE[number % len(PALETTE)]
+        handles |= _draw_row(axes, level, by_seed, uncertainty.summarize(scores), None, color)
+    names = [drawable(name) for name in settings]
+    _style_rows(axes, levels, names, "test accuracy (%)")
+    for text in axes.get_yticklabels():
+        text.set(parse_math=False, fontfamily=families(text.get_text()))
+    _add_legend(figure, handles)
+    return figure
+
+
+def _style_rows(axes: Axes, levels: Sequence[int], names: Sequence[str], label: str) -> None:
     style_axes(axes, grid=False)
     axes.grid(axis="x", linewidth=0.6, color=FAINT)
     axes.set_axisbelow(True)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    axes.set_yticks(levels, list(means))
-    axes.set_ylim(-0.45, len(means) - 0.75 + STACK)
+    axes.set_yticks(levels, names)
+    axes.set_ylim(-0.45, len(names) - 0.75 + STACK)
     axes.set_xlim(right=min(axes.get_xlim()[1], 100.5))
-    axes.set_xlabel("accuracy (%)", **text_style())
+    axes.set_xlabel(label, **text_style())
+
+
+def _add_legend(figure: Figure, handles: Mapping[str, Any]) -> None:
     look: dict[str, Any] = {"labelcolor": INK, "frameon": False, "ncols": len(handles)}
     font = FontProperties(family=FONT, size=TEXT_SIZE)
     figure.legend(handles.values(), handles.keys(), loc="outside upper right", prop=font, **look)
-    return figure
 
 
 def _draw_row(
-    axes: Axes, level: float, scores: Mapping[float, float], mean: Mean, own: int
+    axes: Axes,
+    level: float,
+    scores: Mapping[float, float],
+    mean: Mean,
+    own: int | None,
+    color: str = TRAIN,
 ) -> dict[str, Any]:
     """Draw the scores of one accuracy by seed; returns what the legend explains."""
     values = list(scores.values())
     step = min(STEP, STACK / max(map(values.count, values)))
     heights = [level + step * values[:n].count(value) for n, value in enumerate(values)]
     percent = [100 * value for value in values]
-    dots = axes.scatter(percent, heights, s=26, color=TRAIN, alpha=0.7, linewidths=0)
-    marked = [n for n, seed in enumerate(scores) if seed == own]
-    ring = axes.scatter(
-        [percent[n] for n in marked],
-        [heights[n] for n in marked],
-        s=60, facecolors="none", edgecolors=INK, linewidths=1.2,
-    )  # fmt: skip
-    half = 0.0 if mean.high is None else 100 * (mean.high - mean.mean)
-    look: dict[str, Any] = {"fmt": "|", "markersize": 9, "capsize": 3, "linewidth": 1.3}
-    bar = axes.errorbar(100 * mean.mean, level - 0.22, xerr=half, color=INK, **look)
-    return {"a seed": dots, f"this network, seed {own}": ring, "mean, 95% interval": bar}
+    dots = axes.scatter(percent, heights, s=26, color=color, alpha=0.7, linewidths=0)
+    handles: dict[str, Any] = {"a seed": dots}
+    if own is not None:
+        marked = [n for n, seed in enumerate(scores) if seed == own]
+        handles[f"this network, seed {own}"] = axes.scatter(
+            [percent[n] for n in marked],
+            [heights[n] for n in marked],
+            s=60, facecolors="none", edgecolors=INK, linewidths=1.2,
+        )  # fmt: skip
+    if mean.high is not None:
+        half = 100 * (mean.high - mean.mean)
+        look: dict[str, Any] = {"fmt": "|", "markersize": 9, "capsize": 3, "linewidth": 1.3}
+        bar = axes.errorbar(100 * mean.mean, level - 0.22, xerr=half, color=INK, **look)
+        handles["mean, 95% interval"] = bar
+    return handles
