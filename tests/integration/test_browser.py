@@ -328,12 +328,9 @@ def test_mlflow_draws_the_mean_over_the_seeds_of_a_setting_in_a_band(wide, tmp_p
     with serving(clone) as (_, _, grouped):
         wide.set_window_size(1600, 1100)
         wide.get(grouped)
-        wide.wait_for(lambda: "Group by: striate.group" in text_of(wide))
-        wide.close_assistant()
-        # Once more: the list of runs keeps the width that it had beside the assistant.
-        wide.get("about:blank")
-        wide.get(grouped)
         wide.wait_for(lambda: all(f"{tag} (val_accuracy)" in text_of(wide) for tag in tags))
+        assert "Group by: striate.group" in text_of(wide)
+        wide.close_assistant()
         first = wide.find_element(By.CSS_SELECTOR, ".js-plotly-plot")
         wide.wait_for(lambda: len(first.find_elements(By.CSS_SELECTOR, ".fills path")) == 2)
         # Where there is no mouse, each chart shows its buttons all the time.
