@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +24,8 @@ from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
+
+from striate.tracking import groups, records
 
 pytestmark = [
     pytest.mark.walk,
@@ -201,9 +204,9 @@ def test_the_comparison_is_whole(browser, clone):
     assert browser.complaints() == []
 
 
-@pytest.fixture(scope="module")
-def server(clone):
-    """The address of MLflow's pages of the clone."""
+@contextmanager
+def serving(clone):
+    """Serve MLflow's pages of a clone; yields the addresses that `striate ui` prints."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -212,24 +215,33 @@ def server(clone):
         cwd=clone.folder, env=clone.env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         text=True,
     )  # fmt: skip
-    addresses = [running.stdout.readline().split()[1] for _ in range(2)]
+    addresses = [running.stdout.readline().split()[-1] for _ in range(3)]
     for _ in range(240):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
             break
         except (ConnectionError, urllib.error.URLError):
             time.sleep(0.5)
-    yield addresses
-    family = [running, *psutil.Process(running.pid).children(recursive=True)]
-    for process in family:
-        process.terminate()
-    running.communicate(timeout=30)
+    try:
+        yield addresses
+    finally:
+        family = [running, *psutil.Process(running.pid).children(recursive=True)]
+        for process in family:
+            process.terminate()
+        running.communicate(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def server(clone):
+    """The addresses of MLflow's pages of the clone."""
+    with serving(clone) as addresses:
+        yield addresses
 
 
 @pytest.fixture(scope="module")
 def runs(server):
     """The runs by name, as MLflow's server tells them, and where its pages of them are."""
-    table, chart = server
+    table, chart, _ = server
     base, experiment = table.split("/#/")[0], table.split("/experiments/")[1].split("/")[0]
     asked = urllib.request.Request(
         f"{base}/api/2.0/mlflow/runs/search",
@@ -303,6 +315,30 @@ def test_mlflow_shows_the_report_of_a_run(wide, runs):
     assert of(wide, "[...document.images].every(i => i.complete && i.naturalWidth > 0)")
     wide.switch_to.default_content()
     assert wide.complaints() == []
+
+
+def test_mlflow_draws_the_mean_over_the_seeds_of_a_setting_in_a_band(wide, tmp_path):
+    clone = Clone.of_this_tree(tmp_path / "striate")
+    for layers, seed in ((2, 1), (2, 2), (1, 0), (1, 1), (1, 2)):
+        clone.run("dvc", "exp", "run", "--temp", "-n", f"layers-{layers}-seed-{seed}",
+                  "-S", f"model.layers={layers}", "-S", f"seed={seed}")  # fmt: skip
+    clone.striate("sync")
+    tags = {groups.tag(record) for record in records.find(clone.folder).records}
+    assert len(tags) == 2
+    with serving(clone) as (_, _, grouped):
+        wide.set_window_size(1600, 1100)
+        wide.get(grouped)
+        wide.wait_for(lambda: all(f"{tag} (val_accuracy)" in text_of(wide) for tag in tags))
+        assert "Group by: striate.group" in text_of(wide)
+        wide.close_assistant()
+        first = wide.find_element(By.CSS_SELECTOR, ".js-plotly-plot")
+        wide.wait_for(lambda: len(first.find_elements(By.CSS_SELECTOR, ".fills path")) == 2)
+        # Where there is no mouse, each chart shows its buttons all the time.
+        wide.execute_script("document.head.append(Object.assign(document.createElement('style'),"
+                            " {textContent: '.modebar {display: none}'}))")  # fmt: skip
+        time.sleep(2)  # for the bars to grow
+        wide.keep("mlflow_groups")
+        assert wide.complaints() == []
 
 
 @pytest.fixture(scope="module")

@@ -252,12 +252,17 @@ def ui(port: int) -> None:
         _lock_port(port, root / ".dvc" / "tmp" / f"striate-ui-{port}.lock")
     with mlflow_store.reachable(), waiting("loading MLflow"):
         store = mlflow_store.open_store()
-        view = store.save_view()
+        single, grouped = store.save_view(), store.save_view(grouped=True)
     if shared:
         server = mlflow_store.tracking_uri().rstrip("/")
     home = f"{server}/#/experiments/{store.experiment}/runs"
     # Without the last key MLflow opens the pages for language models and hides what matters here.
-    for title, mode in (("Runs:      ", "TABLE"), ("Comparison:", "CHART")):
+    pages = (
+        ("Runs:      ", single, "TABLE"),
+        ("Comparison:", single, "CHART"),
+        ("Over seeds:", grouped, "CHART"),
+    )
+    for title, view, mode in pages:
         query = f"viewStateShareKey={view}&compareRunsMode={mode}&workflowType=machine_learning"
         print(f"{title} {home}?{query}", flush=True)
     if not shared:

@@ -8,13 +8,14 @@ that trains and evaluates are equal. Which images are held out is up to `seed` t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from striate.data.json_csv import finite
-from striate.evaluation import uncertainty
-from striate.evaluation.uncertainty import Mean
 from striate.tracking import records
 from striate.tracking.records import Record
+
+if TYPE_CHECKING:
+    from striate.evaluation.uncertainty import Mean
 
 CODE = ("stages/", "src/")  # where the hashes of code are, among those of a record
 TAG = "striate.group"  # of a run in MLflow, whose pages can group by it
@@ -57,6 +58,8 @@ class Group(NamedTuple):
 
     def mean(self, part: str, metric: str) -> Mean | None:
         """The mean of a metric over the seeds; None where no member has it."""
+        from striate.evaluation import uncertainty  # loads NumPy, which `striate sync` does without
+
         scores = self.scores(part, metric)
         return uncertainty.summarize(scores) if scores else None
 
@@ -99,7 +102,15 @@ def of(record: Record, found: Sequence[Record]) -> Group:
 
 
 def tag(record: Record) -> str:
-    """The value of the tag by which MLflow's pages group the runs of one setting."""
+    """The value of the tag by which MLflow's pages group the runs of one setting.
+
+    It is the label of a curve, such as `digits 2x16 convnet, 3f9a01`; what a network does not have
+    is left out.
+    """
     params = record.params
-    words = [str(params.get(name, "")) for name in ("data.name", "model.arch", "model.layers")]
-    return f"{' '.join(words)} layers, {key(record)[:6]}"
+    layers, width = params.get("model.layers", ""), params.get("model.width", "")
+    if isinstance(width, list):
+        width = "-".join(map(str, width))
+    size = f"{layers}x{width}".strip("x")
+    words = [params.get("data.name"), size, params.get("model.arch")]
+    return f"{' '.join(filter(None, words))}, {key(record)[:6]}"

@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 from filelock import AcquireReturnProxy, BaseFileLock, FileLock, Timeout
 
 from striate.errors import UserError
-from striate.tracking import mlflow_database
+from striate.tracking import groups, mlflow_database
 from striate.tracking.addresses import (
     bypass_proxy,
     database,
@@ -51,6 +51,12 @@ SHOWN_PARAMS = (
     "data.name", "model.arch", "model.layers", "model.width", "training.epochs",
     "training.optimizer", "training.learning_rate", "training.batch_size", "seed",
 )  # fmt: skip
+
+# Charts of the view of groups, first to last: curves by epoch, and scores of a whole training.
+SHOWN_CHARTS = {
+    "val_accuracy": "LINE", "val_loss": "LINE", "test_accuracy": "BAR",
+    "train_accuracy": "LINE", "train_loss": "LINE", "test_loss": "BAR",
+}  # fmt: skip
 
 # `RetryingClient`, and not MLflow, retries a server that does not answer, for this long. While a
 # training runs, it retries without limit: a server that is restarted loses nothing.
@@ -183,19 +189,29 @@ class Store:
             history[name] = [(point.step, point.value) for point in points]
         return history
 
-    def save_view(self) -> str:
-        """Save a view of the table, with the columns that matter, best run first; returns its key.
+    def save_view(self, *, grouped: bool = False) -> str:
+        """Save a view of the runs, with the columns that matter, best run first; returns its key.
 
         By default MLflow's table shows neither metrics nor params.
+
+        Args:
+            grouped: whether runs that differ in the seed alone are shown as one: their means, and
+                curves in a band from the lowest to the highest.
         """
         columns = [f"metrics.`{name}`" for name in SHOWN_METRICS]
         columns += [f"params.`{name}`" for name in SHOWN_PARAMS]
         view = {"selectedColumns": columns, "orderByKey": columns[0], "orderByAsc": False}
-        key, value = f"mlflow.sharedViewState.{EXPERIMENT}", json.dumps(view)
+        key = EXPERIMENT
+        if grouped:
+            key += "-groups"
+            by = {"mode": "tag", "groupByData": groups.TAG}
+            view["groupBy"] = {"aggregateFunction": "average", "groupByKeys": [by]}
+            view |= _first_charts()
+        tag, value = f"mlflow.sharedViewState.{key}", json.dumps(view)
         # A user who may only read can still open the view that another user has saved.
-        if self.client.get_experiment(self.experiment).tags.get(key) != value:
-            self.client.set_experiment_tag(self.experiment, key, value)
-        return EXPERIMENT
+        if self.client.get_experiment(self.experiment).tags.get(tag) != value:
+            self.client.set_experiment_tag(self.experiment, tag, value)
+        return key
 
     def upload(self, run_id: str, path: Path, name: str) -> None:
         """Add a file, or the files of a folder, to a folder of a run's artifacts."""
@@ -203,6 +219,26 @@ class Store:
             self.client.log_artifacts(run_id, str(path), name)
         else:
             self.client.log_artifact(run_id, str(path), name)
+
+
+def _first_charts() -> dict[str, Any]:
+    """The part of a view that draws SHOWN_CHARTS first; MLflow appends those of other metrics."""
+    name = "Model metrics"  # MLflow's own section of metrics without a prefix
+    section = {"uuid": name, "name": name, "display": True, "isReordered": True}
+    common = {
+        "metricSectionId": name,
+        "useGlobalLineSmoothing": True,  # which is 0; that of a chart is 70 %
+        "useGlobalXaxisKey": True,
+    }
+    charts = [
+        {"uuid": metric, "metricKey": metric, "displayName": metric, "type": kind, **common}
+        for metric, kind in SHOWN_CHARTS.items()
+    ]
+    return {
+        "compareRunCharts": charts,
+        "compareRunSections": [section],
+        "isAccordionReordered": True,  # else MLflow sorts the sections by name
+    }
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from striate import console
 from striate.data import files
-from striate.tracking import background, mlflow_store, points, records
+from striate.tracking import background, groups, mlflow_store, points, records
 from striate.tracking.points import Point
 from striate.tracking.records import Record
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from striate.tracking.mlflow_store import Store
 
 TAGS = (records.PARAMS, records.DATA, records.CHECKPOINT, records.EVALUATION)  # in this order
+# Increment it when `sync` writes something new: runs that an older version synced get it then.
+VERSION = 2
 
 
 class Row(NamedTuple):
@@ -174,7 +176,7 @@ def fingerprint(found: Sequence[Record]) -> str | None:
     named = [(record.identity, record.names, record.pages) for record in found]
     kept = sorted(str(path) for path in database.parent.glob("mlartifacts/*/*/artifacts/*"))
     store = [state.st_size, state.st_mtime_ns, kept]
-    return records.hash_values({"store": store, "dvc": repr(named)})
+    return records.hash_values({"store": store, "dvc": repr(named), "version": VERSION})
 
 
 def verify(root: Path, store: Store, found: Sequence[Record]) -> list[str]:
@@ -306,6 +308,7 @@ def _missing(store: Store, record: Record, run: Run) -> Missing:
             key: " ".join(sorted({*value.split(), *run.data.tags.get(key, "").split()}))
             for key, value in tags.items()
         }
+    tags[groups.TAG] = groups.tag(record)
     return Missing(
         {path: name for path, name in wanted.items() if name not in present},
         {key: value for key, value in tags.items() if value and run.data.tags.get(key) != value},

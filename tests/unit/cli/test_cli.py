@@ -202,7 +202,9 @@ def test_ui_serves_the_addresses_that_it_prints_on_loopback_only(tmp_path):
         text=True,
     )
     try:
-        addresses = [server.stdout.readline().split()[1] for _ in range(2)]
+        printed = [server.stdout.readline().partition(":") for _ in range(3)]
+        assert [title for title, _, _ in printed] == ["Runs", "Comparison", "Over seeds"]
+        addresses = [address.strip() for _, _, address in printed]
         assert all(address.startswith(f"http://127.0.0.1:{port}/#/") for address in addresses)
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:

@@ -16,7 +16,7 @@ from striate import cli
 from striate.config import params
 from striate.data import files
 from striate.errors import UserError
-from striate.tracking import background, commits, mlflow_store, points, records, sync
+from striate.tracking import background, commits, groups, mlflow_store, points, records, sync
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +236,31 @@ def test_a_run_of_a_training_gets_its_scores_files_and_names(clone):
     assert sync.verify(clone.folder, store, found(clone)) == []
     times = sync.training_times(clone.folder, [main])
     assert times[0][0] == 4.5
+
+
+@pytest.mark.slow
+def test_runs_are_tagged_with_the_group_of_their_setting(clone):
+    store = mlflow_store.open_store()
+    main, other = found(clone)
+    runs = [sync.run_of(store, record) for record in (main, other)]
+    tags = [run.data.tags["striate.group"] for run in runs]
+    assert tags == [groups.tag(main), groups.tag(other)]
+    assert tags[0] != tags[1]  # their evaluate.batch_size differs
+    store.tag(runs[0].info.run_id, {"striate.group": "wrong"})
+    store.client.delete_tag(runs[1].info.run_id, "striate.group")
+    rows = {row.experiment: row.done for row in sync.sync(clone.folder, store, [main, other])}
+    assert rows == {"main": "named", "other": "named"}
+    runs = [store.client.get_run(run.info.run_id) for run in runs]
+    assert [run.data.tags["striate.group"] for run in runs] == tags
+
+
+@pytest.mark.slow
+def test_what_an_older_version_synced_is_looked_at_again(clone, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(sync, "VERSION", sync.VERSION - 1)
+        sync.sync(clone.folder, mlflow_store.open_store(), found(clone))
+        assert sync.is_synced(clone.folder, found(clone))
+    assert not sync.is_synced(clone.folder, found(clone))
 
 
 @pytest.mark.slow

@@ -474,9 +474,10 @@ def test_a_server_is_asked_for_as_long_as_the_stage_goes_on_and_not_much_longer(
 
 
 def test_a_view_is_written_once_so_that_a_reader_can_open_it(store, monkeypatch):
-    key = store.save_view()
+    keys = [store.save_view(), store.save_view(grouped=True)]
+    assert len(set(keys)) == 2
     monkeypatch.delattr(type(store.client), "set_experiment_tag")
-    assert store.save_view() == key
+    assert [store.save_view(), store.save_view(grouped=True)] == keys
 
 
 def test_a_process_is_told_from_all_others():
@@ -765,3 +766,19 @@ def test_the_table_is_ordered_by_validation_accuracy_and_test_scores_come_last(s
     shown = [name for name in view["selectedColumns"] if name.startswith("metrics.")]
     assert shown[0] == view["orderByKey"]
     assert shown[-2:] == ["metrics.`test_accuracy`", "metrics.`test_loss`"]
+    assert "groupBy" not in view
+
+
+def test_the_view_of_groups_shows_the_mean_of_the_runs_with_one_tag_and_curves_first(store):
+    key = store.save_view(grouped=True)
+    tags = store.client.get_experiment(store.experiment).tags
+    view = json.loads(tags[f"mlflow.sharedViewState.{key}"])
+    assert view["groupBy"] == {
+        "aggregateFunction": "average",
+        "groupByKeys": [{"mode": "tag", "groupByData": "striate.group"}],
+    }
+    charts = [(chart["metricKey"], chart["type"]) for chart in view["compareRunCharts"]]
+    assert charts[0] == ("val_accuracy", "LINE")
+    assert ("test_accuracy", "BAR") in charts
+    (section,) = view["compareRunSections"]
+    assert {chart["metricSectionId"] for chart in view["compareRunCharts"]} == {section["uuid"]}
