@@ -191,17 +191,18 @@ def _spec(mean: Mean, spec: str) -> str:
     """A format that fits: counts are whole numbers, unless a mean of them is not."""
     if spec not in ("", ","):
         return spec
-    return ",.0f" if mean.mean.is_integer() and not mean.sd else (",.1f" if spec else ".4f")
+    whole = mean.mean.is_integer() and not mean.sd
+    return ",.0f" if whole else ",.1f" if spec else ".4f"
 
 
 def _with_change(mean: Mean | None, first: Mean | None, spec: str) -> str:
     if mean is None or first is None or mean.mean == first.mean:
         return _value(mean, spec)
     change = mean.mean - first.mean
-    spec = max(_spec(mean, spec), _spec(first, spec), key=lambda one: "0" not in one)
-    size = format(abs(change), spec)
-    if size == format(0.0, spec):  # a difference that so many digits do not show
-        size = f"{100 * abs(change):.0e}%" if spec.endswith("%") else f"{abs(change):.0e}"
+    finer = max(_spec(mean, spec), _spec(first, spec))  # of whole numbers and tenths, tenths
+    size = format(abs(change), finer)
+    if size == format(0.0, finer):  # a difference that so many digits do not show
+        size = f"{100 * abs(change):.0e}%" if finer.endswith("%") else f"{abs(change):.0e}"
     return f"{_value(mean, spec)} ({'+' if change > 0 else '−'}{size})"
 
 
@@ -316,10 +317,14 @@ def page(sides: Sequence[Side], lines: Sequence[str], scored: Scored) -> str:
             name: html.embedded(png(overlaid_curves(histories, stacked)))
             for name, stacked in (("curves", False), ("curves_stacked", True))
         },
-        seeds=html.embedded(png(setting_scores(scores))) if several else "",
+        seeds=_shown(png(setting_scores(scores))) if several else None,
         spread=several,
         galleries=galleries,
     )
+
+
+def _shown(picture: bytes) -> dict[str, Any]:
+    return {"source": html.embedded(picture), "width": html.shown_width(picture)}
 
 
 def mean_history(histories: Sequence[dict[str, list[float]]]) -> dict[str, list[float]]:

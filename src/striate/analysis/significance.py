@@ -16,6 +16,8 @@ from striate.evaluation import uncertainty
 from striate.evaluation.uncertainty import LEVEL, POWER, Difference
 from striate.reporting.numbers import plural
 
+FEW_SEEDS = 100  # up to which a command to run them is shown
+
 
 class Trained(NamedTuple):
     """The networks of one setting, one for each seed.
@@ -149,12 +151,10 @@ def _advice(first: Trained, other: Trained, found: Difference) -> str:
     needed = uncertainty.seeds_needed(found.value, sds)
     seen = f"{n} seeds each show {shown:.2g} points ({POWER:.0%} power)"
     if needed is None:
-        return f"{seen}; the observed ones would take more than {uncertainty.MOST_SEEDS:,}."
+        return f"{seen}; the observed ones would take more than {uncertainty.MOST_SEEDS:,} each."
     needed = max(needed, n + 1)
-    return (
-        f"{seen}; the observed ones would take {needed}: striate repeat {other.name} --seeds"
-        f" {needed}"
-    )
+    command = f": striate repeat {other.name} --seeds {needed}" if needed <= FEW_SEEDS else "."
+    return f"{seen}; the observed ones would take {needed} each{command}"
 
 
 def _counts(ours: int, theirs: int) -> str:

@@ -26,7 +26,8 @@ class Mean(NamedTuple):
         n: number of seeds.
         mean: of their scores.
         sd: standard deviation, with n - 1; None for one seed.
-        low, high: the 95 % interval of the mean (Student's t); None for one seed.
+        low, high: the 95 % interval of the mean (Student's t); None for one seed, and for equal
+            scores, which do not prove that none would differ.
     """
 
     n: int
@@ -67,7 +68,9 @@ def summarize(scores: Sequence[float]) -> Mean:
     n, mean = len(values), float(values.mean())
     if n == 1:
         return Mean(1, mean, None, None, None)
-    sd = float(values.std(ddof=1))
+    sd = float(values.std(ddof=1)) if np.ptp(values) else 0.0
+    if not sd:
+        return Mean(n, mean, 0.0, None, None)
     half = _quantile(1 - LEVEL / 2, n - 1) * sd / math.sqrt(n)
     return Mean(n, mean, sd, mean - half, mean + half)
 

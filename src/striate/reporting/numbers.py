@@ -38,7 +38,13 @@ def mean_sd(mean: Mean, spec: str = ".2%") -> str:
 
 
 def mean_interval(mean: Mean, spec: str = ".2%") -> str:
-    """The 95 % interval of a mean over seeds: `96.45 to 97.77%`; – for one seed."""
-    if mean.low is None or mean.high is None:
+    """The 95 % interval of a mean over seeds: `96.45 to 97.77%`; – where there is none.
+
+    One in percent ends at 0 and 100: Student's t does not know these limits.
+    """
+    low, high = mean.low, mean.high
+    if low is None or high is None:
         return MISSING
-    return f"{mean.low:{spec}}".removesuffix("%") + f" to {mean.high:{spec}}"
+    if spec.endswith("%"):
+        low, high = max(low, 0.0), min(high, 1.0)
+    return f"{low:{spec}}".removesuffix("%") + f" to {high:{spec}}"

@@ -6,17 +6,20 @@ import numpy as np
 import pytest
 from clones import Clone
 from pages import Page
+from scipy.stats import ttest_ind
 
-from striate.analysis import compare
-from striate.analysis.compare import McNemarResult, Scored, Side
-from striate.tracking import records
+from striate.analysis import compare, significance
+from striate.analysis.compare import Scored, Side
+from striate.analysis.significance import McNemarResult, Trained
+from striate.tracking import groups, records
+from striate.tracking.groups import Group
 
 CLASSES = ["a", "b", "c"]
 LABELS = np.array([0, 1, 2, 0, 1, 2])
 
 
 def side(name, guesses, params=None, test=None, train=None, data="d"):
-    """An experiment that predicts these classes, ever surer."""
+    """An experiment of a single seed that predicts these classes, ever surer."""
     logits = np.zeros((len(guesses), 3), np.float32)
     logits[np.arange(len(guesses)), guesses] = 1 + np.arange(len(guesses))
     scores = {"accuracy": 0.5, "errors": int((np.array(guesses) != LABELS).sum()), "n": 6}
@@ -25,7 +28,29 @@ def side(name, guesses, params=None, test=None, train=None, data="d"):
         params or {"seed": 0, "model.layers": 2},
         train or {"parameters": 10}, scores | (test or {}), None, {"data/test": data}, [],
     )  # fmt: skip
-    return Side(name, record, {"epoch": [1, 2], "val_loss": [2.0, 1.0]}, logits)
+    group = Group(groups.key(record), [record], [])
+    return Side(name, record, group, [{"epoch": [1, 2], "val_loss": [2.0, 1.0]}], logits[None])
+
+
+def together(*sides):
+    """The first side, with the others as further seeds of its setting."""
+    members = [one.record for one in sides]
+    return sides[0]._replace(
+        group=Group(sides[0].group.key, members, []),
+        histories=[one.histories[0] for one in sides],
+        logits=np.concatenate([one.logits for one in sides]),
+    )
+
+
+def seeds(name, guesses, layers):
+    """A side of several seeds, which predict these classes."""
+    return together(
+        *(
+            side(name, one, {"seed": seed, "model.layers": layers},
+                 {"accuracy": float((np.array(one) == LABELS).mean())})
+            for seed, one in enumerate(guesses)
+        )
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -65,7 +90,7 @@ def test_experiments_without_errors_have_an_interval_on_the_page(scored):
     for one in sides:
         del one.record.test["errors"]
     page = " ".join(" ".join(Page(compare.page(sides, [], scored)).words).split())
-    assert "test accuracy, 95% interval 18.76 to 81.24% 18.76 to 81.24%" in page
+    assert "test accuracy of the network, 95% interval 18.76 to 81.24% 18.76 to 81.24%" in page
 
 
 @pytest.mark.parametrize(
@@ -75,7 +100,7 @@ def test_experiments_without_errors_have_an_interval_on_the_page(scored):
 def test_mcnemars_test_is_that_of_a_fair_coin(ours, theirs, p):
     first = np.array([True] * (ours + 4) + [False] * (theirs + 2))
     second = np.array([False] * ours + [True] * (4 + theirs) + [False] * 2)
-    result = compare.mcnemar(first, second)
+    result = significance.mcnemar(first, second)
     assert result == pytest.approx((ours, theirs, p))
 
 
@@ -84,17 +109,112 @@ def test_mcnemars_test_is_that_of_a_fair_coin(ours, theirs, p):
     [
         (
             McNemarResult(4, 6, 0.75),
-            "Only B has 6 images right, only A 4 (McNemar's test, p = 0.75): chance may explain the"
-            " difference.",
+            "Two networks: only B has 6 images right, only A 4 (McNemar's test over images,"
+            " p = 0.75); the choice of test images may explain that.",
         ),
-        (McNemarResult(1, 30, 1e-7), "B is better than A, and not by chance."),
-        (McNemarResult(30, 1, 1e-7), "A is better than B, and not by chance."),
-        (McNemarResult(0, 0, 1.0), "A and B have the same images right."),
-        (McNemarResult(0, 1, 1.0), "Only B has 1 image right, only A 0 "),
+        (McNemarResult(1, 30, 1e-7), "differ by more than the choice of test images explains."),
+        (McNemarResult(0, 0, 1.0), "The networks A and B have the same images right."),
+        (McNemarResult(0, 1, 1.0), "only B has 1 image right, only A 0 "),
     ],
 )
-def test_its_result_is_a_sentence(result, words):
-    assert words in compare.sentence("A", "B", result)
+def test_its_result_is_of_two_networks_and_of_images(result, words):
+    said = significance.network_sentence("A", "B", result)
+    assert words in said
+    assert "better" not in said
+
+
+def setting(name, *accuracies):
+    """Networks of these accuracies on 100 images; each has the first ones right."""
+    return Trained(name, np.arange(100) < 100 * np.array(accuracies)[:, None])
+
+
+LOW = setting("A", 0.80, 0.81, 0.82, 0.83, 0.84)
+
+
+def test_settings_are_compared_over_their_seeds():
+    high = setting("B", 0.90, 0.91, 0.92, 0.93, 0.94)
+    (found,) = significance.differences(LOW, [high])
+    expected = ttest_ind(high.accuracies, LOW.accuracies, equal_var=False)
+    assert (found.value, found.p) == pytest.approx((0.1, expected.pvalue))
+    low, high_end = expected.confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((low, high_end))
+    (said,) = significance.setting_sentences(LOW, [high])
+    assert said.startswith("B against A, 5 and 5 seeds: +10.00 points of test accuracy, 95%")
+    assert "The setting B is better than A on these images, and the choice of seeds" in said
+    (said,) = significance.setting_sentences(high, [LOW])
+    assert "B against" not in said
+    assert "The setting B is better than A" in said
+    assert "−10.00 points" in said
+
+
+def test_a_difference_within_the_spread_comes_with_the_seeds_that_it_would_take():
+    (said,) = significance.setting_sentences(LOW, [setting("B", 0.80, 0.82, 0.83, 0.84, 0.86)])
+    assert "better" not in said
+    assert "The choice of seeds may explain that. With other test images, too, the interval" in said
+    assert re.search(r"5 seeds each show 4.\d points \(80% power\)", said)
+    assert re.search(r"would take 60 each: striate repeat B --seeds 60$", said)
+
+
+def test_of_many_comparisons_the_p_values_are_holms():
+    others = [setting("B", 0.83, 0.84, 0.85, 0.86, 0.87), setting("C", 0.80, 0.81, 0.82, 0.83, 0.9),
+              setting("D", 0.7)]  # fmt: skip
+    alone = [significance.differences(LOW, [other])[0].p for other in others]
+    found = [one.p for one in significance.differences(LOW, others)]
+    assert found[2] == pytest.approx(3 * alone[2])
+    assert all(adjusted >= p for adjusted, p in zip(found, alone, strict=True))
+    assert "Holm's for 3 comparisons" in significance.setting_sentences(LOW, others)[0]
+
+
+def test_of_one_seed_each_no_setting_is_better():
+    assert significance.differences(setting("A", 0.5), [setting("B", 0.9)]) == [None]
+    (said,) = significance.setting_sentences(setting("A", 0.5), [setting("B", 0.9)])
+    assert said.startswith("One seed each compares two networks.")
+    assert said.endswith("striate repeat B --seeds 5")
+    assert "is better than" not in said
+
+
+def test_one_seed_against_several_borrows_their_spread():
+    (far,) = significance.setting_sentences(LOW, [setting("B", 0.95)])
+    assert "B against A, 1 and 5 seeds: +13.00 points" in far
+    assert "if one more seed of B spreads as those of A" in far
+    assert "more than the seed explains" in far
+    assert "is better" not in far
+    (near,) = significance.setting_sentences(setting("B", 0.85), [LOW])
+    assert "no more than the seed explains" in near
+    assert near.endswith("striate repeat B --seeds 5")
+
+
+def test_groups_show_means_with_their_spread(scored):
+    first = seeds("first", [[0, 1, 2, 0, 0, 0], [0, 1, 2, 0, 1, 0], [0, 1, 2, 0, 1, 2]], 2)
+    other = seeds("other", [[0, 1, 2, 0, 1, 2], [0, 1, 2, 0, 1, 2]], 3)
+    rows = {row[0]: row[1:] for row in compare.metrics([first, other])}
+    assert rows["seeds"] == ["3", "2"]
+    assert rows["test accuracy"] == ["83.33% ± 16.67%", "100.00% (+16.67%)"]
+    assert rows["test accuracy, 95% interval of the mean"] == [
+        "41.93 to 100.00%",
+        "–",
+    ]
+    assert rows["test errors"] == ["1.0 ± 1.0", "0 (−1.0)"]
+    assert rows["test images"] == ["6", "6"]
+    assert compare.params([first, other]) == [
+        ["seed", "0 to 2", "0 to 1"],
+        ["model.layers", "2", "3"],
+    ]
+    said = compare.sentences([first, other], scored)
+    assert said[0].startswith("other against first, 2 and 3 seeds: +16.67 points")
+    assert said[1].startswith("Two networks: only other has 2 images right")
+    page = compare.page([first, other], said, scored)
+    addresses = Page(page).addresses
+    assert sum(address.startswith("data:image/png") for address in addresses) == 2 + 1 + 2
+
+
+def test_curves_of_several_seeds_become_a_mean_with_a_spread():
+    short = {"epoch": [1.0, 2.0], "val_loss": [2.0, 1.0]}
+    long = {"epoch": [1.0, 2.0, 3.0], "val_loss": [4.0, 1.0, 0.5], "only": [0.0, 0.0, 0.0]}
+    assert compare.mean_history([long, short]) == {
+        "epoch": [1, 2], "val_loss": [3, 1], "val_loss_sd": [pytest.approx(2**0.5), 0],
+    }  # fmt: skip
+    assert compare.mean_history([long]) == long
 
 
 def test_images_that_only_one_has_right_come_with_the_others_guess(scored):
@@ -143,8 +263,9 @@ def test_other_test_images_are_compared_in_numbers_only(scored):
         "first and elsewhere were scored on different test images, so no difference between them"
         " can be tested."
     )
-    assert said[1].startswith("Only second has 1 image right, only first 1")
-    assert len(said) == 2
+    assert said[1].startswith("One seed each compares two networks.")
+    assert said[2].startswith("Two networks: only second has 1 image right, only first 1")
+    assert len(said) == 3
     rows = {row[0]: row[1:] for row in compare.metrics(sides)}
     assert rows["test accuracy"] == ["50.00%", "75.00%", "50.00%"]
     page = compare.page(sides, said, scored)
@@ -190,7 +311,8 @@ def test_a_commit_an_experiment_and_the_workspace_are_compared(clone):
     errors = clone.json("metrics/test.json")["errors"]
     assert "model.layers  2" in clone.said
     assert re.search(rf"^test errors +{errors} ", clone.said, re.M)
-    assert "Only deeper has" in clone.said
+    assert "Whether the setting deeper is better or worse" in clone.said
+    assert "Two networks: only deeper has" in clone.said
     assert f"{clone.commit} and workspace are the same experiment: equal params" in clone.said
 
 

@@ -89,7 +89,7 @@ def test_the_mean_over_seeds_stands_beside_the_own_value_with_spread_and_interva
         "The seed draws the validation set, the first weights, the order of the batches and the"
         " augmentation. Mean ± standard deviation over 3 seeds, with the 95% interval of the mean:"
         " validation accuracy 25.00% ± 1.00% (22.52 to 27.48%), test accuracy 40.00% ± 17.32%"
-        " (-3.03 to 83.03%)." in words
+        " (0.00 to 83.03%)." in words
     )
     assert html.embedded(drawing.png) in text
 

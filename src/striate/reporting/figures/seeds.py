@@ -76,6 +76,7 @@ def setting_scores(settings: Mapping[str, Sequence[float]]) -> Figure:
         by_seed = {float(n): score for n, score in enumerate(scores)}
         color = PALETTE[number % len(PALETTE)]
         handles |= _draw_row(axes, level, by_seed, uncertainty.summarize(scores), None, color)
+    handles["a seed"] = axes.scatter([], [], s=26, color=PALETTE[-1])  # of any setting
     names = [drawable(name) for name in settings]
     _style_rows(axes, levels, names, "test accuracy (%)")
     for text in axes.get_yticklabels():
