@@ -155,8 +155,8 @@ def text(confirmed: Sequence[Confirmed], finished: int, split_seed: int | str) -
         split_seed: `data.split_seed`.
     """
     sentences = [
-        "The search's accuracy chose the trial, so it is too high by selection; report the confirmed"
-        " one, whose seeds took no part in the choice."
+        "The search's accuracy chose the trial, so it is too high by selection; report the"
+        " confirmed one, whose seeds took no part in the choice."
     ]
     if split_seed != "auto":
         sentences.append(

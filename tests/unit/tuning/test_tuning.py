@@ -31,21 +31,6 @@ BASE = params.load(ROOT / "params.yaml")
 SPACE = {"training.learning_rate": {"low": 0.001, "high": 0.1, "log": True}}
 
 
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    """A repository with a commit and the params of this one."""
-    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "Start."]):
-        subprocess.run(
-            ["git", "-c", "user.name=test", "-c", "user.email=test@localhost", *command],
-            cwd=tmp_path, check=True,
-        )  # fmt: skip
-    (tmp_path / ".dvc").mkdir()
-    (tmp_path / ".dvc/config").touch()
-    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def opened(root, space=None, name="tune"):
     study = studies.open_study(name, studies.default_storage(root), root)
     studies.set_space(study, space or SPACE, BASE)
