@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import commands
 import psutil
 import pytest
+import repositories
 import yaml
 from clones import Clone
 from optuna.trial import TrialState
@@ -29,6 +30,14 @@ from striate.tuning import search_space, studies, workers
 
 BASE = params.load(ROOT / "params.yaml")
 SPACE = {"training.learning_rate": {"low": 0.001, "high": 0.1, "log": True}}
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A repository with a commit and the params of this one."""
+    repositories.start(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 def opened(root, space=None, name="tune"):
@@ -401,6 +410,8 @@ def test_no_password_is_shown(root, monkeypatch, capsys, storage):
     [
         (["--trials", "0"], "--trials: 0 is not from 1 to 100,000"),
         (["--trials", "1", "--workers", "9999"], "--workers: 9999 is not from 1 to 1,024"),
+        (["--trials", "1", "--confirm", "0"], "--confirm: 0 is not from 1 to 100"),
+        (["--trials", "1", "--confirm", "101"], "--confirm: 101 is not from 1 to 100"),
         (["--trials", "1", "--study", "a b"], "--study is 'a b'; it must be 1 to 61 letters"),
         (["--trials", "1", "--study", "-b/c"], "--study is '-b/c'; it must be 1 to 61"),
         (["--trials", "1"], "tune.yaml cannot be read: No such file"),
