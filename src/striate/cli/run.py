@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from striate.pipeline.repeat import Failure, Job
     from striate.tracking.groups import Group
+    from striate.tuning.confirm import Candidate
 
 
 @command(
@@ -209,17 +210,28 @@ def _failed(failures: Sequence[Failure]) -> str:
     argument(
         "--sampler", choices=("tpe", "random"), default="tpe", help="what proposes the params"
     ),
+    argument(
+        "--confirm", metavar="K", type=number(1, 100),
+        help="then train the K best complete trials anew, with 5 fresh seeds each",
+    ),
 )  # fmt: skip
 def tune(
-    trials: int, space: Path, study: str, storage: str | None, workers: int, sampler: str
+    trials: int,
+    space: Path,
+    study: str,
+    storage: str | None,
+    workers: int,
+    sampler: str,
+    confirm: int | None,
 ) -> None:
     """Search for good hyperparameters.
 
     `--trials N` runs until N trials have finished, each as a DVC experiment. The first ten are
     random, then TPE; a median pruner stops weak ones. Trials compete by validation accuracy. The
-    same command resumes an interrupted study.
+    best of many is too high by selection: `--confirm K` gives accuracies to report. The same
+    command resumes an interrupted study.
 
-    Example: striate tune --trials 20 --workers 2
+    Example: striate tune --trials 20 --workers 2 --confirm 3
     """
     root = workspace.repository()
     with waiting("loading Optuna"):
@@ -227,6 +239,7 @@ def tune(
 
         from striate.config import params
         from striate.console import columns
+        from striate.tuning import confirm as confirmation
         from striate.tuning import search_space, studies
         from striate.tuning.workers import STORAGE
 
@@ -245,12 +258,19 @@ def tune(
         print(f"study {study} in {studies.masked(url)}: {finished} of {trials} trials are finished",
             flush=True)  # fmt: skip
         _run_trials(opened, url, root, trials, workers, sampler)
-        rows = studies.rows(opened)
+        rows, finished = studies.rows(opened), _count_finished(opened)
+        candidates = confirmation.candidates(opened, rows, confirm or 0)
     print()
     print(columns(studies.table(rows)))
-    if rows and rows[0].accuracy is not None:
-        print(f"\nto apply the best one: dvc exp apply {rows[0].experiment}")
+    best = rows[0].experiment if rows and rows[0].accuracy is not None else ""
+    failures: list[Failure] = []
+    if confirm:
+        best, failures = _confirm(root, candidates, confirm, finished, workers)
+    if best:
+        print(f"\nto apply the best one: dvc exp apply {best}")
     _sync(root)
+    if failures:
+        raise UserError(_failed(failures))
 
 
 def _run_trials(
@@ -269,6 +289,37 @@ def _run_trials(
         raise KeyboardInterrupt(
             f"{_count_finished(study)} of {trials} trials are finished; the same command resumes"
         ) from None
+
+
+def _confirm(
+    root: Path, chosen: Sequence[Candidate], asked: int, finished: int, workers: int
+) -> tuple[str, list[Failure]]:
+    """Train the best trials with fresh seeds, and show what these say.
+
+    Returns:
+        The experiment of the best one, or an empty string; and what failed.
+    """
+    from striate.reporting.numbers import plural
+    from striate.tracking import records
+    from striate.tuning import confirm
+
+    print()
+    if len(chosen) < asked:
+        there = plural(len(chosen), "complete trial")
+        print(f"--confirm {asked}: the study has {there} of different params to confirm")
+    if not chosen:
+        return "", []
+    queue = confirm.missing(root, chosen, records.find(root).records)
+    wanted = confirm.SEEDS * len(chosen)
+    print(
+        f"confirming {', '.join(one.row.experiment for one in chosen)}: {wanted - len(queue)} of"
+        f" {plural(wanted, 'experiment')} are there, {len(queue)} to run", flush=True,
+    )  # fmt: skip
+    failures = _run_experiments(root, queue, workers) if queue else []
+    confirmed = confirm.results(root, chosen, records.find(root).records)
+    print()
+    print(confirm.text(confirmed, finished, chosen[0].setting.params["data"]["split_seed"]))
+    return next((one.row.experiment for one in confirmed if one.scores), ""), failures
 
 
 def _count_finished(study: Study) -> int:

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import commands
 import psutil
 import pytest
+import repositories
 import yaml
 from clones import Clone
 from optuna.trial import TrialState
@@ -34,14 +35,7 @@ SPACE = {"training.learning_rate": {"low": 0.001, "high": 0.1, "log": True}}
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     """A repository with a commit and the params of this one."""
-    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "Start."]):
-        subprocess.run(
-            ["git", "-c", "user.name=test", "-c", "user.email=test@localhost", *command],
-            cwd=tmp_path, check=True,
-        )  # fmt: skip
-    (tmp_path / ".dvc").mkdir()
-    (tmp_path / ".dvc/config").touch()
-    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    repositories.start(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -416,6 +410,8 @@ def test_no_password_is_shown(root, monkeypatch, capsys, storage):
     [
         (["--trials", "0"], "--trials: 0 is not from 1 to 100,000"),
         (["--trials", "1", "--workers", "9999"], "--workers: 9999 is not from 1 to 1,024"),
+        (["--trials", "1", "--confirm", "0"], "--confirm: 0 is not from 1 to 100"),
+        (["--trials", "1", "--confirm", "101"], "--confirm: 101 is not from 1 to 100"),
         (["--trials", "1", "--study", "a b"], "--study is 'a b'; it must be 1 to 61 letters"),
         (["--trials", "1", "--study", "-b/c"], "--study is '-b/c'; it must be 1 to 61"),
         (["--trials", "1"], "tune.yaml cannot be read: No such file"),
