@@ -681,7 +681,9 @@ def test_an_mlflow_that_cannot_be_loaded_is_one_line(
         f"from striate.errors import exit_on_error\n{work}"
     )
     command = [sys.executable, "-c", script]
-    found = subprocess.run(command, input='["", "end", "FINISHED"]\n', capture_output=True, text=True)
+    found = subprocess.run(
+        command, input='["", "end", "FINISHED"]\n', capture_output=True, text=True
+    )
     first, *rest = found.stderr.splitlines()
     assert found.returncode == status
     assert first == f"{before}MLflow at sqlite:///{tmp_path}/mlflow.db failed{after}{said}"
