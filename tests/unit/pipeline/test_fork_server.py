@@ -199,12 +199,13 @@ def test_a_supervisor_that_is_killed_takes_the_program_along(waiting):
 
 
 def test_a_program_takes_its_own_children_along(python, tmp_path):
-    text = (
-        "import subprocess, time; c = subprocess.Popen(['sleep', '60']); print(c.pid, flush=True)"
-    )
-    front = subprocess.Popen(
-        [python, write(tmp_path, f"{text}; c.wait()")], stdout=subprocess.PIPE, text=True
-    )
+    text = """
+        import subprocess
+        child = subprocess.Popen(["sleep", "60"])
+        print(child.pid, flush=True)
+        child.wait()
+    """
+    front = subprocess.Popen([python, write(tmp_path, text)], stdout=subprocess.PIPE, text=True)
     child = psutil.Process(int(front.stdout.readline()))
     front.kill()
     front.communicate()

@@ -207,7 +207,7 @@ def test_an_experiment_of_the_same_name_is_left_alone(root):
     keep_experiment(second)
     repository_copy.fetch_experiment(root, first, "one")
     kept = git(root, "rev-parse", ref)
-    with pytest.raises(UserError, match="git fetch failed: .*rejected"):
+    with pytest.raises(UserError, match=r"git fetch failed: .*rejected"):
         repository_copy.fetch_experiment(root, second, "one")
     assert git(root, "rev-parse", ref) == kept
 
@@ -224,6 +224,6 @@ def test_what_the_system_refuses_is_one_line_and_leaves_no_copy(root, monkeypatc
 
     write(root, images__1="picture")
     monkeypatch.setattr(shutil, "copytree", refuse)
-    with pytest.raises(UserError, match="cannot be copied to .*: No space left on device"):
+    with pytest.raises(UserError, match=r"cannot be copied to .*: No space left on device"):
         repository_copy.make(root, "one", ["images"])
     assert list((root / repository_copy.FOLDER).iterdir()) == []
