@@ -117,17 +117,18 @@ def repeat(name: str, seeds: int, overrides: list[str] | None, workers: int | No
 
     wanted = repeat.setting(root, name, overrides or [])
     failures: list[repeat.Failure] = []
-    for round_ in count():
-        found = records.find(root).records
-        group = repeat.members(root, wanted, found)
-        new = repeat.missing(group, int(wanted.params["seed"]), seeds)
-        if not new or failures:
-            break
-        if round_ == MOST_ROUNDS:
-            raise UserError(CHANGED)
-        have = seeds - len(new)
-        print(f"{wanted.name}: {have} of {seeds} seeds are there, {len(new)} to run", flush=True)
-        failures = _run_experiments(root, repeat.jobs(root, wanted, new), workers)
+    with repeat.alone(root):
+        for round_ in count():
+            found = records.find(root).records
+            group = repeat.members(root, wanted, found)
+            new = repeat.missing(group, int(wanted.params["seed"]), seeds)
+            if not new or failures:
+                break
+            if round_ == MOST_ROUNDS:
+                raise UserError(CHANGED)
+            have = f"{seeds - len(new)} of {seeds} seeds are there"
+            print(f"{wanted.name}: {have}, {len(new)} to run", flush=True)
+            failures = _run_experiments(root, repeat.jobs(root, wanted, new), workers)
     if group is None:
         raise UserError(_failed(failures))
     print()

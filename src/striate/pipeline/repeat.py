@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from filelock import FileLock
 
 from striate.config import params, recipes
 from striate.config.params import Params
 from striate.config.yaml_loader import Loader
+from striate.console import waiting
 from striate.data import files
 from striate.data.json_csv import read_json
 from striate.errors import UserError
@@ -32,8 +34,9 @@ from striate.tracking.mlflow_store import run_name
 from striate.tracking.records import Record
 from striate.training.torchrun import cores
 
+LOCK = ".dvc/tmp/striate-repeat.lock"
 SEED_SUFFIX = re.compile(r"-seed\d+$")
-NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.]+|\.{2,}")
+NOT_IN_A_NAME = re.compile(r"([^A-Za-z0-9_.]|\.{2,})+")
 MOST_CHARACTERS = 100  # of a name, before the seed
 PRELOADED_FROM = 2  # experiments; for a single one, loading the packages first saves nothing
 
@@ -99,6 +102,20 @@ def setting(root: Path, name: str, overrides: Sequence[str]) -> Setting:
     found = Setting(shown.strip("-.")[:MOST_CHARACTERS] or "repeat", sections)
     params.check(sections, "params.yaml" if name == records.WORKSPACE else name)
     return found
+
+
+@contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Wait for another `striate repeat` of this repository: it may make the same experiments."""
+    path = root / LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    with waiting("waiting for another `striate repeat`"):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _params_of(root: Path, name: str, here: dict[str, Any]) -> dict[str, Any]:
