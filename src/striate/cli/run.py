@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,10 @@ def fetch(source: str, to: Path | None) -> None:
     print(target)
 
 
+MOST_ROUNDS = 2  # of `repeat`: the first may find other data, of which the second adds the rest
+CHANGED = "the new experiments are of other code or data than are there now; run it again"
+
+
 @command(
     argument(
         "name", metavar="NAME", nargs="?", values="experiments", default="workspace",
@@ -113,15 +118,18 @@ def repeat(name: str, seeds: int, overrides: list[str] | None, workers: int | No
 
     wanted = repeat.setting(root, name, overrides or [])
     failures: list[repeat.Failure] = []
-    while True:
-        found = records.find(root).records
-        group = repeat.members(root, wanted, found)
-        new = repeat.missing(group, int(wanted.params["seed"]), seeds)
-        if not new or failures:
-            break
-        have = seeds - len(new)
-        print(f"{wanted.name}: {have} of {seeds} seeds are there, {len(new)} to run", flush=True)
-        failures = _run_experiments(root, repeat.jobs(root, wanted, new), workers)
+    with repeat.alone(root):
+        for round_ in count():
+            found = records.find(root).records
+            group = repeat.members(root, wanted, found)
+            new = repeat.missing(group, int(wanted.params["seed"]), seeds)
+            if not new or failures:
+                break
+            if round_ == MOST_ROUNDS:
+                raise UserError(CHANGED)
+            have = f"{seeds - len(new)} of {seeds} seeds are there"
+            print(f"{wanted.name}: {have}, {len(new)} to run", flush=True)
+            failures = _run_experiments(root, repeat.jobs(root, wanted, new), workers)
     if group is None:
         raise UserError(_failed(failures))
     print()

@@ -228,7 +228,9 @@ def nested(values: dict[str, Any], sections: dict[str, Any]) -> dict[str, Any]:
     for key, value in values.items():
         section, _, name = key.rpartition(".")
         if section:
-            sections.setdefault(section, {})[name] = value
+            if not isinstance(sections.get(section), dict):
+                sections[section] = {}  # what the schema then says is missing
+            sections[section][name] = value
         else:
             sections[name] = value
     return sections

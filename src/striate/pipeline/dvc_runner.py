@@ -58,6 +58,7 @@ class Experiment:
         variables: Mapping[str, str],
     ) -> None:
         copy = repository_copy.make(root, name, copied)
+        self._copy = copy
         self._runner = subprocess.Popen(
             [sys.executable, "-m", "striate.pipeline.dvc_runner", root, copy, name, *arguments],
             cwd=root,
@@ -75,6 +76,7 @@ class Experiment:
         """Interrupt it if it still runs, and wait until it has ended."""
         self.stop()
         self._runner.__exit__(None, None, None)
+        repository_copy.remove(self._copy)  # if it was killed
 
     def stop(self) -> None:
         """Interrupt it; its messages until it has ended can still be read."""
@@ -168,6 +170,7 @@ def _environment(root: Path, rows: Path) -> dict[str, str]:
         "PATH": f"{_python()}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "PYTHONUNBUFFERED": "1",
         "DVC_NO_ANALYTICS": "true",
+        "DVC_SITE_CACHE_DIR": str(rows.parent / "dvc"),  # else it keeps a folder of each copy
         files.REPOSITORY: str(root.resolve()),
         events.VARIABLE: str(rows),
     }

@@ -60,7 +60,10 @@ def serve(path: str, packages: list[str]) -> dict[str, Any]:
             continue
         server.close()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        request = receive(connection)
+        try:
+            request = receive(connection)
+        except (IndexError, ValueError):
+            os._exit(0)  # whoever asked was killed before the request was whole
         program = os.fork()
         if not program:
             connection.close()
@@ -85,6 +88,8 @@ def supervise(connection: socket.socket, program: int) -> NoReturn:
     """Pass signals on to a program and its exit status back; kill it if nobody waits for it."""
     for number in range(3):
         os.close(number)  # a pipe shall end with the program
+    with suppress(OSError):
+        os.setpgid(program, program)  # the program does so, too, but perhaps later
     while True:
         ended, status = os.waitpid(program, os.WNOHANG)
         if ended:
@@ -103,15 +108,17 @@ def supervise(connection: socket.socket, program: int) -> NoReturn:
 def run(request: dict[str, Any]) -> None:
     """Run a module or a file as `python` would."""
     os.setpgid(0, 0)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # if nobody supervises it
     for number in FORWARDED:
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    own = python_path()
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
     target, *arguments = request["arguments"]
-    added = [name for name in os.environ.get("PYTHONPATH", "").split(os.pathsep) if name]
-    sys.path[:1] = added
+    sys.path[:] = python_path() + [path for path in sys.path[1:] if path not in own]
     if target == "-m":
         target, *arguments = arguments
         sys.path.insert(0, os.getcwd())
@@ -123,11 +130,16 @@ def run(request: dict[str, Any]) -> None:
         runpy.run_path(target, run_name="__main__")
 
 
+def python_path() -> list[str]:
+    """The folders that PYTHONPATH names, as `python` adds them to `sys.path`."""
+    names = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return [os.path.abspath(name) for name in names if name]
+
+
 def ask(path: str, arguments: list[str]) -> int:
     """Have a server run a program with this process's streams; returns its exit status.
 
-    Raises:
-        OSError: there is no server.
+    If the server is gone, the real Python takes this process's place.
     """
     request = {
         "arguments": arguments,
@@ -136,12 +148,23 @@ def ask(path: str, arguments: list[str]) -> int:
     }
     content = json.dumps(request).encode()
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(path)
+
+        def forward(number: int, _: Any) -> None:
+            with suppress(OSError):  # the program has just ended
+                connection.send(bytes([number]))
+
+        signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)  # the request comes first
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))
-        connection.sendmsg([len(content).to_bytes(8, "big")], [rights])
-        connection.sendall(content)
+        try:
+            connection.connect(path)
+            connection.sendmsg([len(content).to_bytes(8, "big")], [rights])
+            connection.sendall(content)
+        except OSError:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+            os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606
         for number in FORWARDED:
-            signal.signal(number, lambda number, _: connection.send(bytes([number])))
+            signal.signal(number, forward)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
         if sys.platform == "linux":
             # The shell that started this process becomes it, so DVC is its parent.
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from filelock import FileLock
 
 from striate.config import params, recipes
 from striate.config.params import Params
+from striate.config.yaml_loader import Loader
+from striate.console import waiting
 from striate.data import files
 from striate.data.json_csv import read_json
 from striate.errors import UserError
@@ -30,8 +34,10 @@ from striate.tracking.mlflow_store import run_name
 from striate.tracking.records import Record
 from striate.training.torchrun import cores
 
+LOCK = ".dvc/tmp/striate-repeat.lock"
 SEED_SUFFIX = re.compile(r"-seed\d+$")
-NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.]+")
+NOT_IN_A_NAME = re.compile(r"([^A-Za-z0-9_.]|\.{2,})+")
+MOST_CHARACTERS = 100  # of a name, before the seed
 PRELOADED_FROM = 2  # experiments; for a single one, loading the packages first saves nothing
 
 
@@ -91,10 +97,25 @@ def setting(root: Path, name: str, overrides: Sequence[str]) -> Setting:
     else:
         shown, sections = name, _params_of(root, name, here)
     sections = params.nested(_parsed(overrides), sections)
-    shown = "-".join([SEED_SUFFIX.sub("", shown), *(word.split(".")[-1] for word in overrides)])
-    found = Setting(NOT_IN_A_NAME.sub("-", shown).strip("-."), sections)
+    changes = [re.sub(r"^[^=]*\.", "", word) for word in overrides]  # keys without their sections
+    shown = NOT_IN_A_NAME.sub("-", "-".join([SEED_SUFFIX.sub("", shown), *changes]))
+    found = Setting(shown.strip("-.")[:MOST_CHARACTERS] or "repeat", sections)
     params.check(sections, "params.yaml" if name == records.WORKSPACE else name)
     return found
+
+
+@contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Wait for another `striate repeat` of this repository: it may make the same experiments."""
+    path = root / LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    with waiting("waiting for another `striate repeat`"):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _params_of(root: Path, name: str, here: dict[str, Any]) -> dict[str, Any]:
@@ -115,7 +136,7 @@ def _parsed(overrides: Sequence[str]) -> dict[str, Any]:
         if not equals or not key:
             raise UserError(f"-S takes KEY=VALUE, such as model.layers=3, not {word!r:.60}")
         try:
-            found[key] = yaml.safe_load(text)
+            found[key] = yaml.load(text, Loader)  # noqa: S506 - a safe one
         except yaml.YAMLError:
             raise UserError(f"-S {key}: {text!r:.60} is not a value of YAML") from None
     if "seed" in found:
@@ -193,7 +214,7 @@ def run(
     settings = queue[0].setting.checked
     limited = _is_portable(root, settings)
     workers = min(len(queue), workers or _workers(settings))
-    threads = str(max(1, cores() // workers))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // workers))
     arithmetic = portable.VARIABLES if limited else {"OMP_NUM_THREADS": threads}
     environment = arithmetic | dict(variables)
     alone = len(queue) < PRELOADED_FROM
@@ -204,8 +225,8 @@ def run(
 def _is_portable(root: Path, settings: Params) -> bool:
     """Whether the trainings will want portable arithmetic, as far as is known before `download`."""
     try:
-        known = read_json(root / MANIFEST).get("name") == settings.data.name
-    except UserError:
+        known = read_json(root / MANIFEST).get("name") == settings.data.name != "folder"
+    except (UserError, AttributeError):
         known = False
     folder = root / "data" if known else root / "no-data"
     return portable.is_wanted(settings.training, folder)
@@ -244,7 +265,8 @@ def _run_all(
         del running[job.name]
         if stopping.is_set() or commit_of_experiment(root, job.name):
             return None
-        return Failure(job.name, error_line(last.get("output", "")))
+        killed = "output" not in last
+        return Failure(job.name, "it was killed" if killed else error_line(last["output"]))
 
     with ThreadPoolExecutor(workers) as pool:
         try:

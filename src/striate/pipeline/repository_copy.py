@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from striate.errors import UserError, one_line
-from striate.tracking import background, dvc_cache
+from striate.tracking import background, dvc_cache, records
 
 FOLDER = Path(".dvc/tmp/striate-copies")
 
@@ -36,8 +36,8 @@ def make(root: Path, name: str, copied: Sequence[str]) -> Path:
         UserError: Git or the system refuses it.
     """
     _remove_abandoned(root)
-    copy = root / FOLDER / background.process_tag(os.getpid()) / name
-    shutil.rmtree(copy, ignore_errors=True)
+    copy = root / FOLDER / f"{name} {background.process_tag(os.getpid())}"
+    remove(copy)
     try:
         _check_out(root, copy)
         target = inside(root, copy)
@@ -48,7 +48,10 @@ def make(root: Path, name: str, copied: Sequence[str]) -> Path:
                 shutil.copytree(root / path, target / path, dirs_exist_ok=True)
             else:
                 shutil.copy2(root / path, target / path)
-    except OSError as error:
+    except BaseException as error:
+        remove(copy)
+        if not isinstance(error, OSError):
+            raise
         raise UserError(f"the repository cannot be copied to {copy}: {one_line(error)}") from None
     return copy
 
@@ -59,10 +62,8 @@ def inside(root: Path, copy: Path) -> Path:
 
 
 def remove(copy: Path) -> None:
-    """Remove a copy, and the folder of its process if it was the last one."""
+    """Remove a copy, if it is there."""
     shutil.rmtree(copy, ignore_errors=True)
-    if copy.parent.is_dir() and not any(copy.parent.iterdir()):
-        shutil.rmtree(copy.parent, ignore_errors=True)
 
 
 def fetch_experiment(root: Path, copy: Path, name: str) -> None:
@@ -74,13 +75,16 @@ def fetch_experiment(root: Path, copy: Path, name: str) -> None:
     head = _git(copy, "rev-parse", "HEAD")
     ref = f"refs/exps/{head[:2]}/{head[2:]}/{name}"
     if _git(copy, "for-each-ref", ref):
-        _git(root, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", str(copy),
-             f"{ref}:{ref}")  # fmt: skip
+        _git(root, "fetch", "--no-tags", "--no-write-fetch-head", str(copy), f"{ref}:{ref}")
 
 
 def _check_out(root: Path, copy: Path) -> None:
     """Give the copy HEAD, and as uncommitted changes those of the working tree."""
-    head = _git(root, "rev-parse", "HEAD")
+    head = records.head(root)
+    if head is None:
+        raise UserError(
+            'experiments start from a commit, and there is none yet: git commit -m "Start."'
+        )
     top = _git(root, "rev-parse", "--show-toplevel")
     paths = {
         name: Path(top, _git(Path(top), "rev-parse", "--git-path", name))
@@ -125,9 +129,9 @@ def _configure(root: Path, target: Path) -> None:
 
 
 def _remove_abandoned(root: Path) -> None:
-    for folder in (root / FOLDER).glob("* * *"):
-        if background.is_gone(folder.name):
-            shutil.rmtree(folder, ignore_errors=True)
+    for copy in (root / FOLDER).glob("* * * *"):
+        if background.is_gone(copy.name.split(" ", 1)[1]):
+            remove(copy)
 
 
 def _git(folder: Path, *arguments: str, variables: dict[str, str] | None = None) -> str:
