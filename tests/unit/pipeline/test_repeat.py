@@ -31,7 +31,7 @@ DIVERGING = {
     "model__activation": "leaky_relu",
     "model__norm": "none",
 }
-MACHINE = ("torch.version", "torch.processor_name", "striate.residency", "mlflow.source.git.commit")
+MACHINE = ("torch.version", "torch.processor_name", "striate.residency")
 TABLE = re.compile(r"^(\d+)  +(\S+)  +(\S+%)  +(\S+%)$", re.MULTILINE)
 
 
@@ -253,8 +253,8 @@ def test_seeds_are_made_once_completed_later_and_written_for_the_report(clone):
     for run in runs:
         assert run.info.status == "FINISHED"
         assert run.data.metrics["training_seconds"] > 0
-        for curve, points in {"val_accuracy": 2, "step_loss": 6}.items():
-            assert len(store.client.get_metric_history(run.info.run_id, curve)) >= points
+        for curve, points in {"val_accuracy": 2, "step_loss": 5}.items():
+            assert len(store.client.get_metric_history(run.info.run_id, curve)) == points
 
 
 def lock_of(clone, name):
