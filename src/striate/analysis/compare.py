@@ -214,7 +214,7 @@ def right(side: Side, scored: Scored) -> NDArray[np.bool_]:
 
 def trained(side: Side, scored: Scored) -> Trained:
     """The networks of a side's setting, and which test images each has right."""
-    return Trained(side.name, side.logits.argmax(axis=2) == scored.labels)
+    return Trained(side.name, side.group.seeds, side.logits.argmax(axis=2) == scored.labels)
 
 
 def sentences(sides: Sequence[Side], scored: Scored) -> list[str]:

@@ -25,8 +25,9 @@ class Rule(BaseModel):
 
     Attributes:
         better: which direction is better; a metric of metrics/test.json knows its own.
-        tolerance: how much worse it may be, in its own unit, or `noise` for a proportion of images:
-            as much as other seeds explain, or other images where no side has several seeds.
+        tolerance: how much worse it may be, in its own unit: so much does not matter. What the
+            seeds explain is allowed in any case, where a side has several. `noise` for a proportion
+            of images: that alone, or what other images explain where no side has several seeds.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -42,7 +43,7 @@ class MetricCheck(NamedTuple):
         before, now: over the seeds of that side, or of its only one.
         allowed: by how much it may be worse; None where nothing is judged.
         status: one of FAILURES; or better, equal, within tolerance, within noise, new, not judged.
-        welch: the test over seeds that `noise` is taken from; None where it is not.
+        test: over seeds, whose noise is allowed; None with one seed on each side.
     """
 
     file: str
@@ -51,7 +52,7 @@ class MetricCheck(NamedTuple):
     now: Mean | None
     allowed: float | None
     status: str
-    welch: Difference | None = None
+    test: Difference | None = None
 
     @property
     def failed(self) -> bool:
@@ -146,44 +147,49 @@ def _check(file: str, metric: str, before: Side, now: Side, rule: Rule | None) -
     # What must be equal is a fact about the results, not a score that another seed moves.
     fact = rule is not None and rule.better == "equal"
     old, new = (
-        side.score(file, metric) if fact else side.scores(file, metric) for side in (before, now)
+        dict(enumerate(side.score(file, metric))) if fact else side.scores(file, metric)
+        for side in (before, now)
     )
     means = _mean(old), _mean(new)
     if rule is None:
         return MetricCheck(file, metric, *means, None, "not judged")
-    allowed: float | None = None
-    welch: Difference | None = None
-    if not isinstance(rule.tolerance, str):
-        allowed = rule.tolerance
-    elif old and new:
+    allowed = None if isinstance(rule.tolerance, str) else rule.tolerance
+    test: Difference | None = None
+    if old and new and not fact:
         counts = [*before.score(file, COUNT), *now.score(file, COUNT)]
         images = counts if len(counts) == 2 and min(counts) > 0 else None
-        if len(old) == len(new) == 1:
+        if max(len(old), len(new)) > 1:
+            test = uncertainty.compare(old, new, _unit(rule, images))
+            allowed = max(allowed or 0.0, _noise_of_seeds(test))
+        elif allowed is None:
             allowed = _noise_of_images(old[0], new[0], images)
-        else:
-            welch = uncertainty.welch(old, new, 1 / min(images) if images else 0.0)
-            allowed = _noise_of_seeds(welch)
-    return MetricCheck(file, metric, *means, allowed, _judge(*means, allowed, rule), welch)
+    return MetricCheck(file, metric, *means, allowed, _judge(*means, allowed, rule), test)
 
 
-def _mean(scores: list[float]) -> Mean | None:
-    return uncertainty.summarize(scores) if scores else None
+def _unit(rule: Rule, images: list[float] | None) -> float:
+    """The step of a proportion of so many images; 0 for other metrics."""
+    return 1 / min(images) if images and rule.tolerance == NOISE else 0.0
 
 
-def _noise_of_seeds(welch: Difference) -> float:
-    """How much lower the second mean may be if both groups are of one setting.
+def _mean(scores: dict[int, float]) -> Mean | None:
+    return uncertainty.summarize(list(scores.values())) if scores else None
 
-    The bound of Welch's t-test, one-sided at 5 %. The test images add nothing: both groups are
-    scored on the same ones (`check_sources` refuses others), and if the settings are equal, the
-    seeds' spread on these images is all the noise there is.
+
+def _noise_of_seeds(test: Difference) -> float:
+    """How much worse the second mean may be if both groups are of one setting.
+
+    The bound of the t-test, one-sided at 2.5 %: several metrics are judged at once, and together
+    they shall fail one gate in 20 at most where nothing has changed. The test images add nothing:
+    both groups are scored on the same ones (`check_sources` refuses others), and if the settings
+    are equal, the seeds' spread on these images is all the noise there is.
     """
-    return uncertainty.one_sided(welch.df) * welch.error
+    return uncertainty.one_sided(test.df) * test.error
 
 
 def _noise_of_images(before: float, now: float, images: list[float] | None) -> float | None:
     """How much lower the second proportion may be if both networks are equally good.
 
-    The bound of the two-proportion z-test with a pooled variance, one-sided at 5 %; `images` says
+    The bound of the two-proportion z-test with a pooled variance, one-sided at 2.5 %; `images` says
     how many each is a proportion of.
     """
     if images is None:
@@ -254,7 +260,7 @@ def remarks(checks: list[MetricCheck], rules: Rules) -> list[str]:
         rule = rules.get(check.file, {}).get(check.metric)
         if rule and rule.better != "equal" and check.before and check.now:
             of_these = noisy.setdefault((check.before.n, check.now.n), [])
-            if rule.tolerance == NOISE and check.allowed is not None:
+            if check.allowed is not None and (check.test or rule.tolerance == NOISE):
                 of_these.append(check)
     return [line for seeds, found in noisy.items() for line in _remarks(seeds, found)]
 
@@ -272,9 +278,9 @@ def _remarks(seeds: tuple[int, int], noisy: list[MetricCheck]) -> list[str]:
         )
         return lines
     drops = [
-        f"{uncertainty.detectable_drop(check.welch):.2g} in {check.metric}"
+        f"{uncertainty.detectable_drop(check.test):.2g} in {check.metric}"
         for check in noisy
-        if check.welch
+        if check.test
     ]
     parts = [f"{plural(seeds[0], 'seed')} before and {seeds[1]} now are compared"]
     if drops:
@@ -293,14 +299,14 @@ def _noise_said(seeds: tuple[int, int]) -> str:
         return (
             f"the noise of the test images, {uncertainty.one_sided(math.inf):.4g} standard errors"
             " of the difference between two proportions of so many: of two equally good networks,"
-            " one comparison in 20 shows more."
+            " one comparison in 40 shows more."
         )
     if 1 in seeds:
         return (
             "the noise of the seeds, as the group spreads: of a group and one more seed of its"
-            " setting, one comparison in 20 shows more."
+            " setting, one comparison in 40 shows more."
         )
     return (
-        "the noise of the seeds, the one-sided 5% bound of Welch's t-test on the means: of two"
-        " groups of one setting, one comparison in 20 shows more."
+        "the noise of the seeds, the one-sided 2.5% bound of a t-test on the means: of two groups"
+        " of one setting, one comparison in 40 shows more."
     )

@@ -59,11 +59,11 @@ class Side(NamedTuple):
         value = finite(self.metrics.get(file, {}).get(metric))
         return [] if value is None else [value]
 
-    def scores(self, file: str, metric: str) -> list[float]:
-        """A metric over the seeds; where they do not hold it, that of the results."""
+    def scores(self, file: str, metric: str) -> dict[int, float]:
+        """A metric by seed; where the seeds do not hold it, that of the results alone."""
         column = seeds.column(PARTS[file], metric) if file in PARTS else ""
-        over_seeds = [row[column] for row in self.group if column in row]
-        return over_seeds or self.score(file, metric)
+        over_seeds = {int(row[seeds.SEED]): row[column] for row in self.group if column in row}
+        return over_seeds or dict(enumerate(self.score(file, metric)))
 
 
 def here(files: Iterable[str], folder: Path) -> Side:

@@ -1,7 +1,8 @@
 """Is a difference more than chance, and which chance? Networks by images, settings by seeds.
 
 McNemar's test compares two networks on the same images; it says nothing about how either would have
-come out with another seed. Welch's t-test compares two settings by the scores of their seeds.
+come out with another seed. A t-test compares two settings by the scores of their seeds: Welch's, or
+the paired one if both have the same seeds.
 """
 
 from __future__ import annotations
@@ -24,16 +25,19 @@ class Trained(NamedTuple):
 
     Attributes:
         name: of the setting.
+        seeds: ascending, each once.
         correct: whether each network classifies each test image correctly, bool (seeds, N).
     """
 
     name: str
+    seeds: Sequence[int]
     correct: NDArray[np.bool_]
 
     @property
-    def accuracies(self) -> list[float]:
+    def accuracies(self) -> dict[int, float]:
         """The test accuracy of each seed."""
-        return [float(accuracy) for accuracy in self.correct.mean(axis=1)]
+        scores = self.correct.mean(axis=1)
+        return {seed: float(score) for seed, score in zip(self.seeds, scores, strict=True)}
 
 
 class McNemarResult(NamedTuple):
@@ -81,10 +85,10 @@ def network_sentence(first: str, second: str, result: McNemarResult) -> str:
 
 
 def differences(first: Trained, others: Sequence[Trained]) -> list[Difference | None]:
-    """The test accuracy of other settings minus that of the first, over seeds (Welch's t-test).
+    """The test accuracy of other settings minus that of the first, over seeds.
 
-    The p values are Holm's where there are several. None stands where both settings have one seed,
-    so that nobody knows how it spreads.
+    By `uncertainty.compare`. The p values are Holm's where there are several. None stands where both
+    settings have one seed, so that nobody knows how it spreads.
 
     Args:
         first: the setting that the others are compared with.
@@ -92,7 +96,7 @@ def differences(first: Trained, others: Sequence[Trained]) -> list[Difference | 
     """
     unit = 1 / first.correct.shape[1]
     found = [
-        uncertainty.welch(first.accuracies, other.accuracies, unit)
+        uncertainty.compare(first.accuracies, other.accuracies, unit)
         if max(len(first.correct), len(other.correct)) > 1
         else None
         for other in others
@@ -123,13 +127,15 @@ def _sentence(first: Trained, other: Trained, found: Difference | None, holm: st
         single, several = (other, first) if m == 1 else (first, other)
         explains = "more than" if differ else "no more than"
         return (
-            f"{other.name} against {first.name}, {_counts(m, n)}: {gain}, if one more seed of"
-            f" {single.name} spreads as those of {several.name} (t-test over seeds, {test}):"
-            f" {explains} the seed explains. To be sure: striate repeat {single.name}"
+            f"{other.name} against {first.name}, {m} and {plural(n, 'seed')}: {gain}, if one more"
+            f" seed of {single.name} spreads as those of {several.name} (t-test over seeds,"
+            f" {test}): {explains} the seed explains. To be sure: striate repeat {single.name}"
             f" --seeds {max(n, m)}"
         )
     wider = uncertainty.with_images(found, first.correct, other.correct)
-    head = f"{other.name} against {first.name}, {_counts(m, n)}: {gain} (Welch's t-test, {test})."
+    kind = "paired t-test" if found.paired else "Welch's t-test"
+    counts = f"the same {plural(n, 'seed')}" if found.paired else f"{m} and {plural(n, 'seed')}"
+    head = f"{other.name} against {first.name}, {counts}: {gain} ({kind}, {test})."
     images = f"With other test images, too, the interval is {_range(wider)}"
     if differ:
         better, worse = (other, first) if found.value > 0 else (first, other)
@@ -143,7 +149,10 @@ def _sentence(first: Trained, other: Trained, found: Difference | None, holm: st
 
 def _advice(first: Trained, other: Trained, found: Difference) -> str:
     """What so many seeds can show, and how many the observed difference takes."""
-    sds = (float(np.std(first.accuracies, ddof=1)), float(np.std(other.accuracies, ddof=1)))
+    scores = [np.array(list(one.accuracies.values())) for one in (first, other)]
+    if found.paired:
+        scores = [scores[1] - scores[0]]
+    sds = [float(one.std(ddof=1)) for one in scores]
     n = min(len(first.correct), len(other.correct))
     if not any(sds):
         return ""
@@ -155,10 +164,6 @@ def _advice(first: Trained, other: Trained, found: Difference) -> str:
     needed = max(needed, n + 1)
     command = f": striate repeat {other.name} --seeds {needed}" if needed <= FEW_SEEDS else "."
     return f"{seen}; the observed ones would take {needed} each{command}"
-
-
-def _counts(ours: int, theirs: int) -> str:
-    return f"{ours} and {plural(theirs, 'seed')}" if theirs > 1 or ours > 1 else "one seed each"
 
 
 def _points(value: float) -> str:

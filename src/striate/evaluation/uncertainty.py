@@ -7,7 +7,7 @@ weights, the order of the batches and the augmentation; and the test images are 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -46,6 +46,7 @@ class Difference(NamedTuple):
         df: degrees of freedom of the error; infinite without seeds' part.
         low, high: its 95 % interval.
         p: two-sided probability of so large a difference, or a larger one, if there were none.
+        paired: whether it is the mean of the differences of equal seeds.
     """
 
     value: float
@@ -54,6 +55,7 @@ class Difference(NamedTuple):
     low: float
     high: float
     p: float
+    paired: bool = False
 
 
 def summarize(scores: Sequence[float]) -> Mean:
@@ -73,6 +75,31 @@ def summarize(scores: Sequence[float]) -> Mean:
         return Mean(n, mean, 0.0, None, None)
     half = _quantile(1 - LEVEL / 2, n - 1) * sd / math.sqrt(n)
     return Mean(n, mean, sd, mean - half, mean + half)
+
+
+def compare(
+    first: Mapping[int, float], second: Mapping[int, float], unit: float = 0.0
+) -> Difference:
+    """Compare the scores of two groups of seeds, by a t-test that fits.
+
+    Equal seeds draw the same validation split and order and, where shapes agree, the same weights,
+    so their scores rise and fall together. If both groups have the same seeds, the test is of the
+    differences between them (paired); else it is Welch's.
+
+    Args:
+        first: score by seed.
+        second: likewise.
+        unit: as in `welch`.
+
+    Raises:
+        ValueError: neither side has two scores, so no spread is known.
+    """
+    if len(first) < 2 or first.keys() != second.keys():
+        return welch(list(first.values()), list(second.values()), unit)
+    gains = np.array([second[seed] - first[seed] for seed in first])
+    # Two scores are rounded.
+    variance = max(float(gains.var(ddof=1)), unit**2 / 6) / len(gains)
+    return _difference(float(gains.mean()), variance, len(gains) - 1, paired=True)
 
 
 def welch(first: Sequence[float], second: Sequence[float], unit: float = 0.0) -> Difference:
@@ -116,24 +143,25 @@ def with_images(
     Applied Statistics 1 (2007), on why resampling both would count it three times.)
 
     Args:
-        seeds: what `welch` gives for the accuracies of the same networks.
+        seeds: what `compare` or `welch` gives for the accuracies of the same networks.
         first: whether each network of the first group classifies each image correctly, bool
-            (seeds, N).
+            (seeds, N); in the same order as the second's if the seeds are paired.
         second: likewise for the second group on the same images, bool (seeds, N).
     """
     count = first.shape[1]
     gains = second.mean(axis=0) - first.mean(axis=0)
     images = float(gains.var(ddof=1)) / count if count > 1 else 0.0
-    both = sum(_interaction(group) for group in (first, second))
+    crossed = [second.astype(float) - first] if seeds.paired else [first, second]
+    both = sum(_interaction(group) for group in crossed)
     # Seeds whose accuracies happen to agree would make the difference of the two negative.
     added = max(images - both, 0.0)
     total = seeds.error**2 + added
     df = _satterthwaite([(seeds.error**2, seeds.df), (added, count - 1)])
-    return _difference(seeds.value, total, df)
+    return _difference(seeds.value, total, df, seeds.paired)
 
 
-def _interaction(correct: NDArray[np.bool_]) -> float:
-    """What the interaction of seeds and images adds to the variance of a group's accuracy."""
+def _interaction(correct: NDArray[np.floating] | NDArray[np.bool_]) -> float:
+    """What the interaction of seeds and images adds to the variance of their mean."""
     n, count = correct.shape
     if n == 1:
         # Nothing separates it from the images' part; it is left there.
@@ -157,18 +185,19 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def power(difference: float, sds: tuple[float, float], n: int, m: int) -> float:
-    """The probability that `welch` finds a difference (p < 0.05), from the non-central t.
+def power(difference: float, sds: Sequence[float], n: int, m: int) -> float:
+    """The probability that a test finds a difference (p < 0.05), from the non-central t.
 
     Args:
         difference: of the two means.
-        sds: standard deviations of the two groups' scores.
+        sds: standard deviations of the two groups' scores, for Welch's test; or one, of the
+            differences between equal seeds, for the paired one.
         n: seeds of the first group, two or more.
-        m: seeds of the second, likewise.
+        m: seeds of the second, likewise; equal to n for pairs.
     """
     from scipy.special import nctdtr
 
-    parts = [(sds[0] ** 2 / n, n - 1), (sds[1] ** 2 / m, m - 1)]
+    parts = [(sd**2 / size, size - 1) for sd, size in zip(sds, (n, m), strict=False)]
     error = math.sqrt(sum(part for part, _ in parts))
     if error == 0:
         return 1.0 if difference else LEVEL
@@ -179,14 +208,14 @@ def power(difference: float, sds: tuple[float, float], n: int, m: int) -> float:
     return float(1 - missed + wrong_way)
 
 
-def detectable(sds: tuple[float, float], n: int) -> float:
+def detectable(sds: Sequence[float], n: int) -> float:
     """The difference that `n` seeds each find with a probability of POWER.
 
     Args:
-        sds: standard deviations of the two groups' scores.
+        sds: as in `power`.
         n: seeds of each group, two or more.
     """
-    error = math.sqrt((sds[0] ** 2 + sds[1] ** 2) / n)
+    error = math.sqrt(sum(sd**2 for sd in sds) / n)
     low, high = 0.0, 100 * error
     for _ in range(60):
         middle = (low + high) / 2
@@ -195,12 +224,12 @@ def detectable(sds: tuple[float, float], n: int) -> float:
 
 
 def one_sided(df: float) -> float:
-    """The number of standard errors that only LEVEL of Student's t exceeds, on one given side.
+    """The number of standard errors that half of LEVEL of Student's t exceeds, on one given side.
 
     Args:
         df: degrees of freedom; infinite for the normal distribution.
     """
-    return _quantile(1 - LEVEL, df)
+    return _quantile(1 - LEVEL / 2, df)
 
 
 def detectable_drop(difference: Difference) -> float:
@@ -217,10 +246,10 @@ def detectable_drop(difference: Difference) -> float:
     return shift * difference.error
 
 
-def seeds_needed(difference: float, sds: tuple[float, float]) -> int | None:
+def seeds_needed(difference: float, sds: Sequence[float]) -> int | None:
     """How many seeds each group needs to find a difference with a probability of POWER.
 
-    None where MOST_SEEDS would not do.
+    `sds` as in `power`; None where MOST_SEEDS would not do.
     """
     if power(difference, sds, MOST_SEEDS, MOST_SEEDS) < POWER:
         return None
@@ -247,15 +276,15 @@ def _satterthwaite(parts: Sequence[tuple[float, float]]) -> float:
     return total**2 / weights if weights else math.inf
 
 
-def _difference(value: float, variance: float, df: float) -> Difference:
+def _difference(value: float, variance: float, df: float, paired: bool = False) -> Difference:
     from scipy.special import stdtr
 
     error = math.sqrt(variance)
     if error == 0:
-        return Difference(value, 0.0, df, value, value, 0.0 if value else 1.0)
+        return Difference(value, 0.0, df, value, value, 0.0 if value else 1.0, paired)
     half = _quantile(1 - LEVEL / 2, df) * error
     p = 2 * float(stdtr(df, -abs(value) / error))
-    return Difference(value, error, df, value - half, value + half, p)
+    return Difference(value, error, df, value - half, value + half, p, paired)
 
 
 def _quantile(probability: float, df: float) -> float:

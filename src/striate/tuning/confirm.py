@@ -54,12 +54,12 @@ class Confirmed(NamedTuple):
     """A trial with the validation accuracies of those fresh seeds that have one."""
 
     row: Row
-    scores: list[float]
+    scores: dict[int, float]  # by seed
 
     @property
     def mean(self) -> Mean | None:
         """Over the fresh seeds; None where all failed."""
-        return uncertainty.summarize(self.scores) if self.scores else None
+        return uncertainty.summarize(list(self.scores.values())) if self.scores else None
 
     @property
     def is_whole(self) -> bool:
@@ -108,7 +108,7 @@ def results(root: Path, chosen: Iterable[Candidate], found: Sequence[Record]) ->
     Trials with failed seeds come last: the mean of those that are left is too high by selection.
     The arguments are those of `missing`.
     """
-    confirmed = [Confirmed(one.row, list(_scores(root, one, found).values())) for one in chosen]
+    confirmed = [Confirmed(one.row, _scores(root, one, found)) for one in chosen]
     return sorted(confirmed, key=lambda one: (not one.is_whole, -one.mean.mean if one.mean else 0))
 
 
@@ -177,9 +177,9 @@ def difference(best: Confirmed, second: Confirmed) -> Difference | None:
     if not second.scores or max(len(best.scores), len(second.scores)) < 2:
         return None
     # Two different scores are at least an image apart, so this is no less than the step of a score.
-    ordered = sorted({*best.scores, *second.scores})
+    ordered = sorted({*best.scores.values(), *second.scores.values()})
     step = min((high - low for low, high in pairwise(ordered)), default=0.0)
-    return uncertainty.welch(second.scores, best.scores, step)
+    return uncertainty.compare(second.scores, best.scores, step)
 
 
 def _comparison(best: Confirmed, second: Confirmed) -> str:
@@ -192,12 +192,13 @@ def _comparison(best: Confirmed, second: Confirmed) -> str:
     )
     seeds = plural(min(len(best.scores), len(second.scores)), "seed")
     names = best.row.experiment, second.row.experiment
+    kind = "paired t-test" if found.paired else "Welch's t-test"
     verdict = (
         f"{seeds} each cannot tell these two apart."
         if found.low <= 0 <= found.high
         else f"{names[0]} is better, and the choice of seeds does not explain it."
     )
     return (
-        f"{names[0]} against {names[1]}: {value} points, 95% interval {low} to {high} (Welch's"
-        f" t-test over seeds): {verdict}"
+        f"{names[0]} against {names[1]}: {value} points, 95% interval {low} to {high} ({kind} over"
+        f" seeds): {verdict}"
     )
