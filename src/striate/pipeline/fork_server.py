@@ -37,12 +37,14 @@ def serve(path: str, packages: list[str]) -> dict[str, Any]:
     """Fork for each request until standard input is closed; returns only in a fork.
 
     Args:
-        path: of the socket, which appears once the packages are loaded.
+        path: of the socket, which appears once the packages are loaded, in a folder of its own.
         packages: to load.
 
     Returns:
         What to run: arguments, folder and environment.
     """
+    import shutil  # not where a program is asked for, which takes no longer than it must
+
     for name in packages:
         import_module(name)
     server = socket.socket(socket.AF_UNIX)
@@ -53,6 +55,8 @@ def serve(path: str, packages: list[str]) -> dict[str, Any]:
     while True:
         ready, _, _ = select.select([server, sys.stdin], [], [])
         if sys.stdin in ready:
+            # Whoever made it may have been killed.
+            shutil.rmtree(os.path.dirname(path), ignore_errors=True)
             sys.exit()
         connection, _ = server.accept()
         if os.fork():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +39,7 @@ LOCK = ".dvc/tmp/striate-repeat.lock"
 SEED_SUFFIX = re.compile(r"-seed\d+$")
 NOT_IN_A_NAME = re.compile(r"([^A-Za-z0-9_.]|\.{2,})+")
 MOST_CHARACTERS = 100  # of a name, before the seed
+KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # exit statuses, the second of a shell's kind
 PRELOADED_FROM = 2  # experiments; for a single one, loading the packages first saves nothing
 
 
@@ -265,8 +267,7 @@ def _run_all(
         del running[job.name]
         if stopping.is_set() or commit_of_experiment(root, job.name):
             return None
-        killed = "output" not in last
-        return Failure(job.name, "it was killed" if killed else error_line(last["output"]))
+        return Failure(job.name, _reason(last))
 
     with ThreadPoolExecutor(workers) as pool:
         try:
@@ -276,6 +277,12 @@ def _run_all(
             for one in list(running.values()):
                 one.stop()
             raise
+
+
+def _reason(last: dict[str, Any]) -> str:
+    """Why an experiment failed, from its last message."""
+    status = last.get("status", -signal.SIGKILL)  # of a runner that was killed, there is none
+    return "it was killed" if status in KILLED else error_line(last["output"])
 
 
 def seed_rows(group: Group) -> list[seeds.Row]:

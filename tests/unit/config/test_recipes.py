@@ -15,8 +15,8 @@ from striate.models import configs, registry
 NAMES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
 SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 # What says where and how often, and not what is learnt.
-LEFT_OUT = {"seed", "data.path", "data.test_size", "data.residency", "training.device",
-            "training.processes", "training.precision", "training.capture",
+LEFT_OUT = {"seed", "data.split_seed", "data.path", "data.test_size", "data.residency",
+            "training.device", "training.processes", "training.precision", "training.capture",
             "training.log_every", "training.deterministic",
             "training.checkpoint_minutes"}  # fmt: skip
 

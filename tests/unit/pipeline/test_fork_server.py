@@ -47,6 +47,7 @@ def served():
         patch.setattr(preloaded, "PACKAGES", ("colorsys",))
         patch.setenv("PYTHONPATH", "/of/the/server")
         with preloaded.python({"SOME": "thing"}) as variables:
+            patch.undo()
             assert variables["SOME"] == "thing"
             (server,) = set(psutil.Process().children()) - before
             yield Path(variables[PRELOADED], "python"), server
@@ -280,6 +281,7 @@ def test_the_server_ends_with_the_block_and_with_its_process(tmp_path):
     killed = run(sys.executable, program, env=os.environ | {"TMPDIR": str(tmp_path)})
     assert killed.returncode == -signal.SIGKILL
     wait_until(lambda: not psutil.pid_exists(int(killed.stdout)))
+    assert list(tmp_path.glob("striate-*")) == []
 
 
 def test_elsewhere_than_on_linux_nothing_is_preloaded(monkeypatch):

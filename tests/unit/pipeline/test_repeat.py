@@ -403,3 +403,18 @@ def test_without_tracking_there_is_no_run(clone):
     repeated(clone, "--seeds", "2")
     clone.settle()
     assert len(mlflow_store.open_store().runs()) == before
+
+
+@pytest.mark.parametrize(
+    ("last", "reason"),
+    [
+        ({}, "it was killed"),
+        ({"epoch": 1}, "it was killed"),
+        ({"status": -9, "output": "> exec env"}, "it was killed"),
+        ({"status": 137, "output": "> exec env"}, "it was killed"),
+        ({"status": 255, "output": "epoch 1\nerror: it is faulty\nERROR: failed"}, "it is faulty"),
+        ({"status": 0, "output": ""}, "DVC printed no message"),
+    ],
+)
+def test_the_last_message_says_why_an_experiment_failed(last, reason):
+    assert repeat._reason(last) == reason

@@ -1,0 +1,36 @@
+"""What a stage says to MLflow through the process that started its experiment."""
+
+import io
+import json
+
+from striate.tracking import background
+from striate.tracking.trackers import mlflow, relay
+from striate.training import events
+
+
+def test_calls_arrive_in_their_order_under_the_name_of_their_experiment(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(events.VARIABLE, str(tmp_path / "rows"))
+    stage = relay.tracker()
+    stage.start({"seed": 1}, {"torch.version": "2"})
+    stage.log([("val_accuracy", 0.5, 1)])
+    stage.trained({"striate.params": "p"}, [("training_seconds", 3.0, 0)])
+    stage.end("FINISHED")
+    pipe = io.StringIO()
+    parent = mlflow.MLflow(pipe)
+    for line in (tmp_path / "rows").read_text().splitlines():
+        parent.relay("digits-seed1", json.loads(line)[relay.MESSAGE])
+    calls = [json.loads(line) for line in pipe.getvalue().splitlines()]
+    names = ("start", "log", "trained", "end")
+    assert [call[:2] for call in calls] == [["digits-seed1", name] for name in names]
+    first = calls[0]
+    assert first[2] == {"seed": 1}
+    assert first[3]["torch.version"] == "2"
+    assert not background.is_gone(first[3][background.PROCESS])
+
+
+def test_without_a_parent_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(events.VARIABLE, raising=False)
+    relay.tracker().end("FINISHED")
+    assert list(tmp_path.iterdir()) == []
