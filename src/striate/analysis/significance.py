@@ -87,8 +87,8 @@ def network_sentence(first: str, second: str, result: McNemarResult) -> str:
 def differences(first: Trained, others: Sequence[Trained]) -> list[Difference | None]:
     """The test accuracy of other settings minus that of the first, over seeds.
 
-    By `uncertainty.compare`. The p values are Holm's where there are several. None stands where both
-    settings have one seed, so that nobody knows how it spreads.
+    By `uncertainty.compare`. The p values are Holm's where there are several. None stands where
+    both settings have one seed, so that nobody knows how it spreads.
 
     Args:
         first: the setting that the others are compared with.

@@ -60,7 +60,7 @@ class Experiment:
         copy = repository_copy.make(root, name, copied)
         self._copy = copy
         self._runner = subprocess.Popen(
-            [sys.executable, "-m", "striate.pipeline.dvc_runner", root, copy, name, *arguments],
+            [_python(variables), "-m", "striate.pipeline.dvc_runner", root, copy, name, *arguments],
             cwd=root,
             env=os.environ | dict(variables),
             stdin=subprocess.PIPE,
@@ -129,7 +129,7 @@ def _start_dvc(
     environment = _environment(root, rows)
     with log.open("wb") as sink:
         return subprocess.Popen(
-            [_python() / "python", "-m", "dvc", "exp", "run", "--name", name, *arguments],
+            [_python(os.environ), "-m", "dvc", "exp", "run", "--name", name, *arguments],
             cwd=repository_copy.inside(root, copy),
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -140,8 +140,9 @@ def _start_dvc(
         )
 
 
-def _python() -> Path:
-    return Path(os.environ.get(PRELOADED) or Path(sys.executable).parent)
+def _python(variables: Mapping[str, str]) -> Path:
+    """The `python` that runs DVC and the stages, and this process."""
+    return Path(variables.get(PRELOADED) or Path(sys.executable).parent) / "python"
 
 
 def _stop(dvc: subprocess.Popen[bytes], interrupted: float) -> float:
@@ -167,7 +168,7 @@ def _environment(root: Path, rows: Path) -> dict[str, str]:
     """DVC's environment: its stages run with the same Python, unbuffered."""
     inherited = {key: value for key, value in os.environ.items() if key not in HIDDEN}
     return inherited | {
-        "PATH": f"{_python()}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "PATH": f"{_python(os.environ).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "PYTHONUNBUFFERED": "1",
         "DVC_NO_ANALYTICS": "true",
         "DVC_SITE_CACHE_DIR": str(rows.parent / "dvc"),  # else it keeps a folder of each copy

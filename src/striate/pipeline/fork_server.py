@@ -16,6 +16,7 @@ survive a fork.
 from __future__ import annotations
 
 import array
+import atexit
 import ctypes
 import json
 import os
@@ -24,6 +25,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 from contextlib import suppress
 from importlib import import_module
 from typing import Any, NoReturn
@@ -43,10 +45,13 @@ def serve(path: str, packages: list[str]) -> dict[str, Any]:
     Returns:
         What to run: arguments, folder and environment.
     """
-    import shutil  # not where a program is asked for, which takes no longer than it must
+    # Not where a program is asked for, which takes no longer than it must.
+    import gc
+    import shutil
 
     for name in packages:
         import_module(name)
+    gc.freeze()  # else the first collection in each fork would copy all pages
     server = socket.socket(socket.AF_UNIX)
     server.bind(f"{path}.new")
     server.listen(128)
@@ -57,7 +62,7 @@ def serve(path: str, packages: list[str]) -> dict[str, Any]:
         if sys.stdin in ready:
             # Whoever made it may have been killed.
             shutil.rmtree(os.path.dirname(path), ignore_errors=True)
-            sys.exit()
+            os._exit(0)
         connection, _ = server.accept()
         if os.fork():
             connection.close()
@@ -109,8 +114,25 @@ def supervise(connection: socket.socket, program: int) -> NoReturn:
                 os._exit(0)
 
 
-def run(request: dict[str, Any]) -> None:
-    """Run a module or a file as `python` would."""
+def run(request: dict[str, Any]) -> NoReturn:
+    """Run a module or a file as `python` would, and end."""
+    try:
+        _run(request)
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if not isinstance(end.code, int | None):
+            print(end.code, file=sys.stderr)
+    # As Python does it, but for the freeing of what is shared with the server, which takes long.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status & 0xFF)
+
+
+def _run(request: dict[str, Any]) -> None:
     os.setpgid(0, 0)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # if nobody supervises it

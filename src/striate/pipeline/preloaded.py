@@ -20,7 +20,8 @@ PACKAGES = (
     "torch", "numpy", "matplotlib.figure", "matplotlib.backends.backend_agg", "pydantic", "yaml",
     "jinja2", "PIL.Image", "PIL.PngImagePlugin", "scipy.special", "filelock", "psutil",
     "dvc.cli.parser", "dvc.repo", "dvc.commands.experiments.run", "dvc.repo.reproduce",
-    "dvc.repo.experiments.queue.workspace",
+    "dvc.repo.experiments.queue.workspace", "dvc.repo.experiments.queue.celery", "dvc.utils.hydra",
+    "hydra.compose", "networkx", "pygit2", "dulwich.stash", "dulwich.porcelain",
 )  # fmt: skip
 POLL_SECONDS = 0.02
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import re
 import signal
@@ -40,6 +41,8 @@ SEED_SUFFIX = re.compile(r"-seed\d+$")
 NOT_IN_A_NAME = re.compile(r"([^A-Za-z0-9_.]|\.{2,})+")
 MOST_CHARACTERS = 100  # of a name, before the seed
 KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # exit statuses, the second of a shell's kind
+OVERLAP = 3  # experiments on each core, where data are small
+NVIDIA = Path("/dev/nvidiactl")
 PRELOADED_FROM = 2  # experiments; for a single one, loading the packages first saves nothing
 
 
@@ -213,9 +216,11 @@ def run(
     """
     if not queue:
         return []
+    # The stages of all experiments load it; the environment may forbid Python to keep it.
+    compileall.compile_dir(root / "src", quiet=2)
     settings = queue[0].setting.checked
     limited = _is_portable(root, settings)
-    workers = min(len(queue), workers or _workers(settings))
+    workers = min(len(queue), workers or _workers(settings, limited))
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // workers))
     arithmetic = portable.VARIABLES if limited else {"OMP_NUM_THREADS": threads}
     environment = arithmetic | dict(variables)
@@ -234,11 +239,14 @@ def _is_portable(root: Path, settings: Params) -> bool:
     return portable.is_wanted(settings.training, folder)
 
 
-def _workers(settings: Params) -> int:
-    """As many as have a core each; one where they would share a GPU."""
-    if settings.training.device == "cpu":
-        return cores()
-    return 1 if Path("/dev/nvidiactl").exists() else cores()
+def _workers(settings: Params, limited: bool) -> int:
+    """One on each core, or one where they would share a GPU; more of those with small data.
+
+    These train for a second and wait for DVC and the disk; a few more leave no core idle.
+    """
+    if limited:
+        return OVERLAP * cores()
+    return 1 if settings.training.device != "cpu" and NVIDIA.exists() else cores()
 
 
 def _run_all(

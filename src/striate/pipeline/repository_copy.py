@@ -10,12 +10,13 @@ import configparser
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from striate.errors import UserError, one_line
 from striate.tracking import background, dvc_cache, records
 
+SOURCES = "src"
 FOLDER = Path(".dvc/tmp/striate-copies")
 
 
@@ -36,12 +37,14 @@ def make(root: Path, name: str, copied: Sequence[str]) -> Path:
         UserError: Git or the system refuses it.
     """
     _remove_abandoned(root)
+    times = {path: path.stat().st_mtime_ns for path in (root / SOURCES).rglob("*.py")}
     copy = root / FOLDER / f"{name} {background.process_tag(os.getpid())}"
     remove(copy)
     try:
         _check_out(root, copy)
         target = inside(root, copy)
         _configure(root, target)
+        _keep_bytecode(root, target, times)
         for path in copied:
             (target / path).parent.mkdir(parents=True, exist_ok=True)
             if (root / path).is_dir():
@@ -126,6 +129,16 @@ def _configure(root: Path, target: Path) -> None:
     local["cache"]["dir"] = dvc_cache.folder(root)
     with (target / ".dvc/config.local").open("w") as stream:
         local.write(stream)
+
+
+def _keep_bytecode(root: Path, target: Path, times: Mapping[Path, int]) -> None:
+    """Copy what Python has compiled, which it knows by the modification times of the sources."""
+    for path, time in times.items():
+        source = target / path.relative_to(root)
+        if source.exists():
+            os.utime(source, ns=(time, time))
+    for folder in (root / SOURCES).rglob("__pycache__"):
+        shutil.copytree(folder, target / folder.relative_to(root), dirs_exist_ok=True)
 
 
 def _remove_abandoned(root: Path) -> None:
