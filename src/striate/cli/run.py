@@ -181,8 +181,9 @@ def _keep_seeds(root: Path, group: Group) -> None:
         here = records.named(root, records.WORKSPACE)
     except UserError:
         return  # there are no results yet
-    rows = repeat.seed_rows(groups.of(here, group.members))
-    if groups.key(here) == group.key and rows != seeds.read(root / seeds.FILE):
+    own = groups.of(here, group.members)
+    rows = repeat.seed_rows(own)
+    if len(own.members) == len(group.members) and rows != seeds.read(root / seeds.FILE):
         seeds.write(root / seeds.FILE, rows)
         print(f"\n{seeds.FILE} holds these {len(rows)} seeds; `dvc repro` draws them in the report")
 

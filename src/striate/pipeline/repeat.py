@@ -167,9 +167,13 @@ def members(root: Path, wanted: Setting, found: Iterable[Record]) -> Group | Non
 
 
 def _is_of_this_code(root: Path, record: Record) -> bool:
-    code = [path for path in record.hashes if path.startswith(groups.CODE)]
-    return all(
-        (root / path).exists() and files.md5(root / path) == record.hashes[path] for path in code
+    return any(
+        all(
+            (root / path).exists() and files.md5(root / path) == value
+            for path, value in hashes.items()
+            if path.startswith(groups.CODE)
+        )
+        for hashes in (record.hashes, *record.twins)
     )
 
 

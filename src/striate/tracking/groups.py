@@ -8,6 +8,7 @@ that trains and evaluates are equal. Which images are held out is up to `seed` t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from striate.data.json_csv import finite
@@ -64,20 +65,37 @@ class Group(NamedTuple):
         return uncertainty.summarize(scores) if scores else None
 
 
-def key(record: Record) -> str:
-    """Equal for the experiments of one group."""
+def keys(record: Record) -> list[str]:
+    """Equal for the experiments of one group: a key for each code that came to these results."""
     params = {name: value for name, value in record.params.items() if name != "seed"}
-    read = [path for path in record.hashes if path.startswith(CODE)]
-    read += [records.TEST_SET, str(params.get("training.init_from", ""))]
-    hashes = {path: record.hashes.get(path) for path in read}
-    return records.hash_values(params | hashes | {records.DATA: record.identity[records.DATA]})
+    params[records.DATA] = record.identity[records.DATA]
+    others = (records.TEST_SET, str(params.get("training.init_from", "")))
+    return [
+        records.hash_values(
+            params
+            | {path: value for path, value in hashes.items() if path.startswith(CODE)}
+            | {path: hashes.get(path) for path in others}
+        )
+        for hashes in (record.hashes, *record.twins)
+    ]
 
 
 def group(found: Sequence[Record]) -> list[Group]:
-    """The groups of all experiments, in the order of their first ones."""
-    by_key: dict[str, dict[int, list[Record]]] = {}
-    for record in found:
-        by_seed = by_key.setdefault(key(record), {})
+    """The groups of all experiments, in the order of their first ones.
+
+    A key stands for a code. Codes that came to equal results, byte for byte, are one.
+    """
+    names: dict[str, str] = {}  # key → that of its group
+    own = [keys(record) for record in found]
+    for several in own:
+        known = list(dict.fromkeys(names[one] for one in several if one in names))
+        name = known[0] if known else several[0]
+        if len(known) > 1:
+            names = {one: name if old in known else old for one, old in names.items()}
+        names |= dict.fromkeys(several, name)
+    by_name: dict[str, dict[int, list[Record]]] = {}
+    for record, several in zip(found, own, strict=True):
+        by_seed = by_name.setdefault(names[several[0]], {})
         by_seed.setdefault(int(record.params.get("seed", 0)), []).append(record)
     return [
         Group(
@@ -85,7 +103,7 @@ def group(found: Sequence[Record]) -> list[Group]:
             [by_seed[seed][0] for seed in sorted(by_seed)],
             [record for seed in sorted(by_seed) for record in by_seed[seed][1:]],
         )
-        for name, by_seed in by_key.items()
+        for name, by_seed in by_name.items()
     ]
 
 
@@ -96,12 +114,23 @@ def of(record: Record, found: Sequence[Record]) -> Group:
         record: read by its name, whether or not it is among those found.
         found: all experiments.
     """
-    mine = key(record)
-    others = [r for r in found if r.key != record.key and key(r) == mine]
-    return group([record, *others])[0]
+    same = [one for one in found if one.key == record.key]
+    twins = [hashes for one in same for hashes in (one.hashes, *one.twins)]
+    mine = replace(record, twins=[*record.twins, *twins])
+    others = [one for one in found if one.key != record.key]
+    return next(one for one in group([mine, *others]) if mine in one.members)
 
 
-def tag(record: Record) -> str:
+def tags(found: Sequence[Record]) -> dict[str, str]:
+    """The tag of each experiment, by the key of its record."""
+    return {
+        record.key: tag(record, one.key)
+        for one in group(found)
+        for record in (*one.members, *one.repeated)
+    }
+
+
+def tag(record: Record, key: str) -> str:
     """The value of the tag by which MLflow's pages group the runs of one setting.
 
     It is the label of a curve, such as `digits 2x16 convnet, 3f9a01`; what a network does not have
@@ -113,4 +142,4 @@ def tag(record: Record) -> str:
         width = "-".join(map(str, width))
     size = f"{layers}x{width}".strip("x")
     words = [params.get("data.name"), size, params.get("model.arch")]
-    return f"{' '.join(filter(None, words))}, {key(record)[:6]}"
+    return f"{' '.join(filter(None, words))}, {key[:6]}"

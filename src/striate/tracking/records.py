@@ -13,7 +13,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,6 +74,7 @@ class Record:
         revision: the commit that it is read from; None for the working tree.
         hashes: path → DVC's hash of each file and folder that its stages read or wrote.
         pages: those of PAGES that are here.
+        twins: the `hashes` under its other names, where other code came to the same results.
     """
 
     names: list[Name]
@@ -84,6 +85,7 @@ class Record:
     revision: str | None
     hashes: dict[str, str]
     pages: list[str]
+    twins: list[dict[str, str]] = field(default_factory=list)
 
     @property
     def key(self) -> str:
@@ -188,8 +190,11 @@ def find(root: Path) -> Found:
         key = record.key
         if key not in records:
             records[key] = record
-        elif record.revision is not None:
-            records[key].names += record.names
+        else:
+            if record.revision is not None:
+                records[key].names += record.names
+            if record.hashes not in [records[key].hashes, *records[key].twins]:
+                records[key].twins.append(record.hashes)
         if record.revision is None:
             workspace = records[key]
     return Found(list(records.values()), left_out, workspace)

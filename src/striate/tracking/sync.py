@@ -80,15 +80,15 @@ def sync(root: Path, store: Store, found: Sequence[Record]) -> list[Row]:
     with mlflow_store.runs_lock():
         runs = store.runs()
         rows = _terminate_dead(store, runs)
-    known = _by_identity(_finished(runs))
+    known, tags = _by_identity(_finished(runs)), groups.tags(found)
     times = {}
     for record in console.track(found, "MLflow"):
         matching = known.get(_key(record), [])
-        if len(matching) == 1 and not any(_missing(store, record, matching[0])):
+        if len(matching) == 1 and not any(_missing(store, record, matching[0], tags[record.key])):
             run, done = matching[0], ""
         else:
             with mlflow_store.runs_lock():
-                run, done = _sync_one(root, store, record)
+                run, done = _sync_one(root, store, record, tags[record.key])
         rows.append(Row(", ".join(name.name for name in record.names), run.info.run_name, done))
         times[record.key] = _time(run)
     now = fingerprint(found)
@@ -131,7 +131,7 @@ def _terminate_dead(store: Store, runs: Sequence[Run]) -> list[Row]:
     return rows
 
 
-def _sync_one(root: Path, store: Store, record: Record) -> tuple[Run, str]:
+def _sync_one(root: Path, store: Store, record: Record, group: str) -> tuple[Run, str]:
     """Give an experiment exactly one run; returns it, and what was done."""
     finished = _finished(store.runs(training_tags(record)))
     matching = _by_identity(finished).get(_key(record), [])
@@ -142,10 +142,10 @@ def _sync_one(root: Path, store: Store, record: Record) -> tuple[Run, str]:
         for duplicate in matching[1:]:
             store.client.delete_run(duplicate.info.run_id)
             done.append("removed a duplicate run")
-        done += _add_missing(root, store, record, run)
+        done += _add_missing(root, store, record, run, group)
     elif unscored:
         run = unscored[0]
-        done += _add_missing(root, store, record, run)
+        done += _add_missing(root, store, record, run, group)
         # The identity comes last: if this is interrupted, the next sync does it again.
         missing = [point for point in _points(root, record) if point[0] not in run.data.metrics]
         store.log(run.info.run_id, missing)
@@ -154,7 +154,7 @@ def _sync_one(root: Path, store: Store, record: Record) -> tuple[Run, str]:
         done += _remove_duplicates(store, record)
     else:
         run = _create(root, store, record)
-        done += ["replayed", *_add_missing(root, store, record, run)]
+        done += ["replayed", *_add_missing(root, store, record, run, group)]
         # Terminated last: if this is interrupted, the next sync starts over.
         store.client.set_terminated(run.info.run_id)
         done += _remove_duplicates(store, record)
@@ -293,7 +293,7 @@ class Missing(NamedTuple):
     params: dict[str, Any]
 
 
-def _missing(store: Store, record: Record, run: Run) -> Missing:
+def _missing(store: Store, record: Record, run: Run, group: str) -> Missing:
     present = store.files(run)
     wanted = {records.MODELS: "checkpoint"} | {path: records.PAGES[path] for path in record.pages}
     named = [name for name in record.names if name.commit]
@@ -308,7 +308,7 @@ def _missing(store: Store, record: Record, run: Run) -> Missing:
             key: " ".join(sorted({*value.split(), *run.data.tags.get(key, "").split()}))
             for key, value in tags.items()
         }
-    tags[groups.TAG] = groups.tag(record)
+    tags[groups.TAG] = group
     return Missing(
         {path: name for path, name in wanted.items() if name not in present},
         {key: value for key, value in tags.items() if value and run.data.tags.get(key) != value},
@@ -316,9 +316,9 @@ def _missing(store: Store, record: Record, run: Run) -> Missing:
     )
 
 
-def _add_missing(root: Path, store: Store, record: Record, run: Run) -> list[str]:
+def _add_missing(root: Path, store: Store, record: Record, run: Run, group: str) -> list[str]:
     """Add artifacts, params and tags that a run lacks; returns what was added."""
-    missing = _missing(store, record, run)
+    missing = _missing(store, record, run, group)
     done = []
     for path, name in missing.artifacts.items():
         with tempfile.TemporaryDirectory() as scratch:

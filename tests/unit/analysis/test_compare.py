@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from clones import Clone
 from pages import Page
-from scipy.stats import ttest_ind
+from scipy.stats import ttest_ind, ttest_rel
 
 from striate.analysis import compare, significance
 from striate.analysis.compare import Scored, Side
@@ -28,7 +28,7 @@ def side(name, guesses, params=None, test=None, train=None, data="d"):
         params or {"seed": 0, "model.layers": 2},
         train or {"parameters": 10}, scores | (test or {}), None, {"data/test": data}, [],
     )  # fmt: skip
-    group = Group(groups.key(record), [record], [])
+    group = Group(groups.keys(record)[0], [record], [])
     return Side(name, record, group, [{"epoch": [1, 2], "val_loss": [2.0, 1.0]}], logits[None])
 
 
@@ -125,7 +125,9 @@ def test_its_result_is_of_two_networks_and_of_images(result, words):
 
 def setting(name, *accuracies):
     """Networks of these accuracies on 100 images; each has the first ones right."""
-    return Trained(name, np.arange(100) < 100 * np.array(accuracies)[:, None])
+    first = ord(name[0])  # two settings have no seed in common
+    seeds = range(100 * first, 100 * first + len(accuracies))
+    return Trained(name, seeds, np.arange(100) < 100 * np.array(accuracies)[:, None])
 
 
 LOW = setting("A", 0.80, 0.81, 0.82, 0.83, 0.84)
@@ -134,7 +136,8 @@ LOW = setting("A", 0.80, 0.81, 0.82, 0.83, 0.84)
 def test_settings_are_compared_over_their_seeds():
     high = setting("B", 0.90, 0.91, 0.92, 0.93, 0.94)
     (found,) = significance.differences(LOW, [high])
-    expected = ttest_ind(high.accuracies, LOW.accuracies, equal_var=False)
+    scores = [list(one.accuracies.values()) for one in (high, LOW)]
+    expected = ttest_ind(*scores, equal_var=False)
     assert (found.value, found.p) == pytest.approx((0.1, expected.pvalue))
     low, high_end = expected.confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((low, high_end))
@@ -145,6 +148,17 @@ def test_settings_are_compared_over_their_seeds():
     assert "B against" not in said
     assert "The setting B is better than A" in said
     assert "−10.00 points" in said
+
+
+def test_equal_seeds_are_paired():
+    high = setting("B", 0.81, 0.82, 0.83, 0.84, 0.86)._replace(seeds=LOW.seeds)
+    (found,) = significance.differences(LOW, [high])
+    scores = [list(one.accuracies.values()) for one in (high, LOW)]
+    expected = ttest_rel(*scores)
+    assert (found.value, found.p) == pytest.approx((0.012, expected.pvalue))
+    (said,) = significance.setting_sentences(LOW, [high])
+    assert said.startswith("B against A, the same 5 seeds: +1.20 points of test accuracy, 95%")
+    assert "(paired t-test, p = 0.0039). The setting B is better than A" in said
 
 
 def test_a_difference_within_the_spread_comes_with_the_seeds_that_it_would_take():

@@ -17,15 +17,19 @@ def record(without=(), **changes):
     return records.Record([records.Name("one")], {records.DATA: "d"}, params, {}, {}, None, {}, [])
 
 
+def tag(one):
+    return groups.tags([one])[one.key]
+
+
 def test_the_tag_names_data_and_network_and_is_equal_for_all_seeds_of_a_setting():
-    tag = groups.tag(record())
-    name, _, digest = tag.partition(", ")
+    found = tag(record())
+    name, _, digest = found.partition(", ")
     assert name == "digits 2x16 convnet"
     assert len(digest) == 6
-    assert groups.tag(record(seed=1)) == tag
-    longer = groups.tag(record(training__epochs=6))
+    assert tag(record(seed=1)) == found
+    longer = tag(record(training__epochs=6))
     assert longer.startswith(f"{name}, ")
-    assert longer != tag
+    assert longer != found
 
 
 @pytest.mark.parametrize(
@@ -38,7 +42,7 @@ def test_the_tag_names_data_and_network_and_is_equal_for_all_seeds_of_a_setting(
     ],
 )
 def test_the_tag_does_without_params_that_a_network_lacks(changed, name):
-    assert groups.tag(changed).partition(", ")[0] == name
+    assert tag(changed).partition(", ")[0] == name
 
 
 def test_sync_does_not_load_numpy_for_it():

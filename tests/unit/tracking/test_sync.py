@@ -244,7 +244,7 @@ def test_runs_are_tagged_with_the_group_of_their_setting(clone):
     main, other = found(clone)
     runs = [sync.run_of(store, record) for record in (main, other)]
     tags = [run.data.tags["striate.group"] for run in runs]
-    assert tags == [groups.tag(main), groups.tag(other)]
+    assert tags == [groups.tags([main, other])[one.key] for one in (main, other)]
     assert tags[0] != tags[1]  # their evaluate.batch_size differs
     store.tag(runs[0].info.run_id, {"striate.group": "wrong"})
     store.client.delete_tag(runs[1].info.run_id, "striate.group")
