@@ -223,13 +223,14 @@ def detectable(sds: Sequence[float], n: int) -> float:
     return high
 
 
-def one_sided(df: float) -> float:
-    """The number of standard errors that half of LEVEL of Student's t exceeds, on one given side.
+def one_sided(df: float, level: float = LEVEL / 2) -> float:
+    """The number of standard errors that so much of Student's t exceeds, on one given side.
 
     Args:
         df: degrees of freedom; infinite for the normal distribution.
+        level: the probability.
     """
-    return _quantile(1 - LEVEL / 2, df)
+    return _quantile(1 - level, df)
 
 
 def detectable_drop(difference: Difference) -> float:

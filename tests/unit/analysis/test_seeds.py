@@ -24,7 +24,7 @@ def test_a_table_has_each_seed_the_mean_and_its_interval():
         ["0", "one-0", "90.00%", "96.00%"],
         ["1", "one-1", "90.00%", "98.00%"],
         ["", "mean ± sd", "90.00% ± 0.00%", "97.00% ± 1.41%"],
-        ["", "95% interval of the mean", "90.00 to 90.00%", "84.29 to 109.71%"],
+        ["", "95% interval of the mean", "–", "84.29 to 100.00%"],
     ]
 
 

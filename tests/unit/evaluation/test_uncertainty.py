@@ -17,7 +17,7 @@ def test_a_mean_has_student_s_interval():
     low, high = stats.t.interval(0.95, 4, np.mean(FIRST), stats.sem(FIRST))
     assert found == pytest.approx((5, np.mean(FIRST), np.std(FIRST, ddof=1), low, high))
     assert uncertainty.summarize([0.5]) == (1, 0.5, None, None, None)
-    assert uncertainty.summarize([0.5, 0.5]) == (2, 0.5, 0, 0.5, 0.5)
+    assert uncertainty.summarize([0.5, 0.5]) == (2, 0.5, 0, None, None)
     with pytest.raises(ValueError, match="no score"):
         uncertainty.summarize([])
 
@@ -93,14 +93,34 @@ def test_the_number_of_seeds_that_a_difference_needs_has_a_limit():
     assert uncertainty.seeds_needed(10, (0.01, 0.01)) == 2
 
 
+def test_equal_seeds_are_paired():
+    first, second = dict(enumerate(FIRST)), dict(enumerate(SECOND[:5]))
+    found = uncertainty.compare(first, dict(reversed(second.items())))
+    expected = stats.ttest_rel(SECOND[:5], FIRST)
+    assert (found.p, found.df, found.paired) == (pytest.approx(expected.pvalue), 4, True)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval()))
+    others = {seed + 1: score for seed, score in second.items()}
+    assert uncertainty.compare(first, others) == uncertainty.welch(FIRST, SECOND[:5])
+    assert uncertainty.compare({0: 0.5, 1: 0.6}, {0: 0.55}).paired is False
+    rounded = uncertainty.compare({0: 0.5, 1: 0.5}, {0: 0.6, 1: 0.6}, unit=0.1)
+    assert rounded.error == pytest.approx(0.1 / 12**0.5)
+
+
+def test_the_power_of_pairs_is_that_of_their_differences():
+    assert uncertainty.power(0.02, [0.02], 5, 5) == pytest.approx(
+        stats.nct.sf(stats.t.ppf(0.975, 4), 4, 5**0.5)
+        + stats.nct.cdf(-stats.t.ppf(0.975, 4), 4, 5**0.5), rel=1e-6
+    )  # fmt: skip
+
+
 def test_the_detectable_drop_is_found_four_times_in_five():
     found = uncertainty.welch(FIRST, SECOND)
     shift = uncertainty.detectable_drop(found) / found.error
-    missed = stats.nct.cdf(stats.t.ppf(0.95, found.df), found.df, shift)
+    missed = stats.nct.cdf(stats.t.ppf(0.975, found.df), found.df, shift)
     assert missed == pytest.approx(0.2, abs=1e-4)
     images_only = found._replace(df=math.inf)
     shift = uncertainty.detectable_drop(images_only) / found.error
-    assert shift == pytest.approx(stats.norm.ppf(0.95) + stats.norm.ppf(0.8))
+    assert shift == pytest.approx(stats.norm.ppf(0.975) + stats.norm.ppf(0.8))
 
 
 # --- by simulation -------------------------------------------------------------------------------

@@ -43,6 +43,17 @@ def test_another_setting_data_weights_or_code_is_another_group(other):
     assert seeds([record(0), record(1, **other), record(2)]) == [[0, 2], [1]]
 
 
+def test_codes_that_came_to_equal_results_are_one():
+    old, new = {"src/striate/models": "old"}, {"src/striate/models": "new"}
+    both = record(0, hashes=old)
+    both.twins.append(HASHES | new)
+    assert seeds([record(1, hashes=old), record(2, hashes=new)]) == [[1], [2]]
+    assert seeds([record(1, hashes=old), record(2, hashes=new), both]) == [[0, 1, 2]]
+    assert groups.of(record(0, hashes=new), [both, record(1, hashes=old)]).seeds == [0, 1]
+    found = [both, record(1, hashes=old), record(2, hashes=new), record(3, model__layers=3)]
+    assert len(set(groups.tags(found).values())) == 2
+
+
 def test_what_neither_trains_nor_evaluates_counts_for_nothing():
     assert seeds([record(0), record(1, hashes={"dvc.yaml": "other", "params.yaml": "p"})]) == [
         [0, 1]

@@ -190,7 +190,7 @@ def test_a_sync_looks_up_each_run_when_it_comes_to_it(store, folder, monkeypatch
         for name in ("first", "second")
     )  # fmt: skip
 
-    def complete(root, store, record, run):
+    def complete(root, store, record, run, group):
         if record is first:
             other = mlflow_store.replay(store, "other", PARAMS, second.identity, [])
             store.upload(other, folder / "models", "checkpoint")

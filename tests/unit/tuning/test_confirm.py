@@ -185,7 +185,7 @@ def test_failed_seeds_are_named_and_their_means_are_marked_and_come_last(study, 
     }
     said, err = study.confirm(3, status=2)
     assert [row[1:] for row in confirmed(said)[1:]] == [
-        ["tune-0", "98.80%", "50.00% ± 0.00%", "50.00 to 50.00%"],
+        ["tune-0", "98.80%", "50.00% ± 0.00%", "–"],
         ["tune-1", "98.90%", "98.00% ± 1.15% (4 of 5 seeds)", "96.16 to 99.84%"],
         ["tune-3", "98.70%", "– (0 of 5 seeds)", "–"],
     ]
@@ -227,26 +227,32 @@ OTHER = ROW._replace(number=1, experiment="tune-1")
 @pytest.mark.parametrize(
     ("first", "second", "said"),
     [
-        ([0.95, 0.96, 0.97, 0.98, 0.99], [0.94, 0.95, 0.96, 0.97, 0.98],
-         "tune-0 against tune-1: +1.00 points, 95% interval −1.31 to +3.31 (Welch's t-test over"
+        ([0.95, 0.96, 0.97, 0.98, 0.99], [0.96, 0.94, 0.97, 0.95, 0.98],
+         "tune-0 against tune-1: +1.00 points, 95% interval −0.96 to +2.96 (paired t-test over"
          " seeds): 5 seeds each cannot tell these two apart."),
         ([0.95, 0.96, 0.97, 0.98, 0.99], [0.84, 0.85, 0.86, 0.87, 0.88],
-         "tune-0 against tune-1: +11.00 points, 95% interval +8.69 to +13.31 (Welch's t-test over"
+         "tune-0 against tune-1: +11.00 points, 95% interval +10.49 to +11.51 (paired t-test over"
          " seeds): tune-0 is better, and the choice of seeds does not explain it."),
         ([0.9] * 5, [0.9] * 5, "+0.00 points, 95% interval +0.00 to +0.00 "),
         # Five equal scores do not show that there is no spread.
-        ([0.9] * 5, [0.8] * 5, "+10.00 points, 95% interval +5.79 to +14.21 "),
+        ([0.9] * 5, [0.8] * 5, "+10.00 points, 95% interval +4.93 to +15.07 "),
         ([0.9, 0.8], [0.85, 0.7, 0.8, 0.81, 0.85], ": 2 seeds each cannot tell these two apart."),
     ],
 )  # fmt: skip
 def test_the_first_two_are_compared(first, second, said):
-    both = [confirm.Confirmed(ROW, first), confirm.Confirmed(OTHER, second)]
+    both = [
+        confirm.Confirmed(row, dict(enumerate(scores)))
+        for row, scores in ((ROW, first), (OTHER, second))
+    ]
     assert said in confirm.text(both, 6, "auto")
 
 
 @pytest.mark.parametrize(("first", "second"), [([0.9], [0.8]), ([0.9] * 5, [])])
 def test_where_too_few_seeds_are_left_nothing_is_compared(first, second):
-    both = [confirm.Confirmed(ROW, first), confirm.Confirmed(OTHER, second)]
+    both = [
+        confirm.Confirmed(row, dict(enumerate(scores)))
+        for row, scores in ((ROW, first), (OTHER, second))
+    ]
     assert confirm.difference(*both) is None
     assert "against" not in confirm.text(both, 6, "auto")
 
