@@ -158,9 +158,13 @@ def _run_experiments(root: Path, queue: Sequence[Job], workers: int | None) -> l
         if tracker and relay.MESSAGE in message:
             tracker.relay(name, message[relay.MESSAGE])
         if not message:
-            print(f"{name}: training", flush=True)
+            said = "training"
         elif "status" in message:
-            print(f"{name}: {'finished' if message['status'] == 0 else 'failed'}", flush=True)
+            said = "finished" if message["status"] == 0 else "failed"
+        else:
+            return
+        # In one piece: several threads report.
+        print(f"{name}: {said}\n", end="", flush=True)
 
     try:
         return repeat.run(root, queue, workers, switch, report)
