@@ -176,7 +176,7 @@ def _run_experiments(root: Path, queue: Sequence[Job], workers: int | None) -> l
 
 
 def _keep_seeds(root: Path, group: Group) -> None:
-    """Write metrics/seeds.csv if the results in the workspace are of this group."""
+    """Add the seeds to metrics/seeds.csv if the results in the workspace are of this group."""
     from striate.evaluation import seeds
     from striate.pipeline import repeat
     from striate.tracking import groups, records
@@ -186,10 +186,14 @@ def _keep_seeds(root: Path, group: Group) -> None:
     except UserError:
         return  # there are no results yet
     own = groups.of(here, group.members)
-    rows = repeat.seed_rows(own)
-    if len(own.members) == len(group.members) and rows != seeds.read(root / seeds.FILE):
-        seeds.write(root / seeds.FILE, rows)
-        print(f"\n{seeds.FILE} holds these {len(rows)} seeds; `dvc repro` draws them in the report")
+    if len(own.members) != len(group.members):
+        return
+    kept = seeds.read(root / seeds.FILE)
+    rows = {row[seeds.SEED]: row for row in seeds.of_results(kept, repeat.seed_row(here))}
+    rows |= {int(m.params["seed"]): repeat.seed_row(m) for m in own.members}
+    if kept != sorted(rows.values(), key=lambda row: row[seeds.SEED]):
+        seeds.write(root / seeds.FILE, list(rows.values()))
+        print(f"\n{seeds.FILE} holds {len(rows)} seeds now; `dvc repro` draws them in the report")
 
 
 def _failed(failures: Sequence[Failure]) -> str:

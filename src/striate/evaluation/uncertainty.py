@@ -157,7 +157,9 @@ def with_images(
     added = max(images - both, 0.0)
     total = seeds.error**2 + added
     df = _satterthwaite([(seeds.error**2, seeds.df), (added, count - 1)])
-    return _difference(seeds.value, total, df, seeds.paired)
+    found = _difference(seeds.value, total, df, seeds.paired)
+    # A little more variance with more degrees of freedom would promise more than the seeds alone.
+    return found if found.high - found.low > seeds.high - seeds.low else seeds
 
 
 def _interaction(correct: NDArray[np.floating] | NDArray[np.bool_]) -> float:

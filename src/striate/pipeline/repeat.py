@@ -297,8 +297,6 @@ def _reason(last: dict[str, Any]) -> str:
     return "it was killed" if status in KILLED else error_line(last["output"])
 
 
-def seed_rows(group: Group) -> list[seeds.Row]:
-    """The rows of metrics/seeds.csv for a group."""
-    return [
-        seeds.row(int(member.params["seed"]), member.train, member.test) for member in group.members
-    ]
+def seed_row(record: Record) -> seeds.Row:
+    """The row of metrics/seeds.csv for an experiment."""
+    return seeds.row(int(record.params["seed"]), record.train, record.test)
