@@ -84,6 +84,9 @@ def test_one_seed_against_a_group_takes_the_spread_of_the_group(swapped):
 def test_equal_scores_of_equal_seeds_are_equal():
     checks = gate.compare(side(FIVE), side(FIVE), RULES)
     assert {check.status for check in checks} == {"equal"}
+    assert checks[0].allowed == pytest.approx(
+        stats.t.ppf(0.975, 8) * np.std(FIVE, ddof=1) * 0.4**0.5
+    )
     assert gate.outcome(checks) == "passed, no metric differs"
 
 
