@@ -6,7 +6,7 @@
 
 Two pools are of MNIST: one epoch over the first 6,000 training images, the committed setting and
 one that differs. The third is of digits, as committed. `striate.analysis` and
-`striate.evaluation.uncertainty` judge groups drawn from them: of one setting, where nothing may be
+`striate.reporting.uncertainty` judge groups drawn from them: of one setting, where nothing may be
 found more often than promised, and of settings that differ, where as much must be found as
 foretold. Set STRIATE_MIRROR to a folder with the data.
 """
@@ -37,9 +37,10 @@ from striate.analysis.gate_sources import PARTS, Side
 from striate.analysis.significance import Trained
 from striate.config import params
 from striate.data import arrays, tensors
-from striate.evaluation import metrics, seeds, uncertainty
-from striate.evaluation.uncertainty import LEVEL, Difference
+from striate.evaluation import metrics
 from striate.models import checkpoint, devices, normalization, portable, prediction, registry
+from striate.reporting import seeds, uncertainty
+from striate.reporting.uncertainty import LEVEL, Difference
 from striate.tracking import records
 from striate.training import history, loop
 from striate.training.task import Task
@@ -47,7 +48,7 @@ from striate.training.torchrun import cores
 
 IMAGES = 6000  # of MNIST's training set
 OTHER = {"training__learning_rate": 0.0014}  # the setting that differs
-GROUP = 5  # seeds, as many as metrics/seeds.csv holds
+GROUP = 5  # seeds, as many as `striate repeat` makes
 DRAWS = 1000  # of groups, for each rate: chance moves 5 % by 0.7 points
 FEW_IMAGES = 500  # so few that their choice matters beside that of the seeds
 DROP = 3  # standard deviations of a metric

@@ -18,8 +18,9 @@ def read_results(settings: params.Params) -> "Results":
     """Read what the other stages wrote."""
     from striate.config.recipes import arguments
     from striate.data import arrays, json_csv, source
-    from striate.evaluation import predictions, seeds
+    from striate.evaluation import predictions
     from striate.models import model_json
+    from striate.reporting import seeds
     from striate.reporting.results import SAMPLES, Results, spread
     from striate.tracking import records
 

@@ -14,8 +14,9 @@ from paths import ROOT
 from stages import STAGES, fail_stage, run_stage, write_params
 
 from striate.data import json_csv
-from striate.evaluation import inspection, metrics, predictions, seeds
+from striate.evaluation import inspection, metrics, predictions
 from striate.models import checkpoint
+from striate.reporting import seeds
 from striate.tracking import background, mlflow_store, records
 
 

@@ -18,12 +18,12 @@ from striate.data.json_csv import MISSING
 from striate.evaluation import predictions
 from striate.evaluation.metrics import METRICS
 from striate.evaluation.scores import surest_mistakes
-from striate.evaluation.uncertainty import Mean
 from striate.reporting import html, numbers
 from striate.reporting.figures.curves import overlaid_curves
 from striate.reporting.figures.seeds import setting_scores
 from striate.reporting.figures.style import png
 from striate.reporting.numbers import mean_interval, mean_sd
+from striate.reporting.uncertainty import Mean
 from striate.tracking import groups, records
 from striate.tracking.groups import Group
 from striate.tracking.records import Record

@@ -10,10 +10,10 @@ from striate.analysis.gate_sources import Metrics, Side
 from striate.config.yaml_loader import read_yaml
 from striate.data.json_csv import MISSING, finite
 from striate.errors import UserError
-from striate.evaluation import uncertainty
 from striate.evaluation.metrics import METRICS
-from striate.evaluation.uncertainty import Difference, Mean
+from striate.reporting import uncertainty
 from striate.reporting.numbers import mean_sd, plural
+from striate.reporting.uncertainty import Difference, Mean
 from striate.tracking import records
 
 NOISE = "noise"

@@ -10,8 +10,8 @@ import yaml
 from striate.config.yaml_loader import Loader
 from striate.data.json_csv import MISSING, finite, parse_json, read_json
 from striate.errors import UserError
-from striate.evaluation import seeds
-from striate.evaluation.seeds import Row
+from striate.reporting import seeds
+from striate.reporting.seeds import Row
 from striate.tracking import dvc_lock, records
 from striate.tracking.git import commit_of, git
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from striate.data.json_csv import MISSING, finite
-from striate.evaluation.uncertainty import Mean
 from striate.reporting.numbers import mean_interval, mean_sd, plural
+from striate.reporting.uncertainty import Mean
 from striate.tracking import records
 from striate.tracking.groups import Group
 from striate.tracking.records import Record

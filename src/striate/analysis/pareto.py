@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from striate.analysis import overview
 from striate.data.json_csv import MISSING, finite
-from striate.evaluation.uncertainty import Mean, summarize
 from striate.reporting.figures.trade_off import Panel
 from striate.reporting.numbers import mean_sd
+from striate.reporting.uncertainty import Mean, summarize
 from striate.tracking import records
 from striate.tracking.groups import Group
 from striate.tracking.records import LeftOut, Record

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from striate.console import columns
 from striate.data.json_csv import MISSING, finite
-from striate.evaluation import uncertainty
+from striate.reporting import uncertainty
 from striate.reporting.numbers import mean_interval, mean_sd, plural
 from striate.tracking import records
 from striate.tracking.groups import Group

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from striate.evaluation import uncertainty
-from striate.evaluation.uncertainty import LEVEL, POWER, Difference
+from striate.reporting import uncertainty
 from striate.reporting.numbers import plural
+from striate.reporting.uncertainty import LEVEL, POWER, Difference
 
 FEW_SEEDS = 100  # up to which a command to run them is shown
 
@@ -122,7 +122,8 @@ def _sentence(first: Trained, other: Trained, found: Difference | None, holm: st
         )
     differ = found.p < LEVEL
     test = f"p = {found.p:.2g}{holm}"
-    gain = f"{_points(found.value)} points of test accuracy, 95% interval {_range(found)}"
+    alone = " of this comparison alone" * bool(holm)
+    gain = f"{_points(found.value)} points of test accuracy, 95% interval{alone} {_range(found)}"
     if min(n, m) == 1:
         single, several = (other, first) if m == 1 else (first, other)
         explains = "more than" if differ else "no more than"
@@ -162,7 +163,9 @@ def _advice(first: Trained, other: Trained, found: Difference) -> str:
     if needed is None:
         return f"{seen}; the observed ones would take more than {uncertainty.MOST_SEEDS:,} each."
     needed = max(needed, n + 1)
-    command = f": striate repeat {other.name} --seeds {needed}" if needed <= FEW_SEEDS else "."
+    command = "."
+    if needed <= FEW_SEEDS:
+        command = f": striate repeat {other.name} --seeds {needed}, likewise {first.name}"
     return f"{seen}; the observed ones would take {needed} each{command}"
 
 

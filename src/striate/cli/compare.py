@@ -71,7 +71,7 @@ def _summary_rows(settings: Params, train: dict[str, Any], test: dict[str, Any])
 
 def _seeds_rows(root: Path, here: Record) -> dict[str, str]:
     """What several seeds of the workspace's setting say: its experiments here, or Git's table."""
-    from striate.evaluation import seeds
+    from striate.reporting import seeds
     from striate.reporting.numbers import mean_interval, mean_sd
     from striate.tracking import groups, records
 
@@ -125,7 +125,7 @@ def compare(names: list[str], page: Path) -> None:
     """Compare settings over their seeds, and networks over images.
 
     An experiment stands for all that differ from it in the seed alone. Compares params, metrics,
-    learning curves and predictions, as text and as a page: Welch's t-test over seeds, McNemar's
+    learning curves and predictions, as text and as a page: a t-test over seeds, McNemar's test
     over images.
 
     Example: striate compare main deeper

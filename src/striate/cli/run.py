@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from striate.console import waiting
 from striate.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from optuna import Study
 
@@ -114,11 +115,14 @@ def repeat(name: str, seeds: int, overrides: list[str] | None, workers: int | No
     root = workspace.repository()
     from striate.analysis import seeds as analysis
     from striate.pipeline import repeat
+    from striate.reporting import seeds as kept
     from striate.tracking import records
 
     wanted = repeat.setting(root, name, overrides or [])
     failures: list[repeat.Failure] = []
-    with repeat.alone(root):
+    if not (root / kept.FILE).exists():
+        kept.write(root / kept.FILE, [])  # the stage visualize depends on it
+    with repeat.alone(root), _runner(root, workers) as run:
         for round_ in count():
             found = records.find(root).records
             group = repeat.members(root, wanted, found)
@@ -129,7 +133,7 @@ def repeat(name: str, seeds: int, overrides: list[str] | None, workers: int | No
                 raise UserError(CHANGED)
             have = f"{seeds - len(new)} of {seeds} seeds are there"
             print(f"{wanted.name}: {have}, {len(new)} to run", flush=True)
-            failures = _run_experiments(root, repeat.jobs(root, wanted, new), workers)
+            failures = run(repeat.jobs(root, wanted, new))
     if group is None:
         raise UserError(_failed(failures))
     print()
@@ -139,24 +143,30 @@ def repeat(name: str, seeds: int, overrides: list[str] | None, workers: int | No
         raise UserError(f"{_failed(failures)}; the mean is over the seeds that did not fail")
 
 
-def _run_experiments(root: Path, queue: Sequence[Job], workers: int | None) -> list[Failure]:
-    """Run experiments, say how they do, and log them to MLflow.
+@contextmanager
+def _runner(root: Path, workers: int | None) -> Iterator[Callable[[Sequence[Job]], list[Failure]]]:
+    """A function that runs experiments, says how they do, and logs all of them to MLflow.
 
-    Raises:
-        KeyboardInterrupt: somebody stopped it; says that it can be resumed.
+    It raises a KeyboardInterrupt that says that the command can be resumed.
     """
+    import threading
+
     from striate.pipeline import repeat
     from striate.tracking import logger
-    from striate.tracking.trackers import mlflow, relay
+    from striate.tracking.trackers import _relay, mlflow
 
     names = logger.switched_on()
-    tracker = mlflow.tracker(os.getpid()) if logger.MLFLOW in names else None
-    relayed = [relay.NAME if name == logger.MLFLOW else name for name in names]
+    relayed = [logger.RELAY if name == logger.MLFLOW else name for name in names]
     switch = {logger.SWITCH: ",".join(relayed) or "off"}
+    # One process for all experiments; it starts with the first call.
+    tracker, lock = None, threading.Lock()
 
     def report(name: str, message: dict[str, Any]) -> None:
-        if tracker and relay.MESSAGE in message:
-            tracker.relay(name, message[relay.MESSAGE])
+        nonlocal tracker
+        if _relay.MESSAGE in message:
+            with lock:
+                tracker = tracker or mlflow.tracker(os.getpid())
+            tracker.relay(name, message[_relay.MESSAGE])
         if not message:
             said = "training"
         elif "status" in message:
@@ -167,7 +177,7 @@ def _run_experiments(root: Path, queue: Sequence[Job], workers: int | None) -> l
         print(f"{name}: {said}\n", end="", flush=True)
 
     try:
-        return repeat.run(root, queue, workers, switch, report)
+        yield lambda queue: repeat.run(root, queue, workers, switch, report)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command resumes") from None
     finally:
@@ -177,8 +187,8 @@ def _run_experiments(root: Path, queue: Sequence[Job], workers: int | None) -> l
 
 def _keep_seeds(root: Path, group: Group) -> None:
     """Add the seeds to metrics/seeds.csv if the results in the workspace are of this group."""
-    from striate.evaluation import seeds
     from striate.pipeline import repeat
+    from striate.reporting import seeds
     from striate.tracking import groups, records
 
     try:
@@ -188,7 +198,10 @@ def _keep_seeds(root: Path, group: Group) -> None:
     own = groups.of(here, group.members)
     if len(own.members) != len(group.members):
         return
-    kept = seeds.read(root / seeds.FILE)
+    try:
+        kept = seeds.read(root / seeds.FILE)
+    except UserError:
+        kept = []  # what cannot be read is written anew
     rows = {row[seeds.SEED]: row for row in seeds.of_results(kept, repeat.seed_row(here))}
     rows |= {int(m.params["seed"]): repeat.seed_row(m) for m in own.members}
     if kept != sorted(rows.values(), key=lambda row: row[seeds.SEED]):
@@ -316,6 +329,7 @@ def _confirm(
     Returns:
         The experiment of the best one, or an empty string; and what failed.
     """
+    from striate.pipeline import repeat
     from striate.reporting.numbers import plural
     from striate.tracking import records
     from striate.tuning import confirm
@@ -326,13 +340,14 @@ def _confirm(
         print(f"--confirm {asked}: the study has {there} of different params to confirm")
     if not chosen:
         return "", []
-    queue = confirm.missing(root, chosen, records.find(root).records)
     wanted = confirm.SEEDS * len(chosen)
-    print(
-        f"confirming {', '.join(one.row.experiment for one in chosen)}: {wanted - len(queue)} of"
-        f" {plural(wanted, 'experiment')} are there, {len(queue)} to run", flush=True,
-    )  # fmt: skip
-    failures = _run_experiments(root, queue, workers) if queue else []
+    with repeat.alone(root), _runner(root, workers) as run:
+        queue = confirm.missing(root, chosen, records.find(root).records)
+        print(
+            f"confirming {', '.join(one.row.experiment for one in chosen)}: {wanted - len(queue)}"
+            f" of {plural(wanted, 'experiment')} are there, {len(queue)} to run", flush=True,
+        )  # fmt: skip
+        failures = run(queue)
     confirmed = confirm.results(root, chosen, records.find(root).records)
     print()
     print(confirm.text(confirmed, finished, chosen[0].setting.params["data"]["split_seed"]))

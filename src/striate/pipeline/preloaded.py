@@ -28,7 +28,7 @@ POLL_SECONDS = 0.02
 
 @contextmanager
 def python(variables: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """Have such a `python`; where the system cannot fork safely, the usual one.
+    """Start such a `python`; where the system cannot fork safely, use the ordinary one.
 
     Args:
         variables: of the environment of all programs: some are read when a package is loaded.

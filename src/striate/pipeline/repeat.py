@@ -24,11 +24,11 @@ from striate.console import waiting
 from striate.data import files
 from striate.data.json_csv import read_json
 from striate.errors import UserError
-from striate.evaluation import seeds
 from striate.models import portable
 from striate.pipeline import preloaded
 from striate.pipeline.dvc_runner import Experiment
 from striate.pipeline.experiments import commit_of_experiment, error_line, ignored_inputs
+from striate.reporting import seeds
 from striate.tracking import groups, records
 from striate.tracking.commits import MANIFEST
 from striate.tracking.groups import Group
@@ -162,8 +162,13 @@ def members(root: Path, wanted: Setting, found: Iterable[Record]) -> Group | Non
         if {key: value for key, value in record.params.items() if key != "seed"} == flat
         and _is_of_this_code(root, record)
     ]
-    # The data may have changed meanwhile; the last experiment has what is there now.
-    return groups.of(equal[-1], equal) if equal else None
+    if not equal:
+        return None
+    # Data of equal params may have changed: those in the working tree count, if it has some.
+    manifest = root / MANIFEST
+    data = files.md5(manifest) if manifest.exists() else ""
+    same = [record for record in equal if record.identity[records.DATA] == data]
+    return groups.of((same or equal)[-1], equal)
 
 
 def _is_of_this_code(root: Path, record: Record) -> bool:

@@ -2,7 +2,7 @@
 
 from striate.data.json_csv import MISSING
 from striate.evaluation.scores import wilson
-from striate.evaluation.uncertainty import Mean
+from striate.reporting.uncertainty import Mean
 
 
 def plural(count: float, noun: str) -> str:

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from striate.evaluation.metrics import METRICS, others
 from striate.evaluation.scores import per_class_scores
-from striate.evaluation.uncertainty import Mean
 from striate.reporting import galleries
 from striate.reporting.figures.registry import SECTIONS, Drawing
 from striate.reporting.html import embedded, render, shown_width
 from striate.reporting.numbers import epochs, interval, mean_interval, mean_sd, percent, plural
 from striate.reporting.results import Results
+from striate.reporting.uncertainty import Mean
 
 FOLDER_PARAMS = ("data.path", "data.size", "data.test_size")  # which other data sets ignore
 

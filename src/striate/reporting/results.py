@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from striate.data.splits import held_out_count
-from striate.evaluation import scores, seeds
-from striate.evaluation.seeds import Row
-from striate.evaluation.uncertainty import Mean
+from striate.evaluation import scores
+from striate.reporting import seeds
+from striate.reporting.seeds import Row
+from striate.reporting.uncertainty import Mean
 
 SAMPLES, PREDICTIONS, MISTAKES = 36, 100, 36  # images in each gallery, at most
 

@@ -16,7 +16,7 @@ from striate.tracking import records
 from striate.tracking.records import Record
 
 if TYPE_CHECKING:
-    from striate.evaluation.uncertainty import Mean
+    from striate.reporting.uncertainty import Mean
 
 CODE = ("stages/", "src/")  # where the hashes of code are, among those of a record
 TAG = "striate.group"  # of a run in MLflow, whose pages can group by it
@@ -59,7 +59,7 @@ class Group(NamedTuple):
 
     def mean(self, part: str, metric: str) -> Mean | None:
         """The mean of a metric over the seeds; None where no member has it."""
-        from striate.evaluation import uncertainty  # loads NumPy, which `striate sync` does without
+        from striate.reporting import uncertainty  # loads NumPy, which `striate sync` does without
 
         scores = self.scores(part, metric)
         return uncertainty.summarize(scores) if scores else None
@@ -85,13 +85,12 @@ def group(found: Sequence[Record]) -> list[Group]:
 
     A key stands for a code. Codes that came to equal results, byte for byte, are one.
     """
-    names: dict[str, str] = {}  # key → that of its group
+    names: dict[str, str] = {}  # key → the least key of its group, whatever the order
     own = [keys(record) for record in found]
     for several in own:
-        known = list(dict.fromkeys(names[one] for one in several if one in names))
-        name = known[0] if known else several[0]
-        if len(known) > 1:
-            names = {one: name if old in known else old for one, old in names.items()}
+        joined = {names.get(one, one) for one in several}
+        name = min(joined)
+        names |= {one: name for one, old in names.items() if old in joined}
         names |= dict.fromkeys(several, name)
     by_name: dict[str, dict[int, list[Record]]] = {}
     for record, several in zip(found, own, strict=True):

@@ -16,6 +16,7 @@ from striate.training.torchrun import is_main_process
 
 SWITCH = "STRIATE_TRACKING"
 MLFLOW = "mlflow"
+RELAY = "_relay"  # to the process that started the experiment, which sets it
 
 
 class Logbook:
@@ -83,7 +84,7 @@ def switched_on() -> list[str]:
     if value.lower() == "off":
         return []
     names, known = value.split(","), trackers.names()
-    if not set(names) <= set(known):
+    if not set(names) <= {*known, RELAY}:
         raise UserError(
             f"{SWITCH} is {value!r:.60}; it must be on, off, or trackers separated by commas:"
             f" {', '.join(known)}"

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from striate.console import columns
 from striate.data.json_csv import MISSING
-from striate.evaluation import uncertainty
-from striate.evaluation.uncertainty import Difference, Mean
 from striate.pipeline import repeat
 from striate.pipeline.repeat import Job, Setting
+from striate.reporting import uncertainty
 from striate.reporting.numbers import mean_interval, mean_sd, plural
+from striate.reporting.uncertainty import Difference, Mean
 from striate.tracking import records
 from striate.tracking.records import Record
 from striate.tuning.search_space import override, values_of

@@ -166,7 +166,7 @@ def test_a_difference_within_the_spread_comes_with_the_seeds_that_it_would_take(
     assert "better" not in said
     assert "The choice of seeds may explain that. With other test images, too, the interval" in said
     assert re.search("5 seeds each show 4 points \\(80% power\\)", said)
-    assert re.search(r"would take 60 each: striate repeat B --seeds 60$", said)
+    assert re.search(r"would take 60 each: striate repeat B --seeds 60, likewise A$", said)
 
 
 def test_of_many_comparisons_the_p_values_are_holms():

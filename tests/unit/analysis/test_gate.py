@@ -19,7 +19,7 @@ from striate import cli
 from striate.analysis import gate, gate_sources
 from striate.analysis.gate_sources import Side
 from striate.errors import UserError
-from striate.evaluation import uncertainty
+from striate.reporting import uncertainty
 
 RULES = {
     "metrics/test.json": {

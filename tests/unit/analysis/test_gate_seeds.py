@@ -16,7 +16,7 @@ from scipy import stats
 from striate import cli
 from striate.analysis import gate
 from striate.analysis.gate_sources import Side
-from striate.evaluation import seeds, uncertainty
+from striate.reporting import seeds, uncertainty
 
 TEST, TRAIN = "metrics/test.json", "metrics/train.json"
 RULES = {

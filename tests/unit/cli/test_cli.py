@@ -18,7 +18,7 @@ from striate import cli
 from striate.cli import workspace
 from striate.config import params
 from striate.data import json_csv
-from striate.evaluation import seeds
+from striate.reporting import seeds
 from striate.tracking import records
 
 NOTE_OTHER_CODE = workspace.note_other_code  # before a fixture hides it

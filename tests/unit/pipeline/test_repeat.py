@@ -17,8 +17,8 @@ from settings import changed, write_yaml
 
 from striate.config import params, recipes
 from striate.errors import UserError
-from striate.evaluation import seeds
 from striate.pipeline import repeat, repository_copy
+from striate.reporting import seeds
 from striate.tracking import groups, mlflow_store, records
 from striate.tracking.records import Name, Record
 from striate.training.resume_files import RESUME_DIR

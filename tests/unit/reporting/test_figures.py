@@ -9,7 +9,7 @@ from matplotlib.colors import same_color
 from matplotlib.font_manager import FontEntry
 from PIL import Image
 
-from striate.evaluation import seeds
+from striate.reporting import seeds
 from striate.reporting.figures import fonts, grid, style
 from striate.reporting.figures.calibration import calibration
 from striate.reporting.figures.confusion import confusion_matrix

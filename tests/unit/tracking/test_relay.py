@@ -4,14 +4,14 @@ import io
 import json
 
 from striate.tracking import background
-from striate.tracking.trackers import mlflow, relay
+from striate.tracking.trackers import _relay, mlflow
 from striate.training import events
 
 
 def test_calls_arrive_in_their_order_under_the_name_of_their_experiment(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(events.VARIABLE, str(tmp_path / "rows"))
-    stage = relay.tracker()
+    stage = _relay.tracker()
     stage.start({"seed": 1}, {"torch.version": "2"})
     stage.log([("val_accuracy", 0.5, 1)])
     stage.trained({"striate.params": "p"}, [("training_seconds", 3.0, 0)])
@@ -19,7 +19,7 @@ def test_calls_arrive_in_their_order_under_the_name_of_their_experiment(tmp_path
     pipe = io.StringIO()
     parent = mlflow.MLflow(pipe)
     for line in (tmp_path / "rows").read_text().splitlines():
-        parent.relay("digits-seed1", json.loads(line)[relay.MESSAGE])
+        parent.relay("digits-seed1", json.loads(line)[_relay.MESSAGE])
     calls = [json.loads(line) for line in pipe.getvalue().splitlines()]
     names = ("start", "log", "trained", "end")
     assert [call[:2] for call in calls] == [["digits-seed1", name] for name in names]
@@ -32,5 +32,5 @@ def test_calls_arrive_in_their_order_under_the_name_of_their_experiment(tmp_path
 def test_without_a_parent_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(events.VARIABLE, raising=False)
-    relay.tracker().end("FINISHED")
+    _relay.tracker().end("FINISHED")
     assert list(tmp_path.iterdir()) == []

@@ -11,8 +11,8 @@ from clones import Clone
 from paths import ROOT
 
 from striate.config import params
-from striate.evaluation.uncertainty import summarize
 from striate.pipeline import repeat
+from striate.reporting.uncertainty import summarize
 from striate.tracking import records
 from striate.tuning import confirm, studies, workers
 

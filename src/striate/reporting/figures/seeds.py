@@ -7,9 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
-from striate.evaluation import seeds, uncertainty
-from striate.evaluation.seeds import Row
-from striate.evaluation.uncertainty import Mean
+from striate.reporting import seeds, uncertainty
 from striate.reporting.figures.fonts import FONT, drawable, families
 from striate.reporting.figures.registry import figure
 from striate.reporting.figures.style import (
@@ -23,6 +21,8 @@ from striate.reporting.figures.style import (
     text_style,
 )
 from striate.reporting.results import Results
+from striate.reporting.seeds import Row
+from striate.reporting.uncertainty import Mean
 
 STACK = 0.4  # the height of dots of equal accuracies, in rows
 STEP = 0.13  # from one of them to the next, at most

@@ -47,8 +47,9 @@ class Tracker(Protocol):
 
 
 def names() -> list[str]:
-    """The names of all trackers."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    """The names of all trackers that a person may choose."""
+    found = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return [name for name in found if not name.startswith("_")]
 
 
 def open_tracker(name: str) -> Tracker:

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from typing import IO, Any
 
@@ -24,6 +25,7 @@ class MLflow:
 
     def __init__(self, pipe: IO[str] | None) -> None:
         self._pipe = pipe
+        self._lock = threading.Lock()
 
     def start(self, params: dict[str, Any], tags: dict[str, str]) -> None:
         """Create a run, tagged with this process."""
@@ -44,7 +46,7 @@ class MLflow:
         self.close()
 
     def relay(self, experiment: str, call: list[Any]) -> None:
-        """Pass on a call that a stage made to the tracker `relay`: a method and its arguments."""
+        """Pass on a call that a stage made to the tracker `_relay`: a method and its arguments."""
         self._send(*call, session=experiment)
 
     def close(self) -> None:
@@ -54,13 +56,15 @@ class MLflow:
                 self._pipe.close()
 
     def _send(self, method: str, *arguments: Any, session: str = "") -> None:
-        if self._pipe is None:
-            return
-        try:
-            self._pipe.write(json.dumps([session, method, *arguments]) + "\n")
-            self._pipe.flush()
-        except OSError:
-            self._pipe = None  # the background process has said why it ended
+        # Several threads relay the calls of several stages.
+        with self._lock:
+            if self._pipe is None:
+                return
+            try:
+                self._pipe.write(json.dumps([session, method, *arguments]) + "\n")
+                self._pipe.flush()
+            except OSError:
+                self._pipe = None  # the background process has said why it ended
 
 
 def tracker(pid: int | None = None) -> MLflow:

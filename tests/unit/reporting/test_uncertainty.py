@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from striate.evaluation import uncertainty
+from striate.reporting import uncertainty
 
 FIRST = [0.9722, 0.9708, 0.9653, 0.9736, 0.9681]
 SECOND = [0.9764, 0.9778, 0.9708, 0.9806, 0.9750, 0.9694, 0.9792]

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from striate.data import files
 from striate.errors import UserError, one_line
-from striate.evaluation import uncertainty
-from striate.evaluation.uncertainty import Mean
+from striate.reporting import uncertainty
+from striate.reporting.uncertainty import Mean
 
 FILE = "metrics/seeds.csv"
 SEED = "seed"
@@ -50,11 +50,13 @@ def row(seed: int, train: Mapping[str, float], test: Mapping[str, float]) -> Row
 
 def write(path: Path, rows: Sequence[Row]) -> None:
     """Write rows, ordered by seed; a metric that only some of them have is left out."""
-    names = [name for name in rows[0] if all(name in one for one in rows)]
+    names = [name for name in rows[0] if all(name in one for one in rows)] if rows else [SEED]
     stream = io.StringIO()
     writer = csv.DictWriter(stream, names, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
-    writer.writerows(sorted(rows, key=lambda one: one[SEED]))
+    for one in sorted(rows, key=lambda one: one[SEED]):
+        whole = {name: int(value) for name, value in one.items() if float(value).is_integer()}
+        writer.writerow(one | whole)
     files.write(path, stream.getvalue().encode())
 
 

@@ -13,7 +13,6 @@ from striate.tracking.trackers import source_tags
 from striate.training import events
 
 MESSAGE = "tracking"  # the key of a call among what a training publishes
-NAME = "relay"
 
 
 class Relay:
