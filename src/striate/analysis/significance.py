@@ -161,12 +161,14 @@ def _advice(first: Trained, other: Trained, found: Difference) -> str:
     needed = uncertainty.seeds_needed(found.value, sds)
     seen = f"{n} seeds each show {shown:.2g} points ({POWER:.0%} power)"
     if needed is None:
-        return f"{seen}; the observed ones would take more than {uncertainty.MOST_SEEDS:,} each."
+        return (
+            f"{seen}; the observed difference would take more than {uncertainty.MOST_SEEDS:,} each."
+        )
     needed = max(needed, n + 1)
     command = "."
     if needed <= FEW_SEEDS:
         command = f": striate repeat {other.name} --seeds {needed}, likewise {first.name}"
-    return f"{seen}; the observed ones would take {needed} each{command}"
+    return f"{seen}; the observed difference would take {needed} each{command}"
 
 
 def _points(value: float) -> str:

@@ -131,6 +131,12 @@ def repeat(name: str, seeds: int, overrides: list[str] | None, workers: int | No
                 break
             if round_ == MOST_ROUNDS:
                 raise UserError(CHANGED)
+            others = repeat.of_other_code(root, wanted, found)
+            if others and not round_:
+                workspace.note(
+                    f"{others} of these params were made by other code than is here, and do not"
+                    " count"
+                )
             have = f"{seeds - len(new)} of {seeds} seeds are there"
             print(f"{wanted.name}: {have}, {len(new)} to run", flush=True)
             failures = run(repeat.jobs(root, wanted, new))
@@ -138,7 +144,7 @@ def repeat(name: str, seeds: int, overrides: list[str] | None, workers: int | No
         raise UserError(_failed(failures))
     print()
     print(analysis.text(group))
-    _keep_seeds(root, group)
+    _keep_seeds(root, group, name == records.WORKSPACE)
     if failures:
         raise UserError(f"{_failed(failures)}; the mean is over the seeds that did not fail")
 
@@ -185,8 +191,11 @@ def _runner(root: Path, workers: int | None) -> Iterator[Callable[[Sequence[Job]
             tracker.close()
 
 
-def _keep_seeds(root: Path, group: Group) -> None:
-    """Add the seeds to metrics/seeds.csv if the results in the workspace are of this group."""
+def _keep_seeds(root: Path, group: Group, anew: bool) -> None:
+    """Add the seeds to metrics/seeds.csv if the results in the workspace are of this group.
+
+    A table of another setting is replaced only if `anew`: it may be the committed one.
+    """
     from striate.pipeline import repeat
     from striate.reporting import seeds
     from striate.tracking import groups, records
@@ -203,6 +212,8 @@ def _keep_seeds(root: Path, group: Group) -> None:
     except UserError:
         kept = []  # what cannot be read is written anew
     rows = {row[seeds.SEED]: row for row in seeds.of_results(kept, repeat.seed_row(here))}
+    if not rows and not anew:
+        return
     rows |= {int(m.params["seed"]): repeat.seed_row(m) for m in own.members}
     if kept != sorted(rows.values(), key=lambda row: row[seeds.SEED]):
         seeds.write(root / seeds.FILE, list(rows.values()))
@@ -347,7 +358,7 @@ def _confirm(
             f"confirming {', '.join(one.row.experiment for one in chosen)}: {wanted - len(queue)}"
             f" of {plural(wanted, 'experiment')} are there, {len(queue)} to run", flush=True,
         )  # fmt: skip
-        failures = run(queue)
+        failures = run(queue) if queue else []
     confirmed = confirm.results(root, chosen, records.find(root).records)
     print()
     print(confirm.text(confirmed, finished, chosen[0].setting.params["data"]["split_seed"]))

@@ -159,8 +159,7 @@ def members(root: Path, wanted: Setting, found: Iterable[Record]) -> Group | Non
     equal = [
         record
         for record in kept
-        if {key: value for key, value in record.params.items() if key != "seed"} == flat
-        and _is_of_this_code(root, record)
+        if _differs_in_seed(record, flat) and _is_of_this_code(root, record)
     ]
     if not equal:
         return None
@@ -169,6 +168,17 @@ def members(root: Path, wanted: Setting, found: Iterable[Record]) -> Group | Non
     data = files.md5(manifest) if manifest.exists() else ""
     same = [record for record in equal if record.identity[records.DATA] == data]
     return groups.of((same or equal)[-1], equal)
+
+
+def of_other_code(root: Path, wanted: Setting, found: Iterable[Record]) -> int:
+    """How many experiments have these params and were made by other code than is here."""
+    flat = wanted.flat
+    return sum(_differs_in_seed(record, flat) and not _is_of_this_code(root, record)
+               for record in found)  # fmt: skip
+
+
+def _differs_in_seed(record: Record, flat: dict[str, Any]) -> bool:
+    return {key: value for key, value in record.params.items() if key != "seed"} == flat
 
 
 def _is_of_this_code(root: Path, record: Record) -> bool:
@@ -280,7 +290,8 @@ def _run_all(
             if stopping.is_set():
                 one.stop()
             for last in one.messages():
-                report(job.name, last)
+                if "status" not in last or not stopping.is_set():
+                    report(job.name, last)
         del running[job.name]
         if stopping.is_set() or commit_of_experiment(root, job.name):
             return None

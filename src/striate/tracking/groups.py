@@ -65,6 +65,12 @@ class Group(NamedTuple):
         return uncertainty.summarize(scores) if scores else None
 
 
+def code(record: Record) -> str:
+    """A hash of the code that trained and evaluated an experiment."""
+    read = {path: value for path, value in record.hashes.items() if path.startswith(CODE)}
+    return records.hash_values(read)
+
+
 def keys(record: Record) -> list[str]:
     """Equal for the experiments of one group: a key for each code that came to these results."""
     params = {name: value for name, value in record.params.items() if name != "seed"}
