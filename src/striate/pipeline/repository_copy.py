@@ -94,6 +94,8 @@ def _check_out(root: Path, copy: Path) -> None:
         for name in ("objects", "shallow", "index")
     }
     copy.mkdir(parents=True)
+    # DVC has Git ignore its temporary files, unless somebody has removed .dvc/.gitignore.
+    (copy.parent.parent / ".gitignore").write_text("*\n")
     _git(copy, "init", "--quiet")
     git = copy / ".git"
     (git / "objects/info/alternates").write_text(f"{paths['objects']}\n")

@@ -225,7 +225,7 @@ def test_seeds_are_made_once_completed_later_and_written_for_the_report(clone):
     assert table(said) == {0: "main", 1: "digits-2x4-seed1", 2: "digits-2x4-seed2"}
     assert "mean ± sd" in said
     assert said.endswith(
-        "\nmetrics/seeds.csv holds these 3 seeds; `dvc repro` draws them in the report\n"
+        "\nmetrics/seeds.csv holds 3 seeds now; `dvc repro` draws them in the report\n"
     )
     assert [row["seed"] for row in seeds.read(clone.folder / seeds.FILE)] == [0, 1, 2]
     assert copies(clone) == []
