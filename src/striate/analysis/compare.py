@@ -30,6 +30,7 @@ from striate.tracking.records import Record
 
 OF_EACH = ("predictions", "metrics/history.csv")
 OF_IMAGES = ("data/manifest.json", records.TEST_SET)
+MOST_SEEDS = 50  # of each setting; more would tell little and take seconds to read
 GALLERY = 36  # images on each side
 
 
@@ -64,20 +65,19 @@ class Scored(NamedTuple):
     classes: list[str]
 
 
-def read(root: Path, name: str, found: Sequence[Record], scratch: Path) -> tuple[Side, Scored]:
+def read(root: Path, name: str, record: Record, group: Group, scratch: Path) -> tuple[Side, Scored]:
     """Read an experiment with its group, and its test images.
 
     Args:
         root: the repository.
-        name: a DVC experiment, `workspace`, a branch, tag or commit.
-        found: all experiments.
+        name: as the user typed it.
+        record: of that name.
+        group: of the record, which is a member.
         scratch: an empty folder for their files.
 
     Raises:
-        UserError: there is no such experiment, or its files are not in DVC's cache.
+        UserError: a file is not in DVC's cache.
     """
-    record = records.named(root, name)
-    group = groups.of(record, found)
     places = [
         records.fetch(root, member, OF_EACH, scratch / str(seed))
         for seed, member in zip(group.seeds, group.members, strict=True)
@@ -97,30 +97,43 @@ def read(root: Path, name: str, found: Sequence[Record], scratch: Path) -> tuple
     return side, Scored(images, labels, manifest["classes"])
 
 
+def _first(group: Group, record: Record) -> Group:
+    """The first MOST_SEEDS of a group, with the record's own: each takes time to read."""
+    own = int(record.params["seed"])
+    members = [one for one in group.members if int(one.params["seed"]) == own]
+    others = [one for one in group.members if int(one.params["seed"]) != own]
+    kept = [*members, *others[: MOST_SEEDS - 1]]
+    return group._replace(members=sorted(kept, key=lambda one: int(one.params["seed"])))
+
+
 def read_all(root: Path, names: Sequence[str], scratch: Path) -> tuple[list[Side], Scored]:
     """Read experiments with their groups, and the test images of the first.
 
     Of several seeds of one setting, each stands for itself.
 
+    Args:
+        root: the repository.
+        names: DVC experiments, `workspace`, branches, tags or commits.
+        scratch: an empty folder for their files.
+
     Raises:
-        UserError: as in `read`.
+        UserError: there is no such experiment, or its files are not in DVC's cache.
     """
     found = records.find(root).records
-    read_ones = [read(root, name, found, scratch / str(n)) for n, name in enumerate(names)]
-    sides = [side for side, _ in read_ones]
-    keys = [side.group.key for side in sides]
-    sides = [_alone(side) if keys.count(side.group.key) > 1 else side for side in sides]
-    return sides, read_ones[0][1]
-
-
-def _alone(side: Side) -> Side:
-    """The side without the other seeds of its setting."""
-    n = side.own
-    return side._replace(
-        group=side.group._replace(members=[side.record], repeated=[]),
-        histories=[side.histories[n]],
-        logits=side.logits[n : n + 1],
-    )
+    named = [records.named(root, name) for name in names]
+    own = [groups.of(record, found) for record in named]
+    keys = [group.key for group in own]
+    own = [
+        group._replace(members=[record], repeated=[])
+        if keys.count(group.key) > 1
+        else _first(group, record)
+        for group, record in zip(own, named, strict=True)
+    ]
+    everything = [
+        read(root, name, record, group, scratch / str(n))
+        for n, (name, record, group) in enumerate(zip(names, named, own, strict=True))
+    ]
+    return [side for side, _ in everything], everything[0][1]
 
 
 def same_images(first: Side, other: Side) -> bool:
