@@ -82,6 +82,7 @@ ELSEWHERE = {
 
 
 @pytest.mark.walk
+@pytest.mark.timeout(2400)  # hundreds of trainings and a thousand made-up experiments
 def test_every_command_runs_in_order(tmp_path, mirror):
     clone = Clone.of_this_tree(tmp_path / "striate")
     clone.env["STRIATE_MIRROR"] = str(mirror)
