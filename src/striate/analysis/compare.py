@@ -145,7 +145,9 @@ def params(sides: Sequence[Side]) -> list[list[str]]:
     """The params that differ, and the code: a row for each, `–` where there is none."""
     keys = dict.fromkeys(key for side in sides for key in side.record.params)
     rows = [[key, *(overview.param(side.group, key) for side in sides)] for key in keys]
-    rows.append(["code", *(groups.code(side.record)[:6] for side in sides)])
+    rows.append(
+        ["code", *(records.hash_values(groups.code(side.record.hashes))[:6] for side in sides)]
+    )
     return [row for row in rows if len(set(row[1:])) > 1]
 
 

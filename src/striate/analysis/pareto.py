@@ -11,17 +11,13 @@ from striate.analysis import overview
 from striate.data.json_csv import MISSING, finite
 from striate.reporting.figures.trade_off import Panel
 from striate.reporting.numbers import mean_sd
+from striate.reporting.seeds import ACCURACIES
 from striate.reporting.uncertainty import Mean, summarize
 from striate.tracking import records
 from striate.tracking.groups import Group
 from striate.tracking.records import LeftOut, Record
 
 Timing = tuple[float | None, str]  # seconds of training, if known, and on what, in words
-
-ACCURACIES = {
-    "validation accuracy": ("train", records.VALIDATION),
-    "test accuracy": ("test", "accuracy"),
-}
 
 
 class Candidate(NamedTuple):

@@ -8,25 +8,21 @@ from striate.console import columns
 from striate.data.json_csv import MISSING, finite
 from striate.reporting import uncertainty
 from striate.reporting.numbers import mean_interval, mean_sd, plural
-from striate.tracking import records
+from striate.reporting.seeds import ACCURACIES
 from striate.tracking.groups import Group
 
-SCORES = {  # by the heading of a column
-    "validation accuracy": ("train", records.VALIDATION),
-    "test accuracy": ("test", "accuracy"),
-}
 COUNTS = (5, 10, 20)  # seeds of each setting, for which `resolution` says what they can show
 
 
 def table(group: Group) -> list[list[str]]:
     """A heading, a row for each seed, and rows for the mean, its interval."""
-    rows = [["seed", "experiment", *SCORES]]
+    rows = [["seed", "experiment", *ACCURACIES]]
     for seed, member in zip(group.seeds, group.members, strict=True):
-        scores = [finite(getattr(member, part).get(key)) for part, key in SCORES.values()]
+        scores = [finite(getattr(member, part).get(key)) for part, key in ACCURACIES.values()]
         cells = [MISSING if score is None else f"{score:.2%}" for score in scores]
         rows.append([str(seed), member.names[0].name, *cells])
     if len(group.members) > 1:
-        means = [group.mean(*score) for score in SCORES.values()]
+        means = [group.mean(*score) for score in ACCURACIES.values()]
         rows.append(["", "mean ± sd", *(MISSING if m is None else mean_sd(m) for m in means)])
         interval = [MISSING if mean is None else mean_interval(mean) for mean in means]
         rows.append(["", "95% interval of the mean", *interval])

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from striate.reporting import uncertainty
-from striate.reporting.numbers import plural
+from striate.reporting.numbers import plural, points, points_range
 from striate.reporting.uncertainty import LEVEL, POWER, Difference
 
 FEW_SEEDS = 100  # up to which a command to run them is shown
@@ -123,7 +123,10 @@ def _sentence(first: Trained, other: Trained, found: Difference | None, holm: st
     differ = found.p < LEVEL
     test = f"p = {found.p:.2g}{holm}"
     alone = " of this comparison alone" * bool(holm)
-    gain = f"{_points(found.value)} points of test accuracy, 95% interval{alone} {_range(found)}"
+    gain = (
+        f"{points(found.value)} points of test accuracy, 95% interval{alone}"
+        f" {points_range(found.low, found.high)}"
+    )
     if min(n, m) == 1:
         single, several = (other, first) if m == 1 else (first, other)
         explains = "more than" if differ else "no more than"
@@ -134,10 +137,9 @@ def _sentence(first: Trained, other: Trained, found: Difference | None, holm: st
             f" --seeds {max(n, m)}"
         )
     wider = uncertainty.with_images(found, first.correct, other.correct)
-    kind = "paired t-test" if found.paired else "Welch's t-test"
     counts = f"the same {plural(n, 'seed')}" if found.paired else f"{m} and {plural(n, 'seed')}"
-    head = f"{other.name} against {first.name}, {counts}: {gain} ({kind}, {test})."
-    images = f"With other test images, too, the interval is {_range(wider)}"
+    head = f"{other.name} against {first.name}, {counts}: {gain} ({found.test}, {test})."
+    images = f"With other test images, too, the interval is {points_range(wider.low, wider.high)}"
     if differ:
         better, worse = (other, first) if found.value > 0 else (first, other)
         holds = ", which holds 0: other images may undo it." if wider.low < 0 < wider.high else "."
@@ -169,12 +171,3 @@ def _advice(first: Trained, other: Trained, found: Difference) -> str:
     if needed <= FEW_SEEDS:
         command = f": striate repeat {other.name} --seeds {needed}, likewise {first.name}"
     return f"{seen}; the observed difference would take {needed} each{command}"
-
-
-def _points(value: float) -> str:
-    """A difference in percentage points with its sign."""
-    return f"{100 * value:+.2f}".replace("-", "−")
-
-
-def _range(found: Difference) -> str:
-    return f"{_points(found.low)} to {_points(found.high)}"

@@ -75,12 +75,9 @@ def _seeds_rows(root: Path, here: Record) -> dict[str, str]:
     from striate.reporting.numbers import mean_interval, mean_sd
     from striate.tracking import groups, records
 
-    def row(record: Record) -> seeds.Row:
-        return seeds.row(int(record.params["seed"]), record.train, record.test)
-
     own = groups.of(here, records.find(root).records)
-    kept = seeds.of_results(seeds.read(root / seeds.FILE), row(here))
-    rows = max([row(member) for member in own.members], kept, key=len)
+    kept = seeds.of_results(seeds.read(root / seeds.FILE), groups.row(here))
+    rows = max([groups.row(member) for member in own.members], kept, key=len)
     lines = [
         f"{name} {mean_sd(mean)} (mean {mean_interval(mean)})"
         for name, mean in seeds.means(rows).items()

@@ -115,13 +115,11 @@ def repeat(name: str, seeds: int, overrides: list[str] | None, workers: int | No
     root = workspace.repository()
     from striate.analysis import seeds as analysis
     from striate.pipeline import repeat
-    from striate.reporting import seeds as kept
     from striate.tracking import records
 
     wanted = repeat.setting(root, name, overrides or [])
     failures: list[repeat.Failure] = []
-    if not (root / kept.FILE).exists():
-        kept.write(root / kept.FILE, [])  # the stage visualize depends on it
+    _mend_table(root)
     with repeat.alone(root), _runner(root, workers) as run:
         for round_ in count():
             found = records.find(root).records
@@ -191,12 +189,25 @@ def _runner(root: Path, workers: int | None) -> Iterator[Callable[[Sequence[Job]
             tracker.close()
 
 
+def _mend_table(root: Path) -> None:
+    """Empty metrics/seeds.csv if it is missing or cannot be read: the stage visualize needs it."""
+    from striate.reporting import seeds
+
+    path = root / seeds.FILE
+    try:
+        if path.exists():
+            seeds.read(path)
+            return
+    except UserError as error:
+        workspace.note(f"{error}, now")
+    seeds.write(path, [])
+
+
 def _keep_seeds(root: Path, group: Group, anew: bool) -> None:
     """Add the seeds to metrics/seeds.csv if the results in the workspace are of this group.
 
     A table of another setting is replaced only if `anew`: it may be the committed one.
     """
-    from striate.pipeline import repeat
     from striate.reporting import seeds
     from striate.tracking import groups, records
 
@@ -207,14 +218,11 @@ def _keep_seeds(root: Path, group: Group, anew: bool) -> None:
     own = groups.of(here, group.members)
     if len(own.members) != len(group.members):
         return
-    try:
-        kept = seeds.read(root / seeds.FILE)
-    except UserError:
-        kept = []  # what cannot be read is written anew
-    rows = {row[seeds.SEED]: row for row in seeds.of_results(kept, repeat.seed_row(here))}
+    kept = seeds.read(root / seeds.FILE)
+    rows = {row[seeds.SEED]: row for row in seeds.of_results(kept, groups.row(here))}
     if not rows and not anew:
         return
-    rows |= {int(m.params["seed"]): repeat.seed_row(m) for m in own.members}
+    rows |= dict(zip(own.seeds, map(groups.row, own.members), strict=True))
     if kept != sorted(rows.values(), key=lambda row: row[seeds.SEED]):
         seeds.write(root / seeds.FILE, list(rows.values()))
         print(f"\n{seeds.FILE} holds {len(rows)} seeds now; `dvc repro` draws them in the report")

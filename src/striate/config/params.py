@@ -23,7 +23,6 @@ else:
     DataName = Literal[(*registry.names(), "folder")]
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 FREEZE = "none, features, or the last layer to freeze, such as layer1"
@@ -140,7 +139,7 @@ class Evaluate(Section):
 class Params(Section):
     """The whole of params.yaml."""
 
-    seed: Seed
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
     data: Data
     augment: Augment
     model: SerializeAsAny[configs.NetworkConfig]

@@ -37,8 +37,6 @@ def free_name(root: Path, wanted: str) -> str:
     while commit_of_experiment(root, name):
         number += 1
         name = f"{wanted}-{number}"
-    if name != wanted:
-        print(f"warning: there is an experiment {wanted} already; this one is {name}", flush=True)
     return name
 
 

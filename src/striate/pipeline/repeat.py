@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from itertools import count
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,8 +27,7 @@ from striate.errors import UserError
 from striate.models import portable
 from striate.pipeline import preloaded
 from striate.pipeline.dvc_runner import Experiment
-from striate.pipeline.experiments import commit_of_experiment, error_line, ignored_inputs
-from striate.reporting import seeds
+from striate.pipeline.experiments import commit_of_experiment, error_line, free_name, ignored_inputs
 from striate.tracking import groups, records
 from striate.tracking.commits import MANIFEST
 from striate.tracking.groups import Group
@@ -154,42 +153,37 @@ def members(root: Path, wanted: Setting, found: Iterable[Record]) -> Group | Non
 
     Results that only the working tree has do not count: the next run would remove them.
     """
-    flat = wanted.flat
     kept = [record for record in found if any(name.commit for name in record.names)]
-    equal = [
-        record
-        for record in kept
-        if _differs_in_seed(record, flat) and _is_of_this_code(root, record)
-    ]
+    equal, _ = _by_code(root, wanted, kept)
     if not equal:
         return None
     # Data of equal params may have changed: those in the working tree count, if it has some.
-    manifest = root / MANIFEST
-    data = files.md5(manifest) if manifest.exists() else ""
+    data = _hash(root / MANIFEST)
     same = [record for record in equal if record.identity[records.DATA] == data]
     return groups.of((same or equal)[-1], equal)
 
 
 def of_other_code(root: Path, wanted: Setting, found: Iterable[Record]) -> int:
     """How many experiments have these params and were made by other code than is here."""
-    flat = wanted.flat
-    return sum(_differs_in_seed(record, flat) and not _is_of_this_code(root, record)
-               for record in found)  # fmt: skip
+    return len(_by_code(root, wanted, found)[1])
 
 
-def _differs_in_seed(record: Record, flat: dict[str, Any]) -> bool:
-    return {key: value for key, value in record.params.items() if key != "seed"} == flat
+def _by_code(
+    root: Path, wanted: Setting, found: Iterable[Record]
+) -> tuple[list[Record], list[Record]]:
+    """The experiments that differ in the seed at most: of the code that is here, and of other."""
+    flat, here = wanted.flat, cache(lambda path: _hash(root / path))
+    both: tuple[list[Record], list[Record]] = ([], [])
+    for record in found:
+        if {key: value for key, value in record.params.items() if key != "seed"} == flat:
+            codes = [groups.code(hashes) for hashes in (record.hashes, *record.twins)]
+            equal = any(all(here(path) == one[path] for path in one) for one in codes)
+            both[not equal].append(record)
+    return both
 
 
-def _is_of_this_code(root: Path, record: Record) -> bool:
-    return any(
-        all(
-            (root / path).exists() and files.md5(root / path) == value
-            for path, value in hashes.items()
-            if path.startswith(groups.CODE)
-        )
-        for hashes in (record.hashes, *record.twins)
-    )
+def _hash(path: Path) -> str:
+    return files.md5(path) if path.exists() else ""
 
 
 def missing(group: Group | None, own: int, wanted: int) -> list[int]:
@@ -201,13 +195,7 @@ def missing(group: Group | None, own: int, wanted: int) -> list[int]:
 
 def jobs(root: Path, wanted: Setting, new: Sequence[int]) -> list[Job]:
     """The experiments of some seeds, with names that are free."""
-    found = []
-    for seed in new:
-        name = f"{wanted.name}-seed{seed}"
-        tries = (name if n == 1 else f"{name}-{n}" for n in count(1))
-        free = next(one for one in tries if not commit_of_experiment(root, one))
-        found.append(Job(wanted, seed, free))
-    return found
+    return [Job(wanted, seed, free_name(root, f"{wanted.name}-seed{seed}")) for seed in new]
 
 
 def run(
@@ -311,8 +299,3 @@ def _reason(last: dict[str, Any]) -> str:
     """Why an experiment failed, from its last message."""
     status = last.get("status", -signal.SIGKILL)  # of a runner that was killed, there is none
     return "it was killed" if status in KILLED else error_line(last["output"])
-
-
-def seed_row(record: Record) -> seeds.Row:
-    """The row of metrics/seeds.csv for an experiment."""
-    return seeds.row(int(record.params["seed"]), record.train, record.test)

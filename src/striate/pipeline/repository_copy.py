@@ -9,12 +9,11 @@ from __future__ import annotations
 import configparser
 import os
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from striate.errors import UserError, one_line
-from striate.tracking import background, dvc_cache, records
+from striate.tracking import background, dvc_cache, git, records
 
 SOURCES = "src"
 FOLDER = Path(".dvc/tmp/striate-copies")
@@ -61,7 +60,7 @@ def make(root: Path, name: str, copied: Sequence[str]) -> Path:
 
 def inside(root: Path, copy: Path) -> Path:
     """The root of the DVC repository in a copy."""
-    return copy / _git(root, "rev-parse", "--show-prefix")
+    return copy / git.checked(root, "rev-parse", "--show-prefix")
 
 
 def remove(copy: Path) -> None:
@@ -75,10 +74,10 @@ def fetch_experiment(root: Path, copy: Path, name: str) -> None:
     Raises:
         UserError: Git refuses it.
     """
-    head = _git(copy, "rev-parse", "HEAD")
+    head = git.checked(copy, "rev-parse", "HEAD")
     ref = f"refs/exps/{head[:2]}/{head[2:]}/{name}"
-    if _git(copy, "for-each-ref", ref):
-        _git(root, "fetch", "--no-tags", "--no-write-fetch-head", str(copy), f"{ref}:{ref}")
+    if git.checked(copy, "for-each-ref", ref):
+        git.checked(root, "fetch", "--no-tags", "--no-write-fetch-head", str(copy), f"{ref}:{ref}")
 
 
 def _check_out(root: Path, copy: Path) -> None:
@@ -88,37 +87,37 @@ def _check_out(root: Path, copy: Path) -> None:
         raise UserError(
             'experiments start from a commit, and there is none yet: git commit -m "Start."'
         )
-    top = _git(root, "rev-parse", "--show-toplevel")
+    top = git.checked(root, "rev-parse", "--show-toplevel")
     paths = {
-        name: Path(top, _git(Path(top), "rev-parse", "--git-path", name))
+        name: Path(top, git.checked(Path(top), "rev-parse", "--git-path", name))
         for name in ("objects", "shallow", "index")
     }
     copy.mkdir(parents=True)
     # DVC has Git ignore its temporary files, unless somebody has removed .dvc/.gitignore.
     (copy.parent.parent / ".gitignore").write_text("*\n")
-    _git(copy, "init", "--quiet")
-    git = copy / ".git"
-    (git / "objects/info/alternates").write_text(f"{paths['objects']}\n")
+    git.checked(copy, "init", "--quiet")
+    own = copy / ".git"
+    (own / "objects/info/alternates").write_text(f"{paths['objects']}\n")
     if paths["shallow"].exists():
-        shutil.copyfile(paths["shallow"], git / "shallow")
+        shutil.copyfile(paths["shallow"], own / "shallow")
     # The copied index spares the hashing of unchanged files.
-    index = git / "working-tree"
+    index = own / "working-tree"
     if paths["index"].exists():
         shutil.copyfile(paths["index"], index)
     borrowed = {
         "GIT_INDEX_FILE": str(index),
-        "GIT_OBJECT_DIRECTORY": str(git / "objects"),
+        "GIT_OBJECT_DIRECTORY": str(own / "objects"),
         "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(paths["objects"]),
     }
-    _git(root, "add", "--all", "--", ".", variables=borrowed)
-    tree = _git(root, "write-tree", variables=borrowed)
+    git.checked(root, "add", "--all", "--", ".", variables=borrowed)
+    tree = git.checked(root, "write-tree", variables=borrowed)
     index.unlink()
-    _git(copy, "update-ref", "--no-deref", "HEAD", head)
-    _git(copy, "read-tree", "--reset", "-u", tree)
-    _git(copy, "reset", "--quiet")
+    git.checked(copy, "update-ref", "--no-deref", "HEAD", head)
+    git.checked(copy, "read-tree", "--reset", "-u", tree)
+    git.checked(copy, "reset", "--quiet")
     for key in ("user.name", "user.email"):
-        if value := _git(root, "config", "--default", "", "--get", key):
-            _git(copy, "config", key, value)
+        if value := git.checked(root, "config", "--default", "", "--get", key):
+            git.checked(copy, "config", key, value)
 
 
 def _configure(root: Path, target: Path) -> None:
@@ -147,21 +146,3 @@ def _remove_abandoned(root: Path) -> None:
     for copy in (root / FOLDER).glob("* * * *"):
         if background.is_gone(copy.name.split(" ", 1)[1]):
             remove(copy)
-
-
-def _git(folder: Path, *arguments: str, variables: dict[str, str] | None = None) -> str:
-    """The output of a git command.
-
-    Raises:
-        UserError: it fails.
-    """
-    answer = subprocess.run(
-        ["git", "-C", str(folder), *arguments],  # noqa: S607
-        env=os.environ | (variables or {}),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if answer.returncode:
-        raise UserError(f"git {arguments[0]} failed: {' '.join(answer.stderr.split())[:200]}")
-    return answer.stdout.strip()

@@ -48,3 +48,13 @@ def mean_interval(mean: Mean, spec: str = ".2%") -> str:
     if spec.endswith("%"):
         low, high = max(low, 0.0), min(high, 1.0)
     return f"{low:{spec}}".removesuffix("%") + f" to {high:{spec}}"
+
+
+def points(value: float) -> str:
+    """A difference of two fractions in percentage points, with its sign."""
+    return f"{100 * value:+.2f}".replace("-", "−")
+
+
+def points_range(low: float, high: float) -> str:
+    """An interval of such a difference."""
+    return f"{points(low)} to {points(high)}"

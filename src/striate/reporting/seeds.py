@@ -34,9 +34,9 @@ def column(part: str, metric: str) -> str:
     return f"test_{metric}" if part == "test" else metric
 
 
-ACCURACIES = {  # those of which tables and pages show the mean
-    "validation accuracy": column("train", "val_accuracy"),
-    "test accuracy": column("test", "accuracy"),
+ACCURACIES = {  # those of which tables and pages show the mean: part and metric, by name
+    "validation accuracy": ("train", "val_accuracy"),
+    "test accuracy": ("test", "accuracy"),
 }
 
 
@@ -118,8 +118,9 @@ def of_results(rows: Sequence[Row], own: Row) -> list[Row]:
 
 def means(rows: Sequence[Row]) -> dict[str, Mean]:
     """The means of ACCURACIES that all rows have, by name; nothing for fewer than two rows."""
+    columns = {name: column(*metric) for name, metric in ACCURACIES.items()}
     return {
         name: uncertainty.summarize([one[key] for one in rows])
-        for name, key in ACCURACIES.items()
+        for name, key in columns.items()
         if len(rows) > 1 and all(key in one for one in rows)
     }

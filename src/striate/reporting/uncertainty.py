@@ -57,6 +57,11 @@ class Difference(NamedTuple):
     p: float
     paired: bool = False
 
+    @property
+    def test(self) -> str:
+        """The name of the test."""
+        return "paired t-test" if self.paired else "Welch's t-test"
+
 
 def summarize(scores: Sequence[float]) -> Mean:
     """The mean of scores with its standard deviation and interval.

@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from striate.errors import UserError
@@ -64,8 +64,29 @@ def git(folder: Path, *arguments: str) -> str | None:
     return answer.stdout.decode(errors="replace") if answer.returncode == 0 else None
 
 
+def checked(folder: Path, *arguments: str, variables: Mapping[str, str] | None = None) -> str:
+    """The output of a git command, without the blanks around it.
+
+    Args:
+        folder: to run it in.
+        arguments: of git.
+        variables: of its environment.
+
+    Raises:
+        UserError: it fails, Git is not installed, or refuses the repository of another user.
+    """
+    answer = _run(folder, *arguments, variables=variables)
+    if answer.returncode:
+        reason = " ".join(answer.stderr.decode(errors="replace").split())
+        raise UserError(f"git {arguments[0]} failed: {reason[:200]}")
+    return answer.stdout.decode(errors="replace").strip()
+
+
 def _run(
-    folder: Path, *arguments: str, given: Sequence[str] = ()
+    folder: Path,
+    *arguments: str,
+    given: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a git command, with `given` as lines of its standard input.
 
@@ -78,7 +99,7 @@ def _run(
             input="".join(f"{line}\n" for line in given).encode(),
             capture_output=True,
             # Its messages are matched below.
-            env=os.environ | {"LC_ALL": "C.UTF-8", "LANGUAGE": ""},
+            env=os.environ | {"LC_ALL": "C.UTF-8", "LANGUAGE": ""} | dict(variables or {}),
             check=False,
         )
     except FileNotFoundError:

@@ -7,7 +7,7 @@ that trains and evaluates are equal. Which images are held out is up to `seed` t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +16,7 @@ from striate.tracking import records
 from striate.tracking.records import Record
 
 if TYPE_CHECKING:
+    from striate.reporting.seeds import Row
     from striate.reporting.uncertainty import Mean
 
 CODE = ("stages/", "src/")  # where the hashes of code are, among those of a record
@@ -65,10 +66,9 @@ class Group(NamedTuple):
         return uncertainty.summarize(scores) if scores else None
 
 
-def code(record: Record) -> str:
-    """A hash of the code that trained and evaluated an experiment."""
-    read = {path: value for path, value in record.hashes.items() if path.startswith(CODE)}
-    return records.hash_values(read)
+def code(hashes: Mapping[str, str]) -> dict[str, str]:
+    """The hashes of the code that trained and evaluated, among all of a record."""
+    return {path: value for path, value in hashes.items() if path.startswith(CODE)}
 
 
 def keys(record: Record) -> list[str]:
@@ -77,11 +77,7 @@ def keys(record: Record) -> list[str]:
     params[records.DATA] = record.identity[records.DATA]
     others = (records.TEST_SET, str(params.get("training.init_from", "")))
     return [
-        records.hash_values(
-            params
-            | {path: value for path, value in hashes.items() if path.startswith(CODE)}
-            | {path: hashes.get(path) for path in others}
-        )
+        records.hash_values(params | code(hashes) | {path: hashes.get(path) for path in others})
         for hashes in (record.hashes, *record.twins)
     ]
 
@@ -96,7 +92,8 @@ def group(found: Sequence[Record]) -> list[Group]:
     for several in own:
         joined = {names.get(one, one) for one in several}
         name = min(joined)
-        names |= {one: name for one, old in names.items() if old in joined}
+        if len(joined) > 1:
+            names |= {one: name for one, old in names.items() if old in joined}
         names |= dict.fromkeys(several, name)
     by_name: dict[str, dict[int, list[Record]]] = {}
     for record, several in zip(found, own, strict=True):
@@ -124,6 +121,13 @@ def of(record: Record, found: Sequence[Record]) -> Group:
     mine = replace(record, twins=[*record.twins, *twins])
     others = [one for one in found if one.key != record.key]
     return next(one for one in group([mine, *others]) if mine in one.members)
+
+
+def row(record: Record) -> Row:
+    """The row of metrics/seeds.csv for an experiment."""
+    from striate.reporting import seeds  # loads NumPy
+
+    return seeds.row(int(record.params["seed"]), record.train, record.test)
 
 
 def tags(found: Sequence[Record]) -> dict[str, str]:

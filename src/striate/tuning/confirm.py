@@ -19,7 +19,7 @@ from striate.data.json_csv import MISSING
 from striate.pipeline import repeat
 from striate.pipeline.repeat import Job, Setting
 from striate.reporting import uncertainty
-from striate.reporting.numbers import mean_interval, mean_sd, plural
+from striate.reporting.numbers import mean_interval, mean_sd, plural, points, points_range
 from striate.reporting.uncertainty import Difference, Mean
 from striate.tracking import records
 from striate.tracking.records import Record
@@ -187,18 +187,14 @@ def _comparison(best: Confirmed, second: Confirmed) -> str:
     found = difference(best, second)
     if found is None:
         return ""
-    value, low, high = (
-        f"{100 * part:+.2f}".replace("-", "−") for part in (found.value, found.low, found.high)
-    )
     seeds = plural(min(len(best.scores), len(second.scores)), "seed")
     names = best.row.experiment, second.row.experiment
-    kind = "paired t-test" if found.paired else "Welch's t-test"
     verdict = (
         f"{seeds} each cannot tell these two apart."
         if found.low <= 0 <= found.high
         else f"{names[0]} is better, and the choice of seeds does not explain it."
     )
     return (
-        f"{names[0]} against {names[1]}: {value} points, 95% interval {low} to {high} ({kind} over"
-        f" seeds): {verdict}"
+        f"{names[0]} against {names[1]}: {points(found.value)} points, 95% interval"
+        f" {points_range(found.low, found.high)} ({found.test} over seeds): {verdict}"
     )

@@ -148,7 +148,13 @@ class Worker:
             raise TrialFailedError
         name = trial.user_attrs.get(EXPERIMENT)
         if name is None:
-            name = free_name(self.root, f"{self.study.study_name}-{trial.number}")
+            wanted = f"{self.study.study_name}-{trial.number}"
+            name = free_name(self.root, wanted)
+            if name != wanted:
+                print(
+                    f"warning: there is an experiment {wanted} already; this one is {name}",
+                    flush=True,
+                )
             trial.set_user_attr(EXPERIMENT, name)
         self._lock.release(force=True)
         equals = [other.number for other in ahead if other.params == trial.params]

@@ -385,6 +385,14 @@ def test_whatever_ends_it_early_nothing_is_left_and_it_goes_on(clone, ending):
 
 
 @pytest.mark.slow
+def test_a_damaged_table_of_seeds_is_written_anew(clone):
+    (clone.folder / seeds.FILE).write_text("<<<<<<< HEAD\n")
+    said = repeated(clone, "--seeds", "2")
+    assert "has no column seed; `striate repeat` writes it anew, now" in said
+    assert [row["seed"] for row in seeds.read(clone.folder / seeds.FILE)] == [0, 1]
+
+
+@pytest.mark.slow
 def test_two_at_once_make_each_seed_once(clone):
     both = [start(clone, "--seeds", "3", "-S", "training.epochs=5") for _ in range(2)]
     said = [running.communicate()[0] for running in both]

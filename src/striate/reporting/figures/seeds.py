@@ -52,7 +52,8 @@ def accuracies(rows: Sequence[Row], means: Mapping[str, Mean], own: int) -> Figu
     levels = range(len(means))[::-1]  # the first row is on top
     handles: dict[str, Any] = {}
     for level, (name, mean) in zip(levels, means.items(), strict=True):
-        scores = {row[seeds.SEED]: row[seeds.ACCURACIES[name]] for row in rows}
+        column = seeds.column(*seeds.ACCURACIES[name])
+        scores = {row[seeds.SEED]: row[column] for row in rows}
         handles = _draw_row(axes, level, scores, mean, own)
     _style_rows(axes, levels, list(means), "accuracy (%)")
     _add_legend(figure, handles)
