@@ -204,8 +204,9 @@ def valid_params(draw):
         values[section] = {
             key: draw(range_of(key, allowed))
             for key, allowed in schema.items()
-            if key not in ("width", "processes", "deterministic")
+            if key not in ("split_seed", "width", "processes", "deterministic")
         }
+    values["data"]["split_seed"] = draw(st.just("auto") | st.integers(0, 2**32 - 1))
     training = values["training"]
     training["processes"] = draw(st.just("auto") | st.integers(1, 1024))
     training["deterministic"] = draw(st.sampled_from(["auto", "portable", True, False]))
