@@ -37,12 +37,15 @@ def muon(
         momentum: of Nesterov's kind, from 0 to below 1.
         dtype: of the matrix products inside.
     """
-    for weight, grad, average in zip(weights, grads, averages, strict=True):
-        average.mul_(momentum).add_(grad)
-        update = grad.add(average, alpha=momentum)
-        direction = orthogonal(update.flatten(1).to(dtype)).view(update.shape)
-        weight.mul_(math.sqrt(len(weight)) / weight.norm())
-        weight.sub_(direction * lr)
+    # One call for all banks where that is possible: on a GPU each call is a launch.
+    torch._foreach_mul_(averages, momentum)
+    torch._foreach_add_(averages, grads)
+    updates = torch._foreach_add(grads, averages, alpha=momentum)
+    directions = [orthogonal(update.flatten(1).to(dtype)).view(update.shape) for update in updates]
+    norms = torch._foreach_norm(weights)
+    for weight, norm in zip(weights, norms, strict=True):
+        weight.mul_(math.sqrt(len(weight)) / norm)
+    torch._foreach_sub_(weights, torch._foreach_mul(directions, lr))
 
 
 def orthogonal(matrix: Tensor, steps: int = 3) -> Tensor:

@@ -75,17 +75,17 @@ class Adam(Optimizer):
         self.fused = fused or None  # None leaves the choice to PyTorch
         self.means = [torch.zeros_like(param) for param in self.params]
         self.squares = [torch.zeros_like(param) for param in self.params]
-        # On a device the steps are counted there, so that a captured step counts on.
-        self.steps = [torch.zeros((), device=param.device) for param in self.params]
+        # The fused form counts steps on the device, so that a captured step counts on.
+        device = self.params[0].device if fused else torch.device("cpu")
+        self.steps = [torch.zeros((), device=device) for _ in self.params]
 
     @torch.no_grad()
     def step(self) -> None:
         """Update every parameter by its gradient."""
         adam(
             self.params, self.grads(), self.means, self.squares, [], self.steps,
-            fused=self.fused, capturable=self.steps[0].is_cuda, amsgrad=False, beta1=0.9,
-            beta2=0.999, eps=1e-8, lr=self.lr, weight_decay=self.weight_decay,
-            decoupled_weight_decay=self.decoupled, maximize=False,
+            fused=self.fused, amsgrad=False, beta1=0.9, beta2=0.999, eps=1e-8, lr=self.lr,
+            weight_decay=self.weight_decay, decoupled_weight_decay=self.decoupled, maximize=False,
         )  # fmt: skip
 
     def state(self) -> list[Tensor]:

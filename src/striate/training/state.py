@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from striate.models.devices import REFERENCE
 from striate.models.registry import Network
 from striate.training.augmentation import draw_flipped
 from striate.training.history import kept_epoch
@@ -46,9 +45,13 @@ class State:
         count = len(task.train_set.labels)
         self.model = model.to(memory_format=precision.memory_format)
         self.optimizers = build_optimizers(
-            model, params.training, fused=precision != REFERENCE and device.type != "mps",
+            model, params.training, fused=task.is_fast and device.type != "mps",
             dtype=precision.dtype,
         )  # fmt: skip
+        if task.is_fast and device.type == "cuda":
+            # Also where no step is captured, so that both round alike.
+            for optimizer in self.optimizers:
+                optimizer.move_rate(device)
         self.generator = torch.Generator(device).manual_seed(params.seed)
         self.weights: dict[str, Tensor] = model.state_dict()
         self.best = {name: value.clone() for name, value in self.weights.items()}

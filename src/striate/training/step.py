@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from striate.training.augmentation import BatchRandom, augment
 from striate.training.distributed import Group
@@ -39,15 +40,10 @@ def build_step(
     """The step of a training, captured as a CUDA graph where that is possible."""
     step = Step(task, state, group, checkpointer)
     settings = task.params.training
-    if not (
-        settings.capture == "auto"
-        and task.device.type == "cuda"
-        and group.size == 1
-        and isinstance(task.train_set.images, Tensor)
-    ):
+    # In the reference arithmetic the learning rate is a number, which a graph would hold for ever.
+    on_one_gpu = task.device.type == "cuda" and group.size == 1
+    if settings.capture == "never" or not on_one_gpu or not task.is_fast:
         return step
-    for optimizer in state.optimizers:
-        optimizer.move_rate(task.device)
     return CapturedStep(step, settings.batch_size, state.generator)
 
 
@@ -67,6 +63,9 @@ class Step:
         self.task, self.state, self.group = task, state, group
         self.checkpointer = checkpointer
         self.parameters = [value for value in state.model.parameters() if value.requires_grad]
+        self.lowered = None
+        if task.precision.dtype != torch.float32:
+            self.lowered = LoweredWeights(state.model, task.precision.dtype)
         if isinstance(task.train_set.images, Tensor):
             self.images = self._arranged(task.train_set.images)
 
@@ -84,6 +83,8 @@ class Step:
         for parameter in self.parameters:
             parameter.grad = None
         loss.backward()
+        if self.lowered:
+            self.lowered.raise_grads()
         self.state.last_loss.copy_(loss.detach())
         correct = (logits.argmax(1) == labels).sum()
         self.state.correct.add_(correct if self.group.size == 1 else self._all_reduce(correct))
@@ -108,12 +109,14 @@ class Step:
         return images.contiguous(memory_format=self.task.precision.memory_format)
 
     def _forward(self, inputs: Tensor) -> Tensor:
-        # Each weight is used once a step, so a cache of converted weights would gain nothing.
-        with torch.autocast(
-            inputs.device.type, torch.bfloat16, self.task.precision.dtype == torch.bfloat16,
-            cache_enabled=False,
-        ):  # fmt: skip
-            logits: Tensor = self.state.model(inputs)
+        logits: Tensor
+        if self.lowered is None:
+            logits = self.state.model(inputs)
+            return logits
+        weights = self.lowered.refresh()
+        # It keeps no converted weights: those of the convolutions come converted.
+        with torch.autocast(inputs.device.type, self.task.precision.dtype, cache_enabled=False):
+            logits = functional_call(self.state.model, weights, (inputs,))
             return logits
 
     def _all_reduce(self, correct: Tensor) -> Tensor:
@@ -138,6 +141,54 @@ class Step:
         return hits.long()
 
 
+class LoweredWeights:
+    """The weights of convolutions and linear layers in the precision of the products.
+
+    Autocast would convert each of them by a call of its own, and each gradient by another; here one
+    call converts all weights of a step, and one all gradients, to the same bits.
+
+    Args:
+        model: whose float32 weights the optimizer updates.
+        dtype: of the products.
+    """
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        self.sources = {
+            f"{part}.{name}": weight
+            for part, module in model.named_modules()
+            if isinstance(module, nn.Conv2d | nn.Linear)
+            for name, weight in module.named_parameters(recurse=False)
+        }
+        self.lowered = {
+            name: torch.empty_like(weight, dtype=dtype).requires_grad_(weight.requires_grad)
+            for name, weight in self.sources.items()
+        }
+        self.learning = [name for name, weight in self.sources.items() if weight.requires_grad]
+
+    @torch.no_grad()
+    def refresh(self) -> dict[str, Tensor]:
+        """Convert the weights of this step; returns them by name, without gradients."""
+        torch._foreach_copy_([*self.lowered.values()], [*self.sources.values()])
+        for weight in self.lowered.values():
+            weight.grad = None
+        return self.lowered
+
+    @torch.no_grad()
+    def raise_grads(self) -> None:
+        """Convert the gradients back, onto the weights that the optimizer updates."""
+        pairs = [
+            (self.sources[name], grad)
+            for name in self.learning
+            if (grad := self.lowered[name].grad) is not None
+        ]
+        if not pairs:  # a rank without images
+            return
+        raised = [torch.empty_like(weight) for weight, _ in pairs]
+        torch._foreach_copy_(raised, [grad for _, grad in pairs])
+        for (weight, _), grad in zip(pairs, raised, strict=True):
+            weight.grad = grad
+
+
 class CapturedStep:
     """A step that is captured once as a CUDA graph and then replayed as a whole.
 
@@ -146,7 +197,7 @@ class CapturedStep:
     of another size is never captured.
 
     Args:
-        step: reads no tensor that is made anew for each call, except the indices.
+        step: reads no tensor that is made anew for each call, except the indices and the pixels.
         batch_size: of the batches that are replayed.
         generator: of the random numbers that the step draws.
     """
@@ -154,8 +205,13 @@ class CapturedStep:
     def __init__(self, step: TakesStep, batch_size: int, generator: torch.Generator) -> None:
         self.step = step
         self.indices = torch.empty(batch_size, dtype=torch.int64, device=generator.device)
-        # A graph for each size of image.
+        self.pixels: Tensor | None = None
+        # What backward passes of the warm-up leave behind belongs to the stream that captures.
+        self.stream = torch.cuda.Stream(generator.device)
+        # A graph for each size of image, of which one is over before the other begins: they share
+        # their memory.
         self.graphs = {shrunk: torch.cuda.CUDAGraph() for shrunk in (True, False)}
+        self.pool = torch.cuda.graph_pool_handle()
         self.calls = dict.fromkeys(self.graphs, 0)
         for graph in self.graphs.values():
             graph.register_generator_state(generator)
@@ -167,19 +223,22 @@ class CapturedStep:
             return
         self.calls[shrunk] += 1
         if self.calls[shrunk] <= WARM_UP:
-            self._warm_up(indices, shrunk)
+            self._warm_up(indices, pixels, shrunk)
             return
         self.indices.copy_(indices)
+        if pixels is not None:
+            self.pixels = torch.empty_like(pixels) if self.pixels is None else self.pixels
+            self.pixels.copy_(pixels)
+        graph = self.graphs[shrunk]
         if self.calls[shrunk] == WARM_UP + 1:
-            with torch.cuda.graph(self.graphs[shrunk]):
-                self.step(self.indices, shrunk=shrunk)
-        self.graphs[shrunk].replay()
+            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+                self.step(self.indices, self.pixels, shrunk=shrunk)
+        graph.replay()
 
-    def _warm_up(self, indices: Tensor, shrunk: bool) -> None:
+    def _warm_up(self, indices: Tensor, pixels: Tensor | None, shrunk: bool) -> None:
         """Take an ordinary step on a side stream, as capturing requires."""
-        device = indices.device
-        side = torch.cuda.Stream(device)
-        side.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(side):
-            self.step(indices, shrunk=shrunk)
-        torch.cuda.current_stream(device).wait_stream(side)
+        here = torch.cuda.current_stream(indices.device)
+        self.stream.wait_stream(here)
+        with torch.cuda.stream(self.stream):
+            self.step(indices, pixels, shrunk=shrunk)
+        here.wait_stream(self.stream)

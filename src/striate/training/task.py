@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from striate.data.tensors import Split
-from striate.models.devices import Precision, pick_precision
+from striate.models.devices import REFERENCE, Precision, pick_precision
 from striate.training.lazy_images import Stored
 
 if TYPE_CHECKING:
@@ -43,3 +43,8 @@ class Task:
     def precision(self) -> Precision:
         """What the network computes in."""
         return pick_precision(self.params.training.precision, self.device)
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether the arithmetic may round otherwise than a plain loop's."""
+        return self.precision != REFERENCE

@@ -275,7 +275,8 @@ def test_images_are_shrunk_until_the_step_that_is_named(monkeypatch):
     assert sides == [4] * 8 + [6] * 12
 
 
-def test_a_step_is_captured_after_the_warm_up_and_replayed(monkeypatch):
+@pytest.mark.parametrize("sent", [False, True], ids=["on the device", "sent"])
+def test_a_step_is_captured_after_the_warm_up_and_replayed(sent, monkeypatch):
     """The order of calls, with a stand-in for CUDA; the test below needs the real one."""
     events = []
 
@@ -300,33 +301,42 @@ def test_a_step_is_captured_after_the_warm_up_and_replayed(monkeypatch):
             pass
 
     class Recording(Stream):
+        def __init__(self, graph, *, pool, stream):
+            pools.add(pool)
+
         def __enter__(self):
             events.append("record")
 
+    pools = set()
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
     monkeypatch.setattr(torch.cuda, "graph", Recording)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
     taken = []
 
     def step(indices, pixels=None, *, shrunk):
         events.append((len(indices), shrunk))
-        taken.append(indices)
+        taken.append((indices, pixels))
 
     captured = steps.CapturedStep(step, 2, torch.Generator())
-    batches = [torch.tensor([number, number]) for number in range(6)]
-    for batch in [*batches[:4], torch.tensor([9]), *batches[4:]]:
-        captured(batch, shrunk=True)
+    batches = [(torch.tensor([n, n]), torch.full((2, 1), n) if sent else None) for n in range(6)]
+    rest = (torch.tensor([9]), torch.full((1, 1), 9) if sent else None)
+    for indices, pixels in [*batches[:4], rest, *batches[4:]]:
+        captured(indices, pixels, shrunk=True)
     own, other = (2, True), (1, True)
     assert events == [
         "generator", "generator", own, own, own, "record", own, "replay", other, "replay", "replay",
     ]  # fmt: skip
-    # What is replayed reads one tensor, into which each batch is copied.
-    assert torch.equal(taken[3], batches[5])
+    # What is replayed reads the same tensors, into which each batch is copied.
+    assert torch.equal(taken[3][0], batches[5][0])
+    assert torch.equal(taken[3][1], batches[5][1]) if sent else taken[3][1] is None
     events.clear()
-    captured(batches[0], shrunk=False)  # has a graph of its own, and its own warm-up
-    assert events == [(2, False)]
+    for indices, pixels in batches[:4]:  # has a graph of its own, and its own warm-up
+        captured(indices, pixels, shrunk=False)
+    assert events == [(2, False)] * 3 + ["record", (2, False), "replay"]
+    assert pools == {(0, 1)}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

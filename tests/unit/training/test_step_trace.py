@@ -1,0 +1,131 @@
+"""What a step does on a GPU, seen on a CPU: it never makes the host wait, and stays short."""
+
+from itertools import product
+
+import pytest
+import torch
+from paths import ROOT
+from tiny import CONVNET, SPEEDRUN, UNIT, bars, network, settings
+from tracing import traced
+
+from striate.config import params, recipes
+from striate.data.tensors import Split
+from striate.models import registry
+from striate.models.devices import Precision
+from striate.models.layers import ACTIVATIONS
+from striate.training import step, transfer
+from striate.training.distributed import SINGLE_PROCESS
+from striate.training.state import State
+from striate.training.step import LoweredWeights, Step
+from striate.training.task import Task
+
+CPU = torch.device("cpu")
+EVERYTHING = {"translate": 1, "flip": True, "rotate": 5, "zoom": 0.1, "cutout": 1, "shrink": 4,
+              "shrink_until": 0.5}  # fmt: skip
+WHITENED = SPEEDRUN | {"whiten": 2}
+OPTIMIZERS = ["adam", "adamw", "sgd", "muon"]
+FAST = {
+    "float32": Precision(torch.float32, torch.channels_last),
+    "bfloat16": Precision(torch.bfloat16, torch.channels_last),
+}
+
+
+def operations(model, task, *, shrunk=False):
+    """The operations of the second step, whose learning rate comes from a tensor as on a GPU."""
+    model.train()
+    state = State(model, task, 4)
+    for optimizer in state.optimizers:
+        optimizer.move_rate(CPU)
+    take = Step(task, state, SINGLE_PROCESS, None)
+    indices = torch.arange(16)
+    take(indices, shrunk=shrunk)
+    with traced() as names:
+        take(indices, shrunk=shrunk)
+    return names
+
+
+def fast_task(train, precision, loaded):
+    """A task in fast arithmetic of that type, whatever this processor computes in."""
+    task = Task(train, None, loaded, UNIT)
+    task.__dict__["precision"] = FAST[precision]
+    return task
+
+
+@pytest.mark.parametrize("precision", FAST)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("architecture", [CONVNET, WHITENED], ids=["convnet", "speedrun"])
+def test_no_setting_makes_the_host_wait(architecture, optimizer, precision):
+    train = bars(50)
+    for activation, norm, augment, freeze in product(
+        ACTIVATIONS, ["batch", "none"], [{}, EVERYTHING], ["none", "layer1"]
+    ):
+        model = network(architecture | {"activation": activation, "norm": norm})
+        transfer.freeze_(model, freeze)
+        loaded = settings(augment, optimizer=optimizer, freeze=freeze)
+        task = fast_task(train, precision, loaded)
+        shrinks = augment and architecture["arch"] == "speedrun"
+        assert operations(model, task, shrunk=bool(shrinks))
+
+
+def test_a_host_that_would_wait_is_noticed():
+    with pytest.raises(AssertionError, match="wait"), traced():
+        torch.ones(2).sum().item()
+    with pytest.raises(AssertionError, match="a mask"), traced():
+        torch.ones(2)[torch.tensor([True, False])]
+    with pytest.raises(AssertionError, match="reads"), traced():
+        torch.ones(2).tolist()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "precision", "most"),
+    [({}, "bfloat16", 46), ({}, "float32", 41), (recipes.read("cifar10-94"), "bfloat16", 223)],
+    ids=["mnist-bfloat16", "mnist-float32", "cifar10-94"],
+)  # fmt: skip
+def test_a_step_takes_few_operations(recipe, precision, most):
+    """Each launches kernels on a GPU, and with small batches that takes longer than the sums."""
+    values = params.load(ROOT / "params.yaml").model_dump()
+    for section, changes in recipe.items():
+        values[section] |= changes
+    loaded = params.check(values)
+    shape = (3, 32, 32) if recipe else (1, 28, 28)
+    train = Split(torch.zeros(50, *shape, dtype=torch.uint8), torch.zeros(50, dtype=torch.int64))
+    model = registry.build(shape, 10, loaded.model.architecture())
+    names = operations(model, fast_task(train, precision, loaded))
+    assert len(names) <= most
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_fast_update_is_one_kernel_that_reads_its_rate_from_the_device(optimizer):
+    task = fast_task(bars(50), "bfloat16", settings(optimizer=optimizer))
+    updates = [name for name in operations(network(), task) if "_fused_" in name]
+    assert updates == [f"aten._fused_{optimizer}_.tensor_lr"]
+
+
+def test_the_weights_are_lowered_to_the_bits_of_autocast():
+    model = network(SPEEDRUN)
+    inputs = torch.rand(8, 1, 6, 6)
+    lowered = LoweredWeights(model, torch.bfloat16)
+    found = []
+    for weights in ({}, lowered.refresh()):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+            logits = torch.func.functional_call(model.eval(), weights, (inputs,))
+        logits.float().square().sum().backward()
+        if weights:
+            lowered.raise_grads()
+        found.append([logits, *(p.grad for p in model.parameters() if p.requires_grad)])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    assert all(value.dtype == torch.float32 for value in found[1][1:])
+
+
+def test_the_reference_arithmetic_is_never_captured(monkeypatch):
+    """Its learning rate is a number, which a graph would keep for all steps."""
+    taken = []
+    monkeypatch.setattr(step, "CapturedStep", lambda *arguments: taken.append(arguments))
+    for precision, captures in (("float32", False), ("bfloat16", True)):
+        task = Task(bars(50), None, settings(precision=precision), UNIT)
+        state = State(network(), task, 4)
+        with monkeypatch.context() as patch:
+            patch.setattr(Task, "device", torch.device("cuda"))
+            step.build_step(task, state, SINGLE_PROCESS, None)
+        assert bool(taken) == captures
