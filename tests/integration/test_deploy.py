@@ -101,6 +101,11 @@ def test_the_services_are_reached_from_this_machine_only_and_know_each_other():
     assert COMPOSE["networks"]["inside"] == {"internal": True}
 
 
+def test_one_service_trains_on_a_gpu_and_is_otherwise_the_one_that_asks_for_none():
+    services = COMPOSE["services"]
+    assert services["train-on-gpu"] == services["train"] | {"gpus": "all"}
+
+
 @pytest.fixture
 def tried(monkeypatch):
     """deploy/services.py, whose servers other tests start."""
