@@ -177,7 +177,11 @@ def complete(tmp_path_factory):
     [
         ("striate ", set(table.COMMANDS)),
         ("striate s", {"serve", "share", "summary", "sync"}),
-        ("striate predict x --", {"--help", "--checkpoint", "--top", "--json", "--show"}),
+        (
+            "striate predict x --",
+            {"--help", "--checkpoint", "--top", "--json", "--show", "--device"},
+        ),
+        ("striate serve --device ", {"auto", "cpu", "cuda", "mps"}),
         ("striate export --format ", {"onnx", "pt2", "safetensors"}),
         ("striate recipe ", {"quick"}),
         ("striate compare ", {"deeper", "trunk", "v1", "workspace"}),
