@@ -179,6 +179,28 @@ def describe(device: torch.device) -> dict[str, str]:
     }
 
 
+def cuda_driver() -> str:
+    """Which CUDA the installed driver supports, whether or not PyTorch can use it."""
+    version = ctypes.c_int()
+    try:
+        ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    except (OSError, AttributeError):
+        return "no CUDA driver"
+    return f"driver for CUDA {version.value // 1000}.{version.value % 1000 // 10}"
+
+
+def describe_gpu(device: torch.device) -> str:
+    """What is to be known of a GPU and its driver, on one line."""
+    if device.type != "cuda":
+        return f"{platform.machine()}, macOS {platform.mac_ver()[0]}"
+    found = torch.cuda.get_device_properties(device)
+    bfloat16 = "bfloat16" if _has_bfloat16(device) else "no bfloat16"
+    return (
+        f"{found.name}, sm_{found.major}{found.minor}, {found.total_memory >> 20:,} MiB, {cuda_driver()},"
+        f" {bfloat16}"
+    )
+
+
 def set_deterministic(deterministic: bool) -> None:
     """Make equal inputs give equal bytes on this machine, or let libraries pick the fastest way.
 
