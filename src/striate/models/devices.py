@@ -45,9 +45,9 @@ def pick_device(name: str, option: str = "training.device") -> torch.device:
     Raises:
         UserError: this machine has no such device, or it cannot be used.
     """
-    fault = cuda_fault() if name in ("auto", "cuda") and _sees_gpu() else None
+    fault = cuda_fault() if name in ("auto", "cuda") and sees_gpu() else None
     available = {
-        "cuda": _sees_gpu() and fault is None,
+        "cuda": sees_gpu() and fault is None,
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
@@ -77,7 +77,7 @@ def count_gpus() -> int:
     It starts no work on them where there are several: the process may only launch those that train,
     and its own context would take memory, and the whole card where one process may have it.
     """
-    if not _sees_gpu():
+    if not sees_gpu():
         return 0
     count = torch.cuda.device_count()
     if count == 1:
@@ -93,7 +93,7 @@ def count_gpus() -> int:
     return 0 if probe.returncode else count
 
 
-def _sees_gpu() -> bool:
+def sees_gpu() -> bool:
     """Whether there is a CUDA device, usable or not: too old a driver still counts its cards."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the probe says the same
@@ -196,8 +196,8 @@ def describe_gpu(device: torch.device) -> str:
     found = torch.cuda.get_device_properties(device)
     bfloat16 = "bfloat16" if _has_bfloat16(device) else "no bfloat16"
     return (
-        f"{found.name}, sm_{found.major}{found.minor}, {found.total_memory >> 20:,} MiB, {cuda_driver()},"
-        f" {bfloat16}"
+        f"{found.name}, sm_{found.major}{found.minor}, {found.total_memory >> 20:,} MiB,"
+        f" {cuda_driver()}, {bfloat16}"
     )
 
 

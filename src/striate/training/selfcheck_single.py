@@ -169,10 +169,11 @@ def all_of(cases: dict[str, Callable[[], None]]) -> str:
 @check
 def gpu(device: torch.device) -> str:
     """The card runs a kernel, and this PyTorch has code for it."""
-    if device.type == "cpu":
-        raise SkippedError(f"no GPU: {devices.cuda_fault()}")
-    if device.type == "cuda" and (fault := devices.cuda_fault()) is not None:
+    fault = None if device.type == "mps" else devices.cuda_fault()
+    if fault is not None and devices.sees_gpu():
         raise CheckError(fault)
+    if device.type == "cpu":
+        raise SkippedError(f"no GPU: {fault}")
     return devices.describe_gpu(device)
 
 

@@ -37,6 +37,7 @@ def test_the_overview_lists_each_command_once_in_its_group(monkeypatch, capsys):
         "Compare results": ["summary", "experiments", "compare", "pareto", "gate", "ui"],
         "Use a network": ["predict", "export", "promote", "serve"],
         "Share results": ["share", "sync", "verify"],
+        "Check the machine": ["doctor"],
         "Set up the shell": ["completion"],
     }
     assert sorted(name for names in groups.values() for name in names) == sorted(table.COMMANDS)

@@ -45,7 +45,7 @@ def test_a_gpu_that_cannot_be_used_leaves_the_answers_as_they_are(place, monkeyp
     make_network(place / "models")
     write_pictures(place / "in", 3)
     expected = predict(monkeypatch, capsys, "in", "--json", "--device", "cpu")
-    monkeypatch.setattr(devices, "_sees_gpu", lambda: True)
+    monkeypatch.setattr(devices, "sees_gpu", lambda: True)
     monkeypatch.setattr(devices, "cuda_fault", lambda: "it is too old")
     devices._note.cache_clear()
     out, err = predict(monkeypatch, capsys, "in", "--json")

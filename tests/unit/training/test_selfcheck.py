@@ -1,4 +1,4 @@
-"""The self-check of a device: on the CPU, on a GPU where there is one, and where something broke."""
+"""The self-check of a device: on the CPU, on a GPU if there is one, and where something broke."""
 
 import subprocess
 import sys
