@@ -139,12 +139,22 @@ def pick_precision(name: str, device: torch.device) -> Precision:
 
     `float32` is the reference. `bfloat16` multiplies in bfloat16, with weights, sums and updates
     in float32. `auto` takes bfloat16 where the device computes in it, and else float32 with
-    channels last, which is faster and rounds differently.
+    channels last, which is faster and rounds differently; MPS takes neither by itself.
     """
     if name == "float32":
         return REFERENCE
     use_bfloat16 = name == "bfloat16" or _has_bfloat16(device)
-    return Precision(torch.bfloat16 if use_bfloat16 else torch.float32, torch.channels_last)
+    layout = torch.contiguous_format if needs_contiguous(device) else torch.channels_last
+    return Precision(torch.bfloat16 if use_bfloat16 else torch.float32, layout)
+
+
+def needs_contiguous(device: torch.device) -> bool:
+    """Whether training on a device is wrong with channels last.
+
+    On MPS the gradients of batch norm are wrong, or raise, in PyTorch 2.11 and 2.12
+    (github.com/pytorch/pytorch/issues/175189).
+    """
+    return device.type == "mps"
 
 
 def _has_bfloat16(device: torch.device) -> bool:
@@ -212,8 +222,11 @@ def set_deterministic(deterministic: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         # Else every new tensor is filled, to expose reads of uninitialised memory.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    # The same as use_deterministic_algorithms, which imports the compiler: three seconds.
-    torch.set_deterministic_debug_mode("error" if deterministic else "default")
+    # The same as use_deterministic_algorithms, which imports the compiler: three seconds. On MPS,
+    # PyTorch would refuse max pooling for sums whose order is open where windows overlap; those of
+    # the networks here do not.
+    checked = deterministic and not torch.backends.mps.is_available()
+    torch.set_deterministic_debug_mode("error" if checked else "default")
     torch.backends.cudnn.benchmark = not deterministic
 
 

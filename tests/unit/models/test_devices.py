@@ -181,3 +181,23 @@ def test_freed_memory_is_kept(monkeypatch):
     monkeypatch.setattr(devices.sys, "platform", "darwin")
     devices.keep_freed_memory()
     assert len(asked) == 2
+
+
+def test_mps_trains_with_channels_outermost():
+    mps = torch.device("mps")
+    assert devices.pick_precision("auto", mps) == devices.REFERENCE
+    assert devices.pick_precision("bfloat16", mps) == (torch.bfloat16, torch.contiguous_format)
+
+
+@pytest.mark.parametrize(
+    ("mps", "deterministic", "mode"), [(False, True, 2), (True, True, 0), (False, False, 0)]
+)
+def test_algorithms_are_checked_except_on_mps(monkeypatch, mps, deterministic, mode):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    before = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
+    try:
+        devices.set_deterministic(deterministic)
+        assert torch.get_deterministic_debug_mode() == mode
+    finally:
+        torch.set_deterministic_debug_mode(before[0])
+        torch.backends.cudnn.benchmark = before[1]
