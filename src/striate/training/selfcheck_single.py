@@ -367,6 +367,20 @@ def memory(device: torch.device) -> str:
     raise CheckError(f"{free >> 20:,} MiB were free, and a limit of 128 MiB was not kept")
 
 
+class Starts(Checkpointer):
+    """Starts a timer once the first epoch is saved, and all that loads late is loaded."""
+
+    def __init__(self, path: Path, timer: threading.Timer) -> None:
+        super().__init__(path, minutes=60)
+        self.timer = timer
+
+    def save(self, snapshot: dict[str, Any], label: str) -> None:
+        """Replace the checkpoint."""
+        if not self.label:
+            self.timer.start()
+        super().save(snapshot, label)
+
+
 @check
 def interrupt(device: torch.device) -> str:
     """Ctrl-C in mid-epoch saves the state, and says so."""
@@ -379,10 +393,9 @@ def interrupt(device: torch.device) -> str:
         os.kill(os.getpid(), signal.SIGINT)
 
     with tempfile.TemporaryDirectory() as folder:
-        checkpointer = Checkpointer(Path(folder, "state"), minutes=60)
-        timer = threading.Timer(1.5, send)
+        timer = threading.Timer(0.5, send)
         timer.daemon = True
-        timer.start()
+        checkpointer = Starts(Path(folder, "state"), timer)
         try:
             with checkpointer.delayed_interrupts():
                 train(device, None, checkpointer, epochs=1_000_000, schedule="constant")
