@@ -6,6 +6,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+# What the errors of PyTorch, cuBLAS, cuDNN and cuSOLVER say if memory cannot be allocated.
+MEMORY_SIGNS = (
+    "out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED", "ALLOCATION_FAILED",
+)  # fmt: skip
+GPU_SIGNS = ("CUDA", "CUBLAS", "CUDNN", "CUSOLVER", "HIP ")
+# What those of the CUDA runtime say if a card or its driver does not go with this PyTorch.
+GPU_FAULTS = (
+    "no kernel image is available", "CUDA driver version is insufficient",
+    "The NVIDIA driver on your system is too old", "busy or unavailable",
+)  # fmt: skip
+
 
 class UserError(Exception):
     """Something outside the code is wrong; the message says what, where, and what is right."""
@@ -17,16 +28,37 @@ def describe(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    # PyTorch raises a plain RuntimeError if a CPU runs out of memory.
-    if isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError)
-        and any(sign in str(error) for sign in ("out of memory", "can't allocate memory"))
-    ):
-        return (
-            "there is too little memory for this; reduce training.batch_size, evaluate.batch_size"
-            " or model.width"
+    if shortage := next((e for e in _causes(error) if is_out_of_memory(e)), None):
+        return "there is too little memory for this" + (
+            " on the GPU; reduce training.batch_size, evaluate.batch_size or model.width, or set"
+            " data.residency to host"
+            if any(sign in str(shortage) for sign in GPU_SIGNS)
+            else "; reduce training.batch_size, evaluate.batch_size or model.width"
         )
+    if isinstance(error, RuntimeError) and any(sign in str(error) for sign in GPU_FAULTS):
+        reason = str(error).splitlines()[0]
+        return f"the GPU cannot be used: {reason}; training.device=cpu does without"
     return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether PyTorch or Python raised an error for want of memory, of the host or of a GPU."""
+    # On a CPU, and in a library of CUDA, it is a plain RuntimeError.
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in MEMORY_SIGNS)
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and those that it arose from.
+
+    Want of memory while a CUDA graph is captured is raised anew as a failed capture.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        hidden = found.__suppress_context__ or not isinstance(found, RuntimeError)
+        found = found.__cause__ or (None if hidden else found.__context__)
 
 
 def open_streams() -> None:

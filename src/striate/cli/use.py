@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from striate.serving.inference import ClassifiedFile
 
 SOURCE = "an experiment, branch, commit or folder, or models:/NAME@ALIAS"
+DEVICE = argument(
+    "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto",
+    help="what computes; auto takes the first that works of CUDA, MPS and the CPU",
+)  # fmt: skip
 
 
 @command(
@@ -41,8 +45,11 @@ SOURCE = "an experiment, branch, commit or folder, or models:/NAME@ALIAS"
         "--show", metavar="FOLDER", type=Path, values="directory",
         help="save each image as the network sees it",
     ),
+    DEVICE,
 )  # fmt: skip
-def predict(paths: list[str], checkpoint: str, top: int, as_json: bool, show: Path | None) -> None:
+def predict(
+    paths: list[str], checkpoint: str, top: int, as_json: bool, show: Path | None, device: str
+) -> None:
     """Classify images.
 
     Reads images of any format, size and colour, and prints the most probable classes of each;
@@ -56,7 +63,7 @@ def predict(paths: list[str], checkpoint: str, top: int, as_json: bool, show: Pa
         from striate.serving import inference
 
     files = inference.find_files(paths)
-    trained, device = _load(checkpoint)
+    trained, chosen = _load(checkpoint, device)
     if trained.description["confidence"] is None:
         workspace.note(
             f"this network was trained with fewer than {model_json.LEAST_IMAGES} validation"
@@ -68,7 +75,7 @@ def predict(paths: list[str], checkpoint: str, top: int, as_json: bool, show: Pa
     broken = 0
     # Answers that go to the terminal are their own progress bar.
     tracked = files if sys.stdout.isatty() else track(files, "images")
-    for file, found in zip(tracked, inference.classify(files, trained, device), strict=True):
+    for file, found in zip(tracked, inference.classify(files, trained, chosen), strict=True):
         if isinstance(found, ImageReadError):
             broken += 1
             print(f"error: {found}", file=sys.stderr)
@@ -85,8 +92,8 @@ def predict(paths: list[str], checkpoint: str, top: int, as_json: bool, show: Pa
         sys.exit(1)
 
 
-def _load(source: str) -> tuple[Checkpoint, torch.device]:
-    """A checkpoint on the device that `auto` picks."""
+def _load(source: str, device: str) -> tuple[Checkpoint, torch.device]:
+    """A checkpoint on the device that `--device` picks."""
     import tempfile
 
     from striate.models import checkpoint, devices
@@ -94,8 +101,8 @@ def _load(source: str) -> tuple[Checkpoint, torch.device]:
 
     workspace.note_unrecorded(source)
     with waiting("loading the network"), tempfile.TemporaryDirectory() as scratch:
-        device = devices.pick_device("auto")
-        return checkpoint.load(sources.find(source, Path(scratch, "found")), device), device
+        chosen = devices.pick_device(device, "--device")
+        return checkpoint.load(sources.find(source, Path(scratch, "found")), chosen), chosen
 
 
 def _answer(found: ClassifiedFile, classes: Sequence[str], top: int, as_json: bool) -> str:
@@ -125,14 +132,15 @@ def _answer(found: ClassifiedFile, classes: Sequence[str], top: int, as_json: bo
         "--to", metavar="FOLDER", type=Path, values="directory", default=Path("exports"),
         help="where to write the file",
     ),
+    DEVICE,
 )  # fmt: skip
-def export(source: str, kind: str, int8: bool, to: Path) -> None:
+def export(source: str, kind: str, int8: bool, to: Path, device: str) -> None:
     """Write a network as ONNX, PyTorch pt2 or safetensors.
 
     Reads the file back, compares its predictions on the test images in data/ with the
-    checkpoint's, and times both. ONNX and pt2 files take float32 pixels (batch, channels, height,
-    width) from 0 to 255 (digits: 0 to 16), neither scaled nor normalized, and return float32
-    logits.
+    checkpoint's, and times both on the device (an ONNX file on the CPU). ONNX and pt2 files take
+    float32 pixels (batch, channels, height, width) from 0 to 255 (digits: 0 to 16), neither scaled
+    nor normalized, and return float32 logits.
 
     Example: striate export mnist --format onnx --int8
     """
@@ -149,6 +157,7 @@ def export(source: str, kind: str, int8: bool, to: Path) -> None:
         from striate.serving import export, sources
 
     devices.keep_freed_memory()
+    chosen = devices.pick_device(device, "--device")
     with tempfile.TemporaryDirectory() as scratch:
         folder = sources.find(source, Path(scratch, "found"))
         trained = checkpoint.load(folder, torch.device("cpu"))
@@ -163,13 +172,18 @@ def export(source: str, kind: str, int8: bool, to: Path) -> None:
         card = Path("reports/model_card.md") if source == "models" else None
         export.complete(trained, path.parent, card)
 
-    ours = export.eager(checkpoint.Pixels(trained).eval())
-    theirs = export.read(kind, path, trained.description)
+    ours = export.eager(checkpoint.Pixels(trained).eval(), chosen)
+    theirs = export.read(kind, path, trained.description, chosen)
     print(_compare_predictions(path, ours, theirs, test))
     if kind != "safetensors":
         print(export.usage(trained))
     sys.stdout.flush()
-    networks = {"PyTorch, eager": (ours, size), str(path): (theirs, path.stat().st_size)}
+    names = ["PyTorch, eager", str(path)]
+    if chosen.type != "cpu":
+        names = [f"{names[0]}, on {chosen}", f"{path}, on {'cpu' if kind == 'onnx' else chosen}"]
+    networks = dict(
+        zip(names, [(ours, size), (theirs, path.stat().st_size)], strict=True)
+    )  # fmt: skip
     print(_time(networks, test.images[0].float().numpy()))
 
 
@@ -244,8 +258,10 @@ def promote(experiment: str, force: bool) -> None:
     sys.exit(0 if promoted else 1)
 
 
-@command(argument("--port", type=number(0, 65535), default=8000, help="on this machine"))
-def serve(port: int) -> None:
+@command(
+    argument("--port", type=number(0, 65535), default=8000, help="on this machine"), DEVICE
+)  # fmt: skip
+def serve(port: int, device: str) -> None:
     """Serve a drawing demo of the champion.
 
     Runs MLflow's scoring server and a page that asks it, on this machine only, until Ctrl-C.
@@ -256,7 +272,10 @@ def serve(port: int) -> None:
 
     workspace.dvc_root()
     print("starting the champion's scoring server takes 10 to 40 seconds ...", flush=True)
+    from striate.models import devices
     from striate.serving import web
+
+    chosen = devices.pick_device(device, "--device")
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -266,7 +285,7 @@ def serve(port: int) -> None:
     try:
         with (
             web.server(champion, port, scoring) as page,
-            web.scoring_server(champion.version, scoring),
+            web.scoring_server(champion.version, scoring, chosen),
         ):
             print(f"http://127.0.0.1:{page.server_port}/ is open; Ctrl-C stops it.", flush=True)
             page.serve_forever()

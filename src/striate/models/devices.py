@@ -5,17 +5,21 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import subprocess
 import sys
+import warnings
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from striate.errors import UserError
+from striate.errors import UserError, is_out_of_memory
 
 # Parameters of mallopt, from <malloc.h>.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 MAX_KEPT_BYTES = 2**30  # of a block
+PROBE_SECONDS = 120  # for a process that loads PyTorch and asks a card
 
 
 class Precision(NamedTuple):
@@ -29,25 +33,105 @@ class Precision(NamedTuple):
 REFERENCE = Precision(torch.float32, torch.contiguous_format)
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of that name; `auto` takes CUDA, then MPS, then the CPU.
+def pick_device(name: str, option: str = "training.device") -> torch.device:
+    """The device of that name; `auto` takes the first that works of CUDA, MPS and the CPU.
+
+    If `auto` passes a GPU over, a note on standard error says why, once a process.
+
+    Args:
+        name: `auto`, `cpu`, `cuda` or `mps`.
+        option: what the user set, for the message.
 
     Raises:
-        UserError: this machine has no such device.
+        UserError: this machine has no such device, or it cannot be used.
     """
+    fault = cuda_fault() if name in ("auto", "cuda") and sees_gpu() else None
     available = {
-        "cuda": torch.cuda.is_available(),
+        "cuda": sees_gpu() and fault is None,
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
     if name == "auto":
         name = next(device for device, present in available.items() if present)
+        if fault is not None:
+            _note(f"this runs on {name}, as the GPU cannot be used: {fault}")
     if not available[name]:
+        reason = "which this machine does not have"
         raise UserError(
-            f"training.device is {name}, which this machine does not have; "
+            f"{option} is {name}, {f'which cannot be used: {fault}' if fault else reason}; "
             f"it must be one of auto, {', '.join(d for d in available if available[d])}"
         )
     return torch.device(name)
+
+
+@cache
+def _note(text: str) -> None:
+    """Print a note on standard error, once a process, and by one of several that train together."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"note: {text}", file=sys.stderr, flush=True)
+
+
+def count_gpus() -> int:
+    """How many CUDA devices this process can use; 0 if the first is unusable or there is none.
+
+    It starts no work on them where there are several: the process may only launch those that train,
+    and its own context would take memory, and the whole card where one process may have it.
+    """
+    if not sees_gpu():
+        return 0
+    count = torch.cuda.device_count()
+    if count == 1:
+        return int(cuda_fault() is None)
+    code = f"from {__name__} import cuda_fault; raise SystemExit(cuda_fault() is not None)"
+    try:
+        probe = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code], capture_output=True,
+            timeout=PROBE_SECONDS, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return 0
+    return 0 if probe.returncode else count
+
+
+def sees_gpu() -> bool:
+    """Whether there is a CUDA device, usable or not: too old a driver still counts its cards."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the probe says the same
+        return torch.cuda.is_available() or torch.cuda.device_count() > 0
+
+
+@cache
+def cuda_fault() -> str | None:
+    """Why the current CUDA device cannot be used; None if a small kernel ran on it.
+
+    PyTorch also counts cards whose driver is too old, or for which it has no code.
+
+    Raises:
+        RuntimeError: other processes have taken all of its memory.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.cuda.init()
+            (torch.ones(2, device="cuda") + 1).sum().item()
+    # An assertion fails if PyTorch was built without CUDA.
+    except (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError) as error:
+        if is_out_of_memory(error):
+            raise
+        return _shortened(str(error))
+    return None
+
+
+def _shortened(message: str) -> str:
+    """What matters of PyTorch's error about a GPU, on one line."""
+    if "no kernel image" in message:
+        major, minor = torch.cuda.get_device_capability()
+        return (
+            f"PyTorch {torch.__version__} has no code for its architecture, sm_{major}{minor}, only"
+            f" for {', '.join(torch.cuda.get_arch_list())}"
+        )
+    first = message.strip().splitlines()[0] if message.strip() else "it fails without a reason"
+    return first.removeprefix("CUDA error: ").partition(". ")[0][:200]
 
 
 def pick_precision(name: str, device: torch.device) -> Precision:
@@ -55,12 +139,22 @@ def pick_precision(name: str, device: torch.device) -> Precision:
 
     `float32` is the reference. `bfloat16` multiplies in bfloat16, with weights, sums and updates
     in float32. `auto` takes bfloat16 where the device computes in it, and else float32 with
-    channels last, which is faster and rounds differently.
+    channels last, which is faster and rounds differently; MPS takes neither by itself.
     """
     if name == "float32":
         return REFERENCE
     use_bfloat16 = name == "bfloat16" or _has_bfloat16(device)
-    return Precision(torch.bfloat16 if use_bfloat16 else torch.float32, torch.channels_last)
+    layout = torch.contiguous_format if needs_contiguous(device) else torch.channels_last
+    return Precision(torch.bfloat16 if use_bfloat16 else torch.float32, layout)
+
+
+def needs_contiguous(device: torch.device) -> bool:
+    """Whether training on a device is wrong with channels last.
+
+    On MPS the gradients of batch norm are wrong, or raise, in PyTorch 2.11 and 2.12
+    (github.com/pytorch/pytorch/issues/175189).
+    """
+    return device.type == "mps"
 
 
 def _has_bfloat16(device: torch.device) -> bool:
@@ -95,6 +189,28 @@ def describe(device: torch.device) -> dict[str, str]:
     }
 
 
+def cuda_driver() -> str:
+    """Which CUDA the installed driver supports, whether or not PyTorch can use it."""
+    version = ctypes.c_int()
+    try:
+        ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    except (OSError, AttributeError):
+        return "no CUDA driver"
+    return f"driver for CUDA {version.value // 1000}.{version.value % 1000 // 10}"
+
+
+def describe_gpu(device: torch.device) -> str:
+    """What is to be known of a GPU and its driver, on one line."""
+    if device.type != "cuda":
+        return f"{platform.machine()}, macOS {platform.mac_ver()[0]}"
+    found = torch.cuda.get_device_properties(device)
+    bfloat16 = "bfloat16" if _has_bfloat16(device) else "no bfloat16"
+    return (
+        f"{found.name}, sm_{found.major}{found.minor}, {found.total_memory >> 20:,} MiB,"
+        f" {cuda_driver()}, {bfloat16}"
+    )
+
+
 def set_deterministic(deterministic: bool) -> None:
     """Make equal inputs give equal bytes on this machine, or let libraries pick the fastest way.
 
@@ -106,8 +222,11 @@ def set_deterministic(deterministic: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         # Else every new tensor is filled, to expose reads of uninitialised memory.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    # The same as use_deterministic_algorithms, which imports the compiler: three seconds.
-    torch.set_deterministic_debug_mode("error" if deterministic else "default")
+    # The same as use_deterministic_algorithms, which imports the compiler: three seconds. On MPS,
+    # PyTorch would refuse max pooling for sums whose order is open where windows overlap; those of
+    # the networks here do not.
+    checked = deterministic and not torch.backends.mps.is_available()
+    torch.set_deterministic_debug_mode("error" if checked else "default")
     torch.backends.cudnn.benchmark = not deterministic
 
 

@@ -133,7 +133,8 @@ class SpeedNet(Network):
         weight = next(self.whiten.parameters())
         side = weight.shape[2]
         patches = F.unfold(images.contiguous(), side).transpose(1, 2).flatten(0, 1)  # (N·L, C·k·k)
-        values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+        # On the CPU, because PyTorch 2.11 has no `eigh` for MPS; the matrix is small.
+        values, vectors = torch.linalg.eigh((patches.T @ patches / len(patches)).cpu())
         scaled = vectors / (values + WHITENING_EPSILON).sqrt()
         filters = scaled.T.flip(0).view(-1, *weight.shape[1:])
         weight.copy_(torch.cat([filters, -filters]))

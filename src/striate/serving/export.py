@@ -169,13 +169,14 @@ def _quantized(model: Any, images: Tensor) -> Any:
         return onnx.load(quantized)
 
 
-def read(kind: str, path: Path, description: dict[str, Any]) -> Network:
+def read(kind: str, path: Path, description: dict[str, Any], device: torch.device) -> Network:
     """Load a file that `write` wrote with the library that its users would use.
 
     Args:
         kind: a key of `ENDINGS`.
         path: of the file.
         description: of the checkpoint, to build the network for `safetensors`.
+        device: that computes; `onnx` computes on the CPU.
     """
     if kind == "onnx":
         import onnxruntime
@@ -191,20 +192,30 @@ def read(kind: str, path: Path, description: dict[str, Any]) -> Network:
 
         return run
     if kind == "pt2":
-        return eager(torch.export.load(path).module())
+        return eager(move(torch.export.load(path), device).module(), device)
     from safetensors.torch import load_file
 
     network = checkpoint.build(description)
     network.load_state_dict(load_file(path))
-    return eager(Pixels(checkpoint.of(network, description)).eval())
+    return eager(Pixels(checkpoint.of(network, description)).eval(), device)
 
 
-def eager(module: nn.Module) -> Network:
-    """Wrap a PyTorch module."""
+def move(program: torch.export.ExportedProgram, device: torch.device) -> Any:
+    """Move an exported network, which holds the device that it was exported on."""
+    if device.type == "cpu":
+        return program
+    from torch.export.passes import move_to_device_pass
+
+    return move_to_device_pass(program, device)
+
+
+def eager(module: nn.Module, device: torch.device) -> Network:
+    """Wrap a PyTorch module, which is moved to the device."""
+    module.to(device)
 
     @torch.no_grad()
     def run(pixels: np.ndarray) -> np.ndarray:
-        logits: np.ndarray = module(torch.from_numpy(pixels)).numpy()
+        logits: np.ndarray = module(torch.from_numpy(pixels).to(device)).cpu().numpy()
         return logits
 
     return run

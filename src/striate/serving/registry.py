@@ -14,6 +14,7 @@ import torch
 
 from striate.errors import UserError
 from striate.models import checkpoint
+from striate.serving import export
 from striate.tracking import mlflow_store, records, sync
 
 NAME, ALIAS = "striate", "champion"
@@ -95,6 +96,28 @@ def champion(store: mlflow_store.Store):  # type: ignore[no-untyped-def]
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
         raise
+
+
+def servable(version: str, device: torch.device, folder: Path) -> str:
+    """The address of a registered version, for MLflow's scoring server.
+
+    Args:
+        version: in MLflow's registry.
+        device: that computes.
+        folder: an empty one. If the device is a GPU, it receives a copy of the model that computes
+            there: MLflow moves no exported network.
+    """
+    address = f"models:/{NAME}/{version}"
+    if device.type == "cpu":
+        return address
+    import mlflow
+
+    mlflow.set_tracking_uri(mlflow_store.tracking_uri())
+    mlflow.set_registry_uri(mlflow_store.tracking_uri())
+    copy = mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder))
+    path = Path(copy, "data", "model.pt2")
+    torch.export.save(export.move(torch.export.load(path), device), path)
+    return str(copy)
 
 
 def _register(store: mlflow_store.Store, run_id: str, trained: checkpoint.Checkpoint) -> str:

@@ -241,18 +241,34 @@ def server(champion: Champion, port: int, scoring_port: int) -> Server:
 
 
 @contextmanager
-def scoring_server(version: str, port: int) -> Iterator[None]:
+def scoring_server(version: str, port: int, device: torch.device) -> Iterator[None]:
     """Run MLflow's scoring server for a version of the registered model; stop it on exit.
+
+    Args:
+        version: in MLflow's registry.
+        port: a free one.
+        device: that computes.
 
     Raises:
         UserError: it does not start.
     """
+    with tempfile.TemporaryDirectory() as scratch:
+        with mlflow_store.reachable():
+            model = registry.servable(version, device, Path(scratch))
+        with _scoring_process(model, port, device.type):
+            yield
+
+
+@contextmanager
+def _scoring_process(model: str, port: int, device: str) -> Iterator[None]:
+    """Run MLflow's scoring server for the model at an address; stop it on exit."""
     command = [
-        sys.executable, "-m", "mlflow", "models", "serve", "-m",
-        f"models:/{registry.NAME}/{version}", "--env-manager", "local", "--host", HOST,
-        "--port", str(port),
+        sys.executable, "-m", "mlflow", "models", "serve", "-m", model, "--env-manager", "local",
+        "--host", HOST, "--port", str(port),
     ]  # fmt: skip
     variables = {
+        # By itself MLflow takes CUDA where there is any, and refuses a network of the CPU there.
+        "MLFLOW_DEFAULT_PREDICTION_DEVICE": device,
         "MLFLOW_TRACKING_URI": mlflow_store.tracking_uri(),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PYTHONWARNINGS": "ignore",

@@ -42,5 +42,15 @@ def folder(root: Path) -> str:
     return str(Config(str(root / ".dvc"))["cache"].get("dir") or root / ".dvc" / "cache")
 
 
+def remotes(root: Path) -> dict[str, str]:
+    """The addresses of DVC's remotes by name, the default one first."""
+    from dvc.config import Config
+
+    config = Config(str(root / ".dvc"))
+    default = config["core"].get("remote")
+    names = sorted(config["remote"], key=lambda name: (name != default, name))
+    return {name: str(config["remote"][name].get("url", "")) for name in names}
+
+
 def _files(root: Path) -> str:
     return f"{folder(root)}/files/md5"

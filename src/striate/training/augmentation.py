@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from striate.models import devices
+
 if TYPE_CHECKING:
     from striate.config.params import Augment
 
@@ -77,7 +79,7 @@ def augment(
     if shrunk and len(inputs):
         size = (settings.shrink, settings.shrink)
         inputs = F.interpolate(inputs, size, mode="bilinear", align_corners=False)
-    return inputs
+    return inputs.contiguous() if devices.needs_contiguous(inputs.device) else inputs
 
 
 def draw_flipped(count: int, generator: torch.Generator) -> Tensor:

@@ -69,11 +69,11 @@ def free_memory(root: Path = Path("/")) -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     found = dict(line.split(":") for line in lines)
     available = int(found["MemAvailable"].split()[0]) << 10  # it is given in KiB
-    return max(0, min([available, *_left_by_limits(root)]))
+    return max(0, min([available, *(left for _, left in limits(root))]))
 
 
-def _left_by_limits(root: Path) -> Iterator[int]:
-    """What the limit of each control group of this process leaves."""
+def limits(root: Path = Path("/")) -> Iterator[tuple[int, int]]:
+    """The limit of each control group of this process, and what it leaves, in bytes."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except FileNotFoundError:
@@ -94,4 +94,5 @@ def _left_by_limits(root: Path) -> Iterator[int]:
                 except FileNotFoundError:
                     continue
                 if most != "max":
-                    yield int(most) - used + sum(int(stat[name]) for name in cached)
+                    left = int(most) - used + sum(int(stat[name]) for name in cached)
+                    yield int(most), left

@@ -102,8 +102,8 @@ class State:
     def random_states(self) -> list[Tensor]:
         """Of this process's generators, from which dropout draws: the CPU's and the device's."""
         states = [torch.get_rng_state()]
-        if self.order.is_cuda:
-            states.append(torch.cuda.get_rng_state(self.order.device))
+        if self.order.device.type != "cpu":
+            states.append(torch.get_device_module(self.order.device).get_rng_state())
         return states
 
     def snapshot(self, random_states: list[list[Tensor]]) -> dict[str, Any]:
@@ -137,4 +137,4 @@ class State:
             cpu, *device = snapshot["random_states"][rank]
             torch.set_rng_state(cpu)
             for state in device:
-                torch.cuda.set_rng_state(state, self.order.device)
+                torch.get_device_module(self.order.device).set_rng_state(state)

@@ -37,6 +37,7 @@ def test_the_overview_lists_each_command_once_in_its_group(monkeypatch, capsys):
         "Compare results": ["summary", "experiments", "compare", "pareto", "gate", "ui"],
         "Use a network": ["predict", "export", "promote", "serve"],
         "Share results": ["share", "sync", "verify"],
+        "Check the machine": ["doctor"],
         "Set up the shell": ["completion"],
     }
     assert sorted(name for names in groups.values() for name in names) == sorted(table.COMMANDS)
@@ -177,7 +178,11 @@ def complete(tmp_path_factory):
     [
         ("striate ", set(table.COMMANDS)),
         ("striate s", {"serve", "share", "summary", "sync"}),
-        ("striate predict x --", {"--help", "--checkpoint", "--top", "--json", "--show"}),
+        (
+            "striate predict x --",
+            {"--help", "--checkpoint", "--top", "--json", "--show", "--device"},
+        ),
+        ("striate serve --device ", {"auto", "cpu", "cuda", "mps"}),
         ("striate export --format ", {"onnx", "pt2", "safetensors"}),
         ("striate recipe ", {"quick"}),
         ("striate compare ", {"deeper", "trunk", "v1", "workspace"}),

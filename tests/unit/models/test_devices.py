@@ -1,26 +1,151 @@
 """Which device and which precision is taken."""
 
 import ctypes
+import subprocess
 
 import pytest
 import torch
 
+from striate import errors
 from striate.errors import UserError
 from striate.models import devices
 
 CPU = torch.device("cpu")
 
 
-def test_an_absent_device_is_refused_with_those_that_are_there(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+@pytest.fixture
+def machine(monkeypatch):
+    """Stand-ins for what PyTorch says of a machine: `machine(cuda=…, cards=…, mps=…, fault=…)`.
+
+    `fault` is what the first kernel raises; None lets it run.
+    """
+    for function in (devices.cuda_fault, devices._note):
+        function.cache_clear()
+
+    def ones(*_, device):
+        if state["fault"] is not None:
+            raise state["fault"]
+        return torch.zeros(2)
+
+    state = {}
+
+    def describe(cuda=False, cards=0, mps=False, fault=None):
+        devices.cuda_fault.cache_clear()
+        state["fault"] = fault
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+        monkeypatch.setattr(torch.cuda, "init", lambda: None)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (6, 1))
+        monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_90"])
+        monkeypatch.setattr(torch, "ones", ones)
+
+    yield describe
+    devices.cuda_fault.cache_clear()
+    devices._note.cache_clear()
+
+
+def test_an_absent_device_is_refused_with_those_that_are_there(machine, capsys):
+    machine()
     assert devices.pick_device("auto").type == "cpu"
     with pytest.raises(UserError, match="training.device is cuda.*one of auto, cpu$"):  # noqa: RUF043
         devices.pick_device("cuda")
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    with pytest.raises(UserError, match=r"^--device is mps, which this machine does not have; "):
+        devices.pick_device("mps", "--device")
+    machine(mps=True)
     assert devices.pick_device("auto").type == "mps"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    machine(mps=True, cuda=True, cards=1)
     assert devices.pick_device("auto").type == "cuda"
+    assert capsys.readouterr() == ("", "")
+
+
+TOO_OLD = (
+    "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU"
+    " driver by downloading and installing a new version from the URL: http://www.nvidia.com"
+)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "fault", "reason"),
+    [
+        (
+            True,
+            "CUDA error: no kernel image is available for execution on the device\nCUDA kernel"
+            " errors might be asynchronously reported at some other API call.",
+            f"PyTorch {torch.__version__} has no code for its architecture, sm_61, only for sm_75,"
+            " sm_90",
+        ),
+        (False, TOO_OLD, "The NVIDIA driver on your system is too old (found version 11040)"),
+        (
+            True,
+            "CUDA error: CUDA-capable device(s) is/are busy or unavailable\nSearch for it",
+            "CUDA-capable device(s) is/are busy or unavailable",
+        ),
+        (True, "", "it fails without a reason"),
+    ],
+)
+def test_a_gpu_that_cannot_be_used_is_passed_over_with_one_note_or_refused(
+    machine, capsys, monkeypatch, cuda, fault, reason
+):
+    machine(cuda=cuda, cards=1, fault=RuntimeError(fault))
+    assert [devices.pick_device("auto").type for _ in range(2)] == ["cpu", "cpu"]
+    note = f"note: this runs on cpu, as the GPU cannot be used: {reason}\n"
+    assert capsys.readouterr() == ("", note)
+    with pytest.raises(UserError) as caught:
+        devices.pick_device("cuda", "--device")
+    said = f"--device is cuda, which cannot be used: {reason}; it must be one of auto, cpu"
+    assert str(caught.value) == said
+    assert devices.count_gpus() == 0
+    # The other processes of a group are silent.
+    monkeypatch.setenv("RANK", "1")
+    devices._note.cache_clear()
+    assert devices.pick_device("auto").type == "cpu"
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_gpu_is_probed_once_and_not_for_the_cpu(machine, monkeypatch):
+    asked = []
+    machine(cuda=True, cards=1)
+    monkeypatch.setattr(torch.cuda, "init", lambda: asked.append(1))
+    devices.pick_device("cpu")
+    assert asked == []
+    for name in ("auto", "cuda", "auto"):
+        assert devices.pick_device(name).type == "cuda"
+    assert asked == [1]
+    assert devices.count_gpus() == 1
+
+
+def test_a_gpu_without_free_memory_is_no_reason_to_compute_elsewhere(machine):
+    machine(cuda=True, cards=1, fault=torch.OutOfMemoryError("CUDA out of memory. Tried to"))
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        devices.pick_device("auto")
+    assert "on the GPU" in errors.describe(caught.value)
+
+
+@pytest.mark.parametrize(("status", "expected"), [(0, 4), (1, 0), (None, 0)])
+def test_several_gpus_are_probed_by_another_process(machine, monkeypatch, status, expected):
+    commands = []
+
+    def run(command, *, timeout, **_):
+        commands.append(command)
+        if status is None:
+            raise subprocess.TimeoutExpired(command, timeout)
+        return subprocess.CompletedProcess(command, status)
+
+    machine(cuda=True, cards=4)
+    monkeypatch.setattr(devices.subprocess, "run", run)
+    monkeypatch.setattr(torch.cuda, "init", lambda: pytest.fail("it took a context"))
+    assert devices.count_gpus() == expected
+    (command,) = commands
+    monkeypatch.undo()
+    # On this machine the real command says whether there is a card that works.
+    probed = subprocess.run(command, capture_output=True, text=True)
+    assert (probed.returncode, probed.stderr) == (int(not torch.cuda.is_available()), "")
+
+
+def test_a_machine_without_a_gpu_has_none(machine):
+    machine()
+    assert devices.count_gpus() == 0
 
 
 @pytest.mark.parametrize(
@@ -56,3 +181,23 @@ def test_freed_memory_is_kept(monkeypatch):
     monkeypatch.setattr(devices.sys, "platform", "darwin")
     devices.keep_freed_memory()
     assert len(asked) == 2
+
+
+def test_mps_trains_with_channels_outermost():
+    mps = torch.device("mps")
+    assert devices.pick_precision("auto", mps) == devices.REFERENCE
+    assert devices.pick_precision("bfloat16", mps) == (torch.bfloat16, torch.contiguous_format)
+
+
+@pytest.mark.parametrize(
+    ("mps", "deterministic", "mode"), [(False, True, 2), (True, True, 0), (False, False, 0)]
+)
+def test_algorithms_are_checked_except_on_mps(monkeypatch, mps, deterministic, mode):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    before = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
+    try:
+        devices.set_deterministic(deterministic)
+        assert torch.get_deterministic_debug_mode() == mode
+    finally:
+        torch.set_deterministic_debug_mode(before[0])
+        torch.backends.cudnn.benchmark = before[1]

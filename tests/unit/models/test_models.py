@@ -233,3 +233,13 @@ def test_frozen_layers_do_not_change_in_training(arch, until, frozen):
     assert changed & {"layer1", "layer2"} == {"layer1", "layer2"} - frozen
     assert changed - {"layer1", "layer2"}  # the head always learns
     assert registry.count_parameters(network) == sum(value.numel() for value in changing)
+
+
+def test_the_whitening_solves_for_its_filters_on_the_cpu(monkeypatch):
+    """PyTorch has no `eigh` for MPS."""
+    asked, to_cpu = [], torch.Tensor.cpu
+    monkeypatch.setattr(
+        torch.Tensor, "cpu", lambda self: (asked.append(tuple(self.shape)), to_cpu(self))[1]
+    )
+    build((3, 8, 8), **SPEEDRUN).fit_to_data(torch.rand(10, 3, 8, 8))
+    assert asked == [(12, 12)]

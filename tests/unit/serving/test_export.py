@@ -150,12 +150,33 @@ def test_an_export_leaves_the_network_as_it_was(tmp_path, kind):
     trained = checkpoint.of(checkpoint.build(description), description)
     export.write(trained, kind, tmp_path / "file", None)
     pixels = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
-    ours = export.logits_of(export.eager(checkpoint.Pixels(trained).eval()), pixels)
-    theirs = export.logits_of(export.read(kind, tmp_path / "file", description), pixels)
+    ours = export.logits_of(export.eager(checkpoint.Pixels(trained).eval(), CPU), pixels)
+    theirs = export.logits_of(export.read(kind, tmp_path / "file", description, CPU), pixels)
     with torch.no_grad():
         expected = trained.model((pixels / 255 - 0.123) / 0.456)
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(theirs, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_exported_network_moves_to_another_device(tmp_path):
+    description = checkpoint.describe(ARCHITECTURE, MANIFEST, Normalization(255, [0.1], [0.4]))
+    trained = checkpoint.of(checkpoint.build(description), description)
+    export.write(trained, "pt2", tmp_path / "file", None)
+    elsewhere = torch.device("meta")
+    moved = export.move(torch.export.load(tmp_path / "file"), elsewhere).module()
+    with torch.no_grad():
+        logits = moved(torch.zeros(5, 1, 8, 8, device=elsewhere))
+    assert (logits.device, logits.shape) == (elsewhere, (5, 3))
+
+
+def test_a_device_that_is_not_there_is_one_line(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(trained)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    arguments = ("--format", "onnx", "--to", tmp_path / "to", "--device", "mps")
+    out, err = run_export(monkeypatch, capsys, *arguments, status=2)
+    assert out == ""
+    assert err.startswith("error: --device is mps, which this machine does not have; it must be ")
+    assert not (tmp_path / "to").exists()
 
 
 def test_a_file_that_predicts_otherwise_is_counted():

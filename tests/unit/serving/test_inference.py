@@ -16,7 +16,7 @@ from clones import without_waits
 from PIL import Image
 
 from striate.datasets.image_reading import ImageReadError
-from striate.models import calibration, prediction
+from striate.models import calibration, devices, prediction
 from striate.serving import inference
 
 
@@ -39,6 +39,22 @@ def predict(monkeypatch, capsys, *arguments, status=0):
     """The lines of both outputs."""
     out, err = commands.run(monkeypatch, capsys, "predict", *arguments, status=status)
     return out.splitlines(), err.splitlines()
+
+
+def test_a_gpu_that_cannot_be_used_leaves_the_answers_as_they_are(place, monkeypatch, capsys):
+    make_network(place / "models")
+    write_pictures(place / "in", 3)
+    expected = predict(monkeypatch, capsys, "in", "--json", "--device", "cpu")
+    monkeypatch.setattr(devices, "sees_gpu", lambda: True)
+    monkeypatch.setattr(devices, "cuda_fault", lambda: "it is too old")
+    devices._note.cache_clear()
+    out, err = predict(monkeypatch, capsys, "in", "--json")
+    devices._note.cache_clear()
+    assert (out, expected[1]) == (expected[0], [])
+    assert err == ["note: this runs on cpu, as the GPU cannot be used: it is too old"]
+    out, (line,) = predict(monkeypatch, capsys, "in", "--device", "cuda", status=2)
+    assert out == []
+    assert line.startswith("error: --device is cuda, which cannot be used: it is too old; it must")
 
 
 def test_files_are_judged_as_evaluate_would_in_their_order(place, monkeypatch, capsys):

@@ -9,8 +9,10 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
+import mlflow
 import numpy as np
 import pytest
+import torch
 from checkpoints import describe
 from PIL import Image
 
@@ -175,6 +177,31 @@ def test_a_network_that_is_not_calibrated_says_so(champion):
     plain = champion._replace(description=champion.description | {"confidence": None})
     assert "percentages are not calibrated" in web.page(plain)
     assert "percentages are not calibrated" not in web.page(champion)
+
+
+def test_the_scoring_server_computes_on_the_device_that_is_chosen(tmp_path, monkeypatch):
+    started = []
+
+    def start(command, *, env, **_):
+        started.append(
+            (command[command.index("-m", 2) + 1], env["MLFLOW_DEFAULT_PREDICTION_DEVICE"])
+        )
+        return SimpleNamespace(pid=2**22 + 1, wait=lambda: None)
+
+    program = torch.export.export(torch.nn.Linear(2, 3), (torch.zeros(1, 2),))
+    (tmp_path / "data").mkdir()
+    torch.export.save(program, tmp_path / "data/model.pt2")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", lambda **_: str(tmp_path))
+    monkeypatch.setattr(web.subprocess, "Popen", start)
+    monkeypatch.setattr(web, "_answers", lambda *_: True)
+    monkeypatch.setattr(web.os, "killpg", lambda *_: None)
+    for name in ("cpu", "meta"):
+        with web.scoring_server("7", 1, torch.device(name)):
+            pass
+    assert started == [("models:/striate/7", "cpu"), (str(tmp_path), "meta")]
+    moved = torch.export.load(tmp_path / "data/model.pt2").module()
+    assert {value.device.type for value in moved.parameters()} == {"meta"}
 
 
 def test_without_a_champion_it_says_how_to_make_one(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from striate.config import validation
 from striate.data import arrays, tensors
 from striate.datasets import fetch, registry
 from striate.errors import UserError
-from striate.models import normalization
+from striate.models import devices, normalization
 from striate.training import augmentation
 
 MANIFEST = {"peak": 255, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.1, 0.25]}
@@ -324,3 +324,21 @@ def test_normalising_leaves_its_input_as_it_was(mean):
     first = normalize(pixels)
     assert torch.equal(pixels, before)
     assert torch.equal(normalize(pixels), first)
+
+
+@pytest.mark.parametrize("changes", [{"translate": 1}, {}])
+def test_where_channels_last_trains_wrongly_a_batch_has_channels_outermost(changes, monkeypatch):
+    images = split(20, (3, 8, 8)).images.contiguous(memory_format=torch.channels_last)
+    normalize = normalization.pick_normalization(MANIFEST, "standard")
+
+    def batch():
+        random = augmentation.BatchRandom(generator(), 5, slice(0, 5))
+        return augmentation.augment(
+            images, torch.arange(5), None, normalize, settings(**changes), random
+        )
+
+    usual = batch()
+    assert not usual.is_contiguous()
+    monkeypatch.setattr(devices, "needs_contiguous", lambda _: True)
+    assert batch().is_contiguous()
+    assert torch.equal(batch(), usual)

@@ -17,6 +17,7 @@ from tiny import CONVNET, PARAMS, SPEEDRUN, bars, changed, network, task
 from striate.errors import UserError
 from striate.training import loop, resume
 from striate.training import step as steps
+from striate.training.state import State
 
 ROOT = Path(__file__).parents[3]
 AUGMENTATION = {"translate": 1, "flip": True, "rotate": 5, "zoom": 0.1, "cutout": 1, "shrink": 4,
@@ -321,3 +322,28 @@ def test_trainings_killed_at_random_instants_end_with_the_same_bytes(tmp_path):
     assert (found["kills"], found["equal"]) == (KILLS, KILLS)
     assert found["resumed"] >= KILLS / 2  # the others were killed before their first state
     assert found["within"] >= KILLS / 5  # states of the middle of an epoch
+
+
+def test_the_random_numbers_of_a_device_are_saved_and_restored(monkeypatch):
+    """MPS, or another device that this machine lacks: `meta` stands for it."""
+    drawn = {"state": torch.tensor([7], dtype=torch.uint8)}
+
+    class Module:
+        @staticmethod
+        def get_rng_state():
+            return drawn["state"].clone()
+
+        @staticmethod
+        def set_rng_state(state):
+            drawn["state"] = state
+
+    monkeypatch.setattr(torch, "get_device_module", lambda device: Module)
+    state = State(network(), task(), steps_per_epoch=4)
+    assert len(state.random_states()) == 1
+    snapshot = state.snapshot([])
+    state.order = state.order.to("meta")
+    snapshot["random_states"] = [state.random_states()]
+    assert len(state.random_states()) == 2
+    drawn["state"] = torch.tensor([9], dtype=torch.uint8)
+    state.restore(snapshot, rank=0, world_size=1)
+    assert drawn["state"].tolist() == [7]
