@@ -50,6 +50,11 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def count_gpus() -> int:
+    """How many CUDA devices this process can use."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def pick_precision(name: str, device: torch.device) -> Precision:
     """The precision of that name on a device.
 

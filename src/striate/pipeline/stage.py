@@ -17,7 +17,7 @@ from striate.errors import reported
 from striate.tracking import logger
 from striate.tracking.git import git
 from striate.training.states import DONE, STATES
-from striate.training.torchrun import is_member, leave
+from striate.training.torchrun import end, is_member, leave
 
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
@@ -41,10 +41,11 @@ def stage() -> Iterator[None]:
             except (Exception, KeyboardInterrupt) as failure:
                 leave(failure)
                 raise
-    except BaseException:
-        # Of several processes that train together, the one that started them does this.
-        if not is_member():
-            _bring_back()
+    except BaseException as failure:
+        # Of several processes that train together, the one that started them brings them back.
+        if is_member():
+            end(failure)
+        _bring_back()
         raise
 
 

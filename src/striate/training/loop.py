@@ -20,7 +20,7 @@ from striate.models.devices import REFERENCE, pick_precision
 from striate.models.networks import Network
 from striate.models.prediction import accuracy, mean_loss, predict
 from striate.training.augmentation import augment, draw_mirrored
-from striate.training.distributed import ALONE, Group
+from striate.training.distributed import ALONE, Group, gradients
 from striate.training.lazy_images import Stored
 from striate.training.norms import running_statistics, train_
 from striate.training.optimizers import build_optimizers
@@ -155,7 +155,7 @@ def fit(
         Gradients and loss are parts of the mean over the batch; of running statistics the mean
         is taken.
         """
-        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        grads = gradients(parameters)
         statistics = running_statistics(model)
         for value in statistics:
             value.div_(group.size)

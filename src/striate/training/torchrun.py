@@ -6,15 +6,22 @@ import contextlib
 import io
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
+import time
+import traceback
 from pathlib import Path
+from typing import NoReturn
 
 from striate.data import files
 from striate.errors import UserError, said
 
 RESTARTS = 3  # of all processes, when one of them has ended early
 WORDS = "STRIATE_LAST_WORDS"  # names the folder in which they say why they end
+LOOK_SECONDS = 0.5  # between two looks for a fault of another process
+LEAVE_SECONDS = 3.0  # for a process to notice by itself that the training is lost
 FAULT, STOPPED = "fault", "stopped"  # files there, by kind and rank
 OF_A_MEMBER = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 OF_MORE_MACHINES = {"PET_NNODES", "PET_RDZV_ENDPOINT"}
@@ -35,28 +42,46 @@ def beside() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if is_member() else 1
 
 
-def is_needed(processes: int | str) -> bool:
+def is_needed(processes: int | str, device: str) -> bool:
     """Whether this process is to start others, which do its work.
 
     Args:
         processes: `training.processes`.
+        device: `training.device`.
     """
     if is_member():
         return False
-    return count(processes) > 1 or bool(os.environ.keys() & OF_MORE_MACHINES)
+    return count(processes, device) > 1 or bool(os.environ.keys() & OF_MORE_MACHINES)
 
 
-def count(processes: int | str) -> int:
+def count(processes: int | str, device: str) -> int:
     """How many processes of a training there are to be on this machine.
 
     Args:
-        processes: `training.processes`; `auto` means one for each GPU, and one where there is none.
+        processes: `training.processes`; `auto` means one for each GPU that trains, and one where
+            there is none.
+        device: `training.device`.
     """
     if processes != "auto":
         return int(processes)
-    import torch
+    return max(1, _gpus(device))
 
-    return max(1, torch.cuda.device_count())
+
+def _gpus(device: str) -> int:
+    """How many GPUs of this machine a training on that device can use."""
+    if device not in ("auto", "cuda"):
+        return 0
+    from striate.models.devices import count_gpus
+
+    return count_gpus()
+
+
+def too_many(processes: int, gpus: int) -> str:
+    """What to tell of more processes than GPUs."""
+    return (
+        f"{processes} processes need a GPU each, and this machine has {gpus}; lower"
+        " training.processes, or set training.device to cpu"
+    )
 
 
 def cores() -> int:
@@ -64,30 +89,23 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def launch(processes: int, script: Path) -> None:
+def launch(processes: int, script: Path, device: str) -> None:
     """Run a script in so many processes on this machine, and wait for their end.
 
     torchrun starts them, and starts all of them anew when one has ended early. Its own variables
     (`PET_NNODES`, `PET_RDZV_ENDPOINT`, `PET_MAX_RESTARTS` and so on) let other machines take part.
 
+    Args:
+        processes: how many.
+        script: what each of them runs.
+        device: `training.device`.
+
     Raises:
-        UserError: what one of them has found wrong, that they ended early too often, or that
-            other machines were not to be found.
+        UserError: they are more than there are GPUs, what one of them has found wrong, that they
+            ended early too often, or that other machines were not to be found.
         KeyboardInterrupt: says from where the same command goes on.
     """
-    asked = os.environ.setdefault("PET_NPROC_PER_NODE", str(processes))
-    here = int(asked) if asked.isdigit() else processes
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // max(1, here))))
-    os.environ.setdefault("PET_MAX_RESTARTS", str(RESTARTS))
-    # Else the processes of a second attempt are given the addresses of the first.
-    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-    # Of what torchrun and its store report, the processes say better what a person wants to know.
-    logging.disable(logging.CRITICAL)
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    alone = not os.environ.keys() & OF_MORE_MACHINES
-    if not alone:
-        os.environ.setdefault("PET_RDZV_BACKEND", "c10d")
-
+    alone = _prepare(processes, device)
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousError
@@ -128,6 +146,33 @@ def launch(processes: int, script: Path) -> None:
         )
 
 
+def _prepare(processes: int, device: str) -> bool:
+    """Set what torchrun and its processes read from the environment.
+
+    Returns:
+        Whether this machine trains alone.
+
+    Raises:
+        UserError: there are fewer GPUs than processes.
+    """
+    asked = os.environ.setdefault("PET_NPROC_PER_NODE", str(processes))
+    here = int(asked) if asked.isdigit() else processes
+    gpus = _gpus(device)
+    if 0 < gpus < here:  # without any, `auto` takes the CPU, and each process refuses `cuda`
+        raise UserError(too_many(here, gpus))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // max(1, here))))
+    os.environ.setdefault("PET_MAX_RESTARTS", str(RESTARTS))
+    # Else the processes of a second attempt are given the addresses of the first.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    # Of what torchrun and its store report, the processes say better what a person wants to know.
+    logging.disable(logging.CRITICAL)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    alone = not os.environ.keys() & OF_MORE_MACHINES
+    if not alone:
+        os.environ.setdefault("PET_RDZV_BACKEND", "c10d")
+    return alone
+
+
 def _read(folder: str, kind: str) -> str:
     """The last words of that kind, of the first process that had any."""
     return next((path.read_text() for path in sorted(Path(folder).glob(f"{kind}-*"))), "")
@@ -139,7 +184,7 @@ def is_hopeless() -> bool:
 
 
 def leave(failure: BaseException) -> None:
-    """End this process so that what started it reports why, once for all of them.
+    """Leave word for what started this process, which reports it once for all of them.
 
     Returns where nothing but torchrun has started it, or where only another attempt can tell.
 
@@ -148,12 +193,67 @@ def leave(failure: BaseException) -> None:
     """
     if not (is_member() and WORDS in os.environ):
         return
-    place = os.environ[WORDS]
+    # torchrun ends the others of a process that has failed, also while they say why.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    place, rank = os.environ[WORDS], os.environ["RANK"]
     if isinstance(failure, KeyboardInterrupt):
         if is_first():
             files.write(Path(place, f"{STOPPED}-0"), str(failure).encode())
         sys.exit(130)
-    if text := said(failure):
-        files.write(Path(place, f"{FAULT}-{os.environ['RANK']}"), text.encode())
+    text = said(failure)
+    if text is None and not _may_pass(failure):
+        traceback.print_exception(failure)
+        reason = " ".join(str(failure).split())
+        text = f"process {rank} failed: {type(failure).__name__}: {reason}"
+    if text is not None:
+        files.write(Path(place, f"{FAULT}-{rank}"), text.encode())
         # To torchrun a success, so that it does not try again.
         sys.exit(0)
+
+
+def _may_pass(failure: BaseException) -> bool:
+    """Whether a failure may be the GPU's or the network's, which another attempt may not meet."""
+    import torch
+    import torch.distributed as dist
+
+    return isinstance(failure, (torch.AcceleratorError, dist.DistError))
+
+
+def end(failure: BaseException) -> NoReturn:
+    """End this process of a group at once, with the status of its failure.
+
+    Ordinary ways out tear the group down, and NCCL waits there for processes that wait for this
+    one.
+
+    Args:
+        failure: a SystemExit, or what is shown as a traceback.
+    """
+    status = 1
+    if isinstance(failure, SystemExit):
+        status = failure.code if isinstance(failure.code, int) else 0 if failure.code is None else 1
+    else:
+        traceback.print_exception(failure)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
+
+
+def watch() -> None:
+    """Have a thread end this process once the training is lost, wherever the process waits.
+
+    One that waits inside NCCL for a process that has failed is told nothing, and acts on no signal.
+    The training is lost when another process has left word of a fault, or torchrun is gone.
+    """
+    torchrun = os.getppid()
+
+    def look() -> None:
+        while not is_hopeless() and os.getppid() == torchrun:
+            time.sleep(LOOK_SECONDS)
+        if not is_hopeless():
+            os.kill(os.getpid(), signal.SIGTERM)  # so that it saves its state, if it can
+        time.sleep(LEAVE_SECONDS)
+        os._exit(0 if is_hopeless() else 1)
+
+    threading.Thread(target=look, name="watch", daemon=True).start()

@@ -1,0 +1,105 @@
+"""One of several processes that train fails, in a group that could not be torn down.
+
+usage: python failing_rank.py KIND PLACE
+
+Starts two processes of this script by torchrun, of which rank 1 meets a failure of that KIND at a
+PLACE: `before` there is a group, `between` two collectives, or in the third step of a `training`.
+Where it is `stuck`, it fails between two collectives and rank 0 waits in C for what never comes, as
+inside NCCL. Each notes in a file `failed` when that was. `destroy_process_group` never returns.
+"""
+
+import ctypes
+import os
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+from striate.data.tensors import Split
+from striate.errors import UserError
+from striate.pipeline.stage import stage
+from striate.training import torchrun
+
+KINDS = {
+    "user": lambda: UserError("the loss became nan"),
+    "memory": lambda: RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    "disk": lambda: OSError(28, "No space left on device", "state"),
+    "code": lambda: ZeroDivisionError("division by zero"),
+}
+
+
+def wait_in_c():
+    """Wait where neither signals nor the interpreter reach: for a lock that is held."""
+    mutex = ctypes.create_string_buffer(64)
+    library = ctypes.CDLL(None)
+    library.pthread_mutex_lock(mutex)
+    library.pthread_mutex_lock(mutex)
+
+
+def fail(kind):
+    Path("failed").write_text(str(time.time()))
+    raise KINDS[kind]()
+
+
+def train(group, kind):
+    import torch
+
+    from striate.models import networks
+    from striate.training import loop
+
+    steps = []
+
+    def normalize(pixels):
+        steps.append(len(pixels))
+        if group.rank == 1 and len(steps) == 3:
+            fail(kind)
+        return pixels / 255
+
+    settings = SimpleNamespace(
+        epochs=3, batch_size=8, optimizer="adam", learning_rate=0.01, bias_rate=1.0, head_rate=1.0,
+        momentum=0.9, weight_decay=0.0, schedule="constant", warmup=0.0, label_smoothing=0.0,
+        precision="float32", capture="auto", log_every=1, keep="last", patience=0,
+    )  # fmt: skip
+    model = networks.build((1, 6, 6), 3, {
+        "arch": "convnet", "layers": 1, "width": 4, "kernel_size": 3, "convs_per_layer": 1,
+        "norm": "batch", "activation": "relu", "dropout": 0.1, "whiten": 0,
+    })  # fmt: skip
+    images = Split(torch.zeros(48, 1, 6, 6, dtype=torch.uint8), torch.arange(48) % 3)
+    plain = SimpleNamespace(
+        translate=0, flip=False, rotate=0, zoom=0, cutout=0, shrink=0, shrink_until=0.0
+    )
+    list(loop.fit(model, images, None, settings=settings, augmentation=plain, normalize=normalize,
+                  seed=0, group=group))  # fmt: skip
+
+
+def member(kind, place):
+    import torch
+
+    from striate.training import distributed
+
+    distributed.dist.destroy_process_group = wait_in_c
+    if place == "before" and os.environ["RANK"] == "1":
+        distributed.devices.pick_device = lambda name: fail(kind)
+    with distributed.joined("cpu") as (group, _):
+        if place == "training":
+            train(group, kind)
+        group.add_([torch.ones(1)])
+        if group.rank == 1:
+            fail(kind)
+        if place == "stuck":
+            wait_in_c()
+        group.add_([torch.ones(1)])
+
+
+def main():
+    # torchrun passes no arguments on.
+    kind, place = os.environ.setdefault("FAILING", " ".join(sys.argv[1:])).split()
+    with stage():
+        if torchrun.is_member():
+            member(kind, place)
+        else:
+            torchrun.launch(2, Path(__file__), "cpu")
+
+
+if __name__ == "__main__":
+    main()
