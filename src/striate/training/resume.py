@@ -31,7 +31,9 @@ from striate.training.states import DONE, STATES
 if TYPE_CHECKING:
     from striate.config.params import Params
 
-GRACE_SECONDS = 1.0  # between the wish to stop and an interrupt wherever the training is
+# Between the wish to stop and an interrupt wherever the training is. A device works off up to a
+# hundred steps, which the host is ahead of it, before the host answers.
+GRACE_SECONDS, DEVICE_GRACE_SECONDS = 1.0, 10.0
 
 
 def fingerprint(
@@ -84,6 +86,7 @@ class Keeper:
     Args:
         path: of its state; None in a process that leaves the saving to another one.
         minutes: after which a state is saved within an epoch.
+        grace: seconds for a step to answer a wish to stop; saving may then take as long as it does.
 
     Attributes:
         state: what was saved last, or None.
@@ -91,8 +94,9 @@ class Keeper:
         stopping: whether the training is to stop once its state is saved.
     """
 
-    def __init__(self, path: Path | None, minutes: float) -> None:
+    def __init__(self, path: Path | None, minutes: float, grace: float = GRACE_SECONDS) -> None:
         self._path = path
+        self._grace = grace
         self._seconds = 60 * minutes
         self._last = self._start = time.monotonic()
         self.stopping = False
@@ -104,6 +108,8 @@ class Keeper:
 
     def due(self) -> bool:
         """Whether it is time to save a state within an epoch."""
+        if self.stopping:
+            signal.setitimer(signal.ITIMER_REAL, 0)  # a step has answered
         return self.stopping or time.monotonic() - self._last >= self._seconds
 
     def save(self, state: dict[str, Any], saved: str) -> None:
@@ -160,7 +166,7 @@ class Keeper:
             if self.stopping:
                 raise KeyboardInterrupt
             self.stopping = True
-            signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
+            signal.setitimer(signal.ITIMER_REAL, self._grace)
 
         def insist(number: int, frame: FrameType | None) -> None:
             raise KeyboardInterrupt
@@ -196,8 +202,9 @@ def kept(
         UserError: another process does this training, or trains in this folder.
     """
     minutes = settings.training.checkpoint_minutes
+    grace = GRACE_SECONDS if device.type == "cpu" else DEVICE_GRACE_SECONDS
     if not torchrun.is_first():
-        yield Keeper(None, minutes)
+        yield Keeper(None, minutes, grace)
         return
     states = Path(os.environ.get("DVC_ROOT", "."), STATES)
     # Where images lie changes nothing, and a training may have been stopped for want of memory.
@@ -208,7 +215,7 @@ def kept(
     # Temporary copies of a repository share their states, and each has outputs of its own.
     with alone(STATES / "train.lock"), alone(states / f"{name}.lock"):
         events.tell({"training": name})
-        keeper = Keeper(states / f"{name}.state", minutes)
+        keeper = Keeper(states / f"{name}.state", minutes, grace)
         if keeper.saved:
             print(f"goes on after {keeper.saved}", flush=True)
         yield keeper

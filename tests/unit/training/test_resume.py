@@ -12,8 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from test_training import ARCHITECTURE, NO_AUGMENTATION, SETTINGS, SPEEDRUN, bars
 
+from striate.config import params
 from striate.errors import UserError
 from striate.models import networks
 from striate.models.normalization import Normalization
@@ -234,9 +236,33 @@ def test_an_interrupt_that_no_step_answers_comes_through_by_itself(tmp_path):
     assert time.monotonic() - begin < 5
 
 
-def test_a_second_interrupt_comes_through_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(resume, "GRACE_SECONDS", 30)
-    keeper = resume.Keeper(tmp_path / "name.state", minutes=10)
+def test_a_state_is_saved_however_long_a_device_takes_once_a_step_has_answered(tmp_path):
+    keeper = resume.Keeper(tmp_path / "name.state", minutes=10, grace=0.2)
+
+    def end_of_step():
+        assert keeper.due()
+        time.sleep(0.5)  # as long as the device works off what it was given before
+        keeper.save({}, "step 7 of 9 of epoch 1")
+
+    with pytest.raises(KeyboardInterrupt, match="goes on after step 7 of 9 of epoch 1"):
+        interrupted(keeper, signal.SIGINT, then=end_of_step)
+
+
+@pytest.mark.parametrize(("device", "seconds"), [("cpu", 1.0), ("cuda", 10.0)])
+def test_a_step_on_a_device_has_longer_to_answer(tmp_path, monkeypatch, device, seconds):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(resume, "describe", lambda device: {})
+    armed = []
+    monkeypatch.setattr(signal, "setitimer", lambda which, after: armed.append(after))
+    settings = params.Params.model_validate(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    (tmp_path / "train.py").touch()
+    with resume.kept(settings, {}, torch.device(device), tmp_path / "train.py") as keeper:
+        interrupted(keeper, signal.SIGINT, then=lambda: None)
+    assert armed == [seconds, 0]
+
+
+def test_a_second_interrupt_comes_through_at_once(tmp_path):
+    keeper = resume.Keeper(tmp_path / "name.state", minutes=10, grace=30)
     begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         interrupted(keeper, signal.SIGINT, signal.SIGINT, then=lambda: time.sleep(20))
