@@ -1,5 +1,6 @@
 """What the benchmarks share: params, a training in this process, and tables."""
 
+import copy
 import json
 import os
 import platform
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ import torch
 import yaml
 
 ROOT = Path(__file__).parent.parent
+WARM_UP_STEPS = 16  # enough to record steps of both sizes of image
 sys.path.insert(0, str(ROOT / "src"))
 
 from striate.data import arrays, tensors
@@ -52,7 +55,9 @@ def train(values, images_used=None, group=distributed.ALONE):
     """Train and score as the stages do; returns what was measured.
 
     `seconds` begins where the images lie on the device and the network is built, and holds the
-    whitening; `epochs` are the seconds of each epoch; `accuracy` is of the test images.
+    whitening; `epochs` are the seconds of each epoch; `accuracy` is of the test images. On a GPU
+    neither holds `warm_up`, a few steps of another network before the clock starts, in which
+    libraries load, nor `recording`, in which steps are recorded as CUDA graphs.
     """
     settings = {key: SimpleNamespace(**v) for key, v in values.items() if isinstance(v, dict)}
     devices.keep_freed_memory()
@@ -68,16 +73,25 @@ def train(values, images_used=None, group=distributed.ALONE):
         repeats = -(-images_used // len(split.labels))
         split = tensors.Split(*(part.repeat(repeats, *[1] * (part.dim() - 1))[:images_used]
                                for part in split))  # fmt: skip
+    options = {"augmentation": settings["augment"], "normalize": normalize, "seed": values["seed"],
+               "group": group}  # fmt: skip
+    warm_up = 0.0
     if device.type == "cuda":
-        torch.cuda.synchronize()
-    marks = [time.perf_counter()]
+        warm_up = _warm_up(model, split, settings["training"], options)
+        torch.manual_seed(values["seed"])
+        torch.cuda.reset_peak_memory_stats()
+    recordings = []
+
+    def now():
+        wait(device)
+        return time.perf_counter() - sum(recordings)
+
+    marks = [now()]
     networks.whiten_(model, normalize(split.images[: networks.WHITENING_IMAGES]))
-    for _ in loop.fit(
-        model, split, None, settings=settings["training"], augmentation=settings["augment"],
-        normalize=normalize, seed=values["seed"], group=group,
-    ):  # fmt: skip
-        marks.append(time.perf_counter())
-    peak = memory()
+    with _timed_recordings(recordings):
+        for _ in loop.fit(model, split, None, settings=settings["training"], **options):
+            marks.append(now())
+    peak, device_peak = memory(), device_memory(device)
     test = tensors.load_split(folder, "test", device)
     logits = prediction.predict(
         model, test.images, normalize, batch_size=values["evaluate"]["batch_size"],
@@ -88,13 +102,71 @@ def train(values, images_used=None, group=distributed.ALONE):
         "epochs": [after - before for before, after in pairwise(marks)],
         "images": len(split.labels),
         "memory": peak,
+        "device_memory": device_peak,
+        "warm_up": warm_up,
+        "recording": sum(recordings),
         "accuracy": prediction.accuracy(logits, test.labels.cpu()),
     }
+
+
+def _warm_up(model, split, training, options):
+    """Train a copy for a few steps, of which some are recorded; returns the seconds."""
+    begin = time.perf_counter()
+    few = tensors.Split(*(part[: WARM_UP_STEPS * training.batch_size] for part in split))
+    once = SimpleNamespace(**vars(training) | {"epochs": 1, "keep": "last", "patience": 0})
+    list(loop.fit(copy.deepcopy(model), few, None, settings=once, **options))
+    torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+@contextmanager
+def _timed_recordings(seconds):
+    """Append to a list how long each recording of a CUDA graph takes."""
+    plain = torch.cuda.graph
+
+    class Timed(plain):
+        def __enter__(self):
+            torch.cuda.synchronize()
+            self.begin = time.perf_counter()
+            return super().__enter__()
+
+        def __exit__(self, *failure):
+            super().__exit__(*failure)
+            torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - self.begin)
+
+    torch.cuda.graph = Timed
+    try:
+        yield
+    finally:
+        torch.cuda.graph = plain
+
+
+def wait(device):
+    """Let a device that computes by itself finish what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def memory():
     """The largest resident size of this process so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def device_memory(device):
+    """The most that PyTorch's tensors took on a GPU so far, in MiB; 0 on a CPU."""
+    return torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else 0
+
+
+def on_the_device(name, runs):
+    """Print what a GPU adds to measured trainings: memory there, and what the clock leaves out."""
+    if any(run["device_memory"] for run in runs):
+        found = [
+            spread([run.get(key, 0) for run in runs])
+            for key in ("device_memory", "warm_up", "recording")
+        ]
+        print("{}: {} MiB on the device; not counted: {} s of warm-up and {} s of recording".format(
+            name, *found))  # fmt: skip
 
 
 def measured(script, *arguments):

@@ -1,7 +1,10 @@
 """Which device and which precision is taken."""
 
 import ctypes
+import os
+from types import SimpleNamespace
 
+import conftest
 import pytest
 import torch
 
@@ -56,3 +59,27 @@ def test_freed_memory_is_kept(monkeypatch):
     monkeypatch.setattr(devices.sys, "platform", "darwin")
     devices.keep_freed_memory()
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "hidden"),
+    [
+        ("", True),
+        ("not walk", True),
+        ("not gpu", True),
+        ("gpu", False),
+        ("gpu and not walk", False),
+    ],
+)
+def test_gpus_are_hidden_from_tests_that_do_not_ask_for_them(monkeypatch, asked, hidden):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    conftest.pytest_configure(SimpleNamespace(option=SimpleNamespace(markexpr=asked)))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ("" if hidden else "0")
+
+
+@pytest.mark.parametrize("chosen", [False, True])
+def test_a_test_leaves_determinism_as_it_found_it(chosen):
+    assert not torch.backends.cudnn.benchmark
+    assert torch.get_deterministic_debug_mode() == 0
+    devices.set_deterministic(chosen)
+    assert torch.backends.cudnn.benchmark != chosen
