@@ -5,11 +5,14 @@ usage: python failing_rank.py KIND PLACE
 Starts two processes of this script by torchrun, of which rank 1 meets a failure of that KIND at a
 PLACE: `before` there is a group, `between` two collectives, or in the third step of a `training`.
 Where it is `stuck`, it fails between two collectives and rank 0 waits in C for what never comes, as
-inside NCCL. Each notes in a file `failed` when that was. `destroy_process_group` never returns.
+inside NCCL. The file `failed` says when that was. `destroy_process_group` never returns. KIND
+`killed` ends the process by SIGKILL, once: the second attempt ends well. KIND `orphaned` kills
+torchrun.
 """
 
 import ctypes
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -38,6 +41,9 @@ def wait_in_c():
 
 def fail(kind):
     Path("failed").write_text(str(time.time()))
+    if kind in ("killed", "orphaned"):
+        os.kill(os.getpid() if kind == "killed" else os.getppid(), signal.SIGKILL)
+        wait_in_c()
     raise KINDS[kind]()
 
 
@@ -77,6 +83,10 @@ def member(kind, place):
 
     from striate.training import distributed
 
+    if kind == "killed" and Path("failed").exists():
+        with distributed.joined("cpu") as (group, _):
+            group.add_([torch.ones(1)])
+        return
     distributed.dist.destroy_process_group = wait_in_c
     if place == "before" and os.environ["RANK"] == "1":
         distributed.devices.pick_device = lambda name: fail(kind)

@@ -1,5 +1,6 @@
 """Several processes train one network: what each takes, what they add up to, and how they end."""
 
+import contextlib
 import copy
 import json
 import math
@@ -367,6 +368,34 @@ def test_a_failure_of_one_process_is_told_though_another_one_waits(tmp_path, kin
         else []
     )
     assert seconds < 15
+
+
+def stuck(kind, folder):
+    """The launcher of two processes, of which one waits in C and the other fails so."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "tests/helpers/failing_rank.py"), kind, "stuck"], cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "STRIATE_TRACKING": "off"},
+    )  # fmt: skip
+
+
+@pytest.mark.walk
+def test_a_process_that_waits_in_vain_for_a_killed_one_is_started_anew_with_it(tmp_path):
+    assert stuck("killed", tmp_path).wait(120) == 0
+    # torchrun gives the other one 30 seconds to end by itself, which it cannot.
+    assert time.time() - float((tmp_path / "failed").read_text()) < 60
+
+
+@pytest.mark.walk
+def test_processes_end_when_torchrun_is_killed_also_where_they_wait_in_vain(tmp_path):
+    launcher = stuck("orphaned", tmp_path)
+    members = []
+    while launcher.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            members = psutil.Process(launcher.pid).children() or members
+        time.sleep(0.01)
+    assert len(members) == 2
+    _, alive = psutil.wait_procs(members, timeout=15)
+    assert alive == []
 
 
 @pytest.mark.slow
