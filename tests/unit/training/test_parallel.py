@@ -581,6 +581,34 @@ def test_more_processes_than_gpus_are_refused_before_any_is_started(monkeypatch,
         torchrun.launch(1, Path("no-script.py"), device)
 
 
+@pytest.mark.gpu
+def test_one_process_more_than_this_machine_has_gpus_is_refused(folder):
+    gpus = torch.cuda.device_count()
+    status, out, err = stage(folder, training__processes=gpus + 1, training__device="cuda")
+    assert (status, out) == (2, "")
+    assert err.startswith(
+        f"error: {gpus + 1} processes need a GPU each, and this machine has {gpus};"
+    )
+    assert err.count("\n") == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_two_gpus_train_alike_twice_also_from_a_batch_of_one_image(folder, precision):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    found = []
+    for _ in range(2):
+        status, out, err = stage(
+            folder, training__processes=2, training__device="cuda", training__epochs=2,
+            training__batch_size=323, training__precision=precision,
+        )  # fmt: skip
+        assert (status, err) == (0, "")
+        assert "1,293 images in memory, on cuda, 2 processes\n" in out  # 4 × 323 + 1
+        found.append((folder / "models/cnn_trained.ckpt").read_bytes())
+    assert found[0] == found[1]
+
+
 def script(name, *arguments):
     """What a script of this folder prints as JSON in its last lines."""
     environment = {**os.environ, "STRIATE_TRACKING": "off"}
