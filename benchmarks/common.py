@@ -1,5 +1,6 @@
 """What the benchmarks share: params, a training in this process, and tables."""
 
+import copy
 import json
 import os
 import platform
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import torch
 import yaml
 
 ROOT = Path(__file__).parent.parent
+WARM_UP_STEPS = 16  # enough to record steps of both sizes of image
 sys.path.insert(0, str(ROOT / "src"))
 
 from striate.config import params as schema
@@ -54,7 +57,9 @@ def train(values, images_used=None, group=distributed.SINGLE_PROCESS):
     """Train and score as the stages do; returns what was measured.
 
     `seconds` begins where the images lie on the device and the network is built, and holds the
-    whitening; `epochs` are the seconds of each epoch; `accuracy` is of the test images.
+    whitening; `epochs` are the seconds of each epoch; `accuracy` is of the test images. On a GPU
+    neither holds `warm_up`, a few steps of another network before the clock starts, in which
+    libraries load, nor `recording`, in which steps are recorded as CUDA graphs.
     """
     settings = schema.check(values)
     devices.keep_freed_memory()
@@ -70,13 +75,24 @@ def train(values, images_used=None, group=distributed.SINGLE_PROCESS):
         repeats = -(-images_used // len(split.labels))
         split = tensors.Split(*(part.repeat(repeats, *[1] * (part.dim() - 1))[:images_used]
                                for part in split))  # fmt: skip
+    task = Task(split, None, settings, normalize)
+    warm_up = 0.0
     if device.type == "cuda":
-        torch.cuda.synchronize()
-    marks = [time.perf_counter()]
+        warm_up = _warm_up(model, task, group)
+        torch.manual_seed(values["seed"])
+        torch.cuda.reset_peak_memory_stats()
+    recordings = []
+
+    def now():
+        wait(device)
+        return time.perf_counter() - sum(recordings)
+
+    marks = [now()]
     model.fit_to_data(normalize(split.images[: registry.FIT_IMAGES]))
-    for _ in loop.fit(model, Task(split, None, settings, normalize), group=group):
-        marks.append(time.perf_counter())
-    peak = memory()
+    with _timed_recordings(recordings):
+        for _ in loop.fit(model, task, group=group):
+            marks.append(now())
+    peak, device_peak = memory(), device_memory(device)
     test = tensors.load_split(folder, "test", device)
     logits = prediction.predict(
         model, test.images, normalize, batch_size=values["evaluate"]["batch_size"],
@@ -87,8 +103,52 @@ def train(values, images_used=None, group=distributed.SINGLE_PROCESS):
         "epochs": [after - before for before, after in pairwise(marks)],
         "images": len(split.labels),
         "memory": peak,
+        "device_memory": device_peak,
+        "warm_up": warm_up,
+        "recording": sum(recordings),
         "accuracy": prediction.accuracy(logits, test.labels.cpu()),
     }
+
+
+def _warm_up(model, task, group):
+    """Train a copy for a few steps, of which some are recorded; returns the seconds."""
+    begin = time.perf_counter()
+    training = task.params.training
+    few = tensors.Split(*(part[: WARM_UP_STEPS * training.batch_size] for part in task.train_set))
+    once = training.model_copy(update={"epochs": 1, "keep": "last", "patience": 0})
+    settings = task.params.model_copy(update={"training": once})
+    list(loop.fit(copy.deepcopy(model), Task(few, None, settings, task.normalize), group=group))
+    torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+@contextmanager
+def _timed_recordings(seconds):
+    """Append to a list how long each recording of a CUDA graph takes."""
+    plain = torch.cuda.graph
+
+    class Timed(plain):
+        def __enter__(self):
+            torch.cuda.synchronize()
+            self.begin = time.perf_counter()
+            return super().__enter__()
+
+        def __exit__(self, *failure):
+            super().__exit__(*failure)
+            torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - self.begin)
+
+    torch.cuda.graph = Timed
+    try:
+        yield
+    finally:
+        torch.cuda.graph = plain
+
+
+def wait(device):
+    """Let a device that computes by itself finish what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 MADE = (".dvc/cache", ".dvc/tmp", "mlflow.db", "mlartifacts", "data", "models", "predictions",
@@ -149,6 +209,22 @@ class Clone:
 def memory():
     """The largest resident size of this process so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def device_memory(device):
+    """The most that PyTorch's tensors took on a GPU so far, in MiB; 0 on a CPU."""
+    return torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else 0
+
+
+def on_the_device(name, runs):
+    """Print what a GPU adds to measured trainings: memory there, and what the clock leaves out."""
+    if any(run["device_memory"] for run in runs):
+        found = [
+            spread([run.get(key, 0) for run in runs])
+            for key in ("device_memory", "warm_up", "recording")
+        ]
+        print("{}: {} MiB on the device; not counted: {} s of warm-up and {} s of recording".format(
+            name, *found))  # fmt: skip
 
 
 def measured(script, *arguments):

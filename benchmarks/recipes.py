@@ -12,7 +12,7 @@ import json
 import statistics
 import sys
 
-from common import header, measured, params, spread, table, train
+from common import header, measured, on_the_device, params, spread, table, train
 
 
 def main():
@@ -26,7 +26,7 @@ def main():
         print(json.dumps(train(params(arguments.names[0], seed=arguments.one))))
         return
     print(header() + "\n")
-    rows = []
+    rows, found = [], {}
     for name in arguments.names:
         data = params(name)["data"]["name"]
         theirs, ours = [], []
@@ -39,6 +39,7 @@ def main():
             print(f"{name} seed {seed}: {ours[-1]['accuracy']:.2%} in {ours[-1]['seconds']:.2f} s"
                   + (f"; notebook {theirs[-1]['accuracy']:.2%} in {theirs[-1]['seconds']:.2f} s"
                      if theirs else ""), file=sys.stderr, flush=True)  # fmt: skip
+        found |= {name: ours, f"{name}, notebook": theirs}
         rows.append([
             name,
             f"{statistics.mean(100 * run['accuracy'] for run in ours):.2f}",
@@ -49,6 +50,8 @@ def main():
         ])  # fmt: skip
     table(["recipe", "mean accuracy (%)", "accuracy (%)", "seconds", "notebook's seconds",
            "notebook's accuracy (%)"], rows)  # fmt: skip
+    for name, runs in found.items():
+        on_the_device(name, runs)
 
 
 if __name__ == "__main__":

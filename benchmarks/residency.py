@@ -16,7 +16,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -33,8 +34,6 @@ class EnoughError(Exception):
 
 def one(folder, residency):
     """Train on some images; returns how many a second, and what `auto` would have chosen."""
-    import time
-
     import torch
     from common import params
 
@@ -62,23 +61,41 @@ def one(folder, residency):
         return {"auto": auto, "refused": str(error)}
     memory_format = devices.pick_precision(settings.training.precision, device).memory_format
     train_set = lazy_images.reside(split, where, memory_format)
-    seen, start = 0, 0.0
+    counter = Counter(len(train_set.labels), settings.training.batch_size, device)
+    task = Task(train_set, None, settings, normalize)
+    with suppress(EnoughError):
+        list(loop.fit(model, task, checkpointer=counter))
+    peak = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else 0
+    return {"auto": auto, "speed": counter.speed, "device_memory": peak}
 
-    def counting(pixels):
-        nonlocal seen, start
+
+class Counter:
+    """Counts images where a training asks, after each step, whether to save its state.
+
+    What runs inside of a step runs once only where a GPU replays the step.
+    """
+
+    snapshot, stop_requested = None, False
+
+    def __init__(self, count, batch, device):
+        self.count, self.batch, self.device = count, batch, device
+        self.steps, self.begin, self.first, self.speed = 0, None, 0, 0.0
+
+    def is_due(self):
+        self.steps += 1
+        epochs, steps = divmod(self.steps, -(-self.count // self.batch))
+        seen = epochs * self.count + steps * self.batch
+        if self.begin is None and seen >= WARM_UP:
+            wait(self.device)
+            self.begin, self.first = time.perf_counter(), seen
         if seen >= WARM_UP + COUNTED:
+            wait(self.device)
+            self.speed = (seen - self.first) / (time.perf_counter() - self.begin)
             raise EnoughError
-        if not start and seen >= WARM_UP:
-            wait(device)
-            start = time.perf_counter()
-        seen += len(pixels)
-        return normalize(pixels)
+        return False
 
-    try:
-        list(loop.fit(model, Task(train_set, None, settings, counting)))
-    except EnoughError:
-        wait(device)
-    return {"auto": auto, "speed": (seen - WARM_UP) / (time.perf_counter() - start)}
+    def save(self, snapshot, label):
+        pass
 
 
 def wait(device):
@@ -174,7 +191,9 @@ def said(runs):
     if "speed" not in runs[0]:
         return "does not fit: " + ("refused" if "refused" in runs[0] else "killed")
     speeds = [run["speed"] for run in runs]
-    return f"{speeds[0]:,.0f}" if len(speeds) == 1 else spread(speeds, digits=0)
+    device = max(run["device_memory"] for run in runs)
+    beside = f"; {device:,.0f} MiB on the device" if device else ""
+    return (f"{speeds[0]:,.0f}" if len(speeds) == 1 else spread(speeds, digits=0)) + beside
 
 
 def draw(found, limit, path):

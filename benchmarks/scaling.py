@@ -13,7 +13,7 @@ import json
 import time
 
 import torch
-from common import header, measured, params, table, train
+from common import header, measured, params, table, train, wait
 
 from striate.models import devices
 
@@ -41,16 +41,11 @@ def peak_flops(device, dtype, size=2048, repeats=20):
     left, right = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
     for repeat in range(repeats + 3):
         if repeat == 3:
-            _wait(device)
+            wait(device)
             start = time.perf_counter()
         left @ right
-    _wait(device)
+    wait(device)
     return 2 * size**3 * repeats / (time.perf_counter() - start)
-
-
-def _wait(device):
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def one(images=60_000, width=16, batch=100):
@@ -77,10 +72,10 @@ def main():
         rows.append([
             ", ".join(f"{key} {value:,}" for key, value in setting.items()), f"{seconds:.2f}",
             f"{1e6 * seconds / found['images']:.1f}", f"{bound:.2f}", f"{seconds / bound:.1f}",
-            f"{found['memory']:,.0f}",
+            f"{found['memory']:,.0f}", f"{found['device_memory']:,.0f}",
         ])  # fmt: skip
     table(["setting", "seconds an epoch", "µs an image", "bound (s)", "times the bound",
-           "peak memory (MiB)"], rows)  # fmt: skip
+           "peak memory (MiB)", "on a GPU (MiB)"], rows)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 
 import torch
-from common import header, params, spread, stored, table, train
+from common import header, params, spread, stored, table, train, wait
 from torch import nn
 
 from striate.data import arrays, tensors
@@ -68,12 +68,14 @@ def bare(name, group, device):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True)
     for epoch in range(EPOCHS):
         sampler.set_epoch(epoch)
+        wait(device)
         begin = time.perf_counter()
         for inputs, labels in loader:
             loss = nn.functional.cross_entropy(model(inputs.to(device)), labels.to(device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+        wait(device)
         seconds = time.perf_counter() - begin
     return seconds
 

@@ -11,7 +11,7 @@ import argparse
 import importlib.util
 import statistics
 
-from common import header, measured, spread, table
+from common import header, measured, on_the_device, spread, table
 
 
 def main():
@@ -48,6 +48,8 @@ def main():
         print(f"\n{name}, {arguments.epochs} epochs, {arguments.rounds} rounds\n")
         table(["program", "seconds an epoch", "ratio", "images a second", "peak memory (MiB)",
                "ratio", "test accuracy (%)"], rows)  # fmt: skip
+        for program, runs in found.items():
+            on_the_device(program, runs)
 
 
 if __name__ == "__main__":

@@ -32,8 +32,9 @@ def main() -> None:
     """Train in this process, or in several that it starts."""
     settings = params.load()
     portable.use(settings.training, DATA)
-    if torchrun.is_needed(settings.training.processes):
-        torchrun.launch(torchrun.count(settings.training.processes), Path(__file__))
+    chosen = (settings.training.processes, settings.training.device)
+    if torchrun.is_needed(*chosen):
+        torchrun.launch(torchrun.count(*chosen), Path(__file__), settings.training.device)
         return
     with logbook() as log:
         # Imported while the tracking process loads MLflow beside this one.

@@ -1,6 +1,7 @@
 """Fixtures of all tests, and their order."""
 
 import os
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -21,6 +22,23 @@ sys.dont_write_bytecode = False
 
 # Files whose walks take minutes, longest first.
 LONG = ["readme", "survival", "places", "team", "agreement", "browser", "parallel", "resume"]
+
+
+def pytest_configure(config):
+    """Hide GPUs, also from processes that tests start, unless `-m gpu` asks for them.
+
+    Elsewhere `device: auto` means the CPU, whose results tests know.
+    """
+    if not re.search(r"(?<!not )\bgpu\b", config.option.markexpr or ""):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a GPU; `pytest -m gpu` runs it where there is one")
 
 
 def pytest_collection_modifyitems(items):
@@ -51,6 +69,22 @@ def patience(monkeypatch):
     """Silence notes about waiting, which depend on the machine, and about code of another tree."""
     monkeypatch.setattr(console, "QUIET_SECONDS", 600.0)
     monkeypatch.setattr(workspace, "note_other_code", lambda: None)
+
+
+@pytest.fixture(autouse=True)
+def arithmetic():
+    """Leave determinism, and the choice of cuDNN's algorithms, as they were found."""
+    before = _arithmetic() or (0, False)  # PyTorch's own where nobody has loaded it yet
+    yield
+    if _arithmetic() not in (None, before):
+        torch = sys.modules["torch"]
+        torch.set_deterministic_debug_mode(before[0])
+        torch.backends.cudnn.benchmark = before[1]
+
+
+def _arithmetic():
+    torch = sys.modules.get("torch")
+    return torch and (torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark)
 
 
 @pytest.fixture(autouse=True)

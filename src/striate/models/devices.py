@@ -102,9 +102,10 @@ def sees_gpu() -> bool:
 
 @cache
 def cuda_fault() -> str | None:
-    """Why the current CUDA device cannot be used; None if a small kernel ran on it.
+    """Why this process's CUDA device cannot be used; None if a small kernel ran on it.
 
-    PyTorch also counts cards whose driver is too old, or for which it has no code.
+    PyTorch also counts cards whose driver is too old, or for which it has no code. Of several
+    processes that train together each tries its own, as it takes memory on the card.
 
     Raises:
         RuntimeError: other processes have taken all of its memory.
@@ -113,7 +114,9 @@ def cuda_fault() -> str | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.cuda.init()
-            (torch.ones(2, device="cuda") + 1).sum().item()
+            rank = os.environ.get("LOCAL_RANK", "")
+            own = int(rank) if rank.isdigit() and int(rank) < torch.cuda.device_count() else 0
+            (torch.ones(2, device=torch.device("cuda", own)) + 1).sum().item()
     # An assertion fails if PyTorch was built without CUDA.
     except (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError) as error:
         if is_out_of_memory(error):

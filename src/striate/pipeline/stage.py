@@ -17,7 +17,7 @@ from striate.errors import exit_on_error
 from striate.tracking import logger
 from striate.tracking.git import git
 from striate.training.resume_files import DONE, RESUME_DIR
-from striate.training.torchrun import is_member, leave
+from striate.training.torchrun import end, is_member, leave
 
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
@@ -41,10 +41,11 @@ def stage() -> Iterator[None]:
             except (Exception, KeyboardInterrupt) as failure:
                 leave(failure)
                 raise
-    except BaseException:
-        # Where several processes train together, the one that started them does this.
-        if not is_member():
-            _restore_outputs()
+    except BaseException as failure:
+        # Where several processes train together, the one that started them restores the outputs.
+        if is_member():
+            end(failure)
+        _restore_outputs()
         raise
 
 

@@ -15,11 +15,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from striate.errors import UserError
+from striate.errors import UserError, describe
 from striate.models import devices
 from striate.training import torchrun
 
 TIMEOUT = timedelta(minutes=5)  # for a process that does not answer
+# What gloo, NCCL and the store say of a process that is gone, or that does not answer. Gloo raises
+# plain RuntimeErrors, and NCCL one class for everything.
+SIGNS_OF_LOSS = (
+    "connection closed", "closed by peer", "reset by peer", "connection refused", "broken pipe",
+    "socket closed", "timed out", "timeout", "connectfullmesh failed", "remote process exit",
+    "ncclremoteerror",
+)  # fmt: skip
 
 
 class PeerLostError(Exception):
@@ -45,13 +52,15 @@ class Group(NamedTuple):
     def all_reduce(self, tensors: list[Tensor]) -> None:
         """Replace float tensors by their sums over all processes, the same bits in each of them.
 
+        They travel as float32, so that all processes send equally many bytes whatever they have.
+
         Raises:
             PeerLostError: another process is gone.
         """
         if self.size == 1:
             return
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        with _lost_peers_raised():
+        flat = torch.cat([tensor.reshape(-1).float() for tensor in tensors])
+        with _collective():
             dist.all_reduce(flat)
         sums = flat.split([tensor.numel() for tensor in tensors])
         for tensor, total in zip(tensors, sums, strict=True):
@@ -62,7 +71,7 @@ class Group(NamedTuple):
         if self.size == 1:
             return value
         box = [value]
-        with _lost_peers_raised():
+        with _collective():
             dist.broadcast_object_list(box)
         return box[0]
 
@@ -71,7 +80,7 @@ class Group(NamedTuple):
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
-        with _lost_peers_raised():
+        with _collective():
             dist.all_gather_object(found, value)
         return found
 
@@ -90,17 +99,30 @@ def broadcast_weights(model: nn.Module, group: Group) -> None:
 
 
 @contextmanager
-def _lost_peers_raised() -> Iterator[None]:
+def _collective() -> Iterator[None]:
+    """Tell what a collective raises: that another process is gone, or NCCL's own reason."""
     try:
         yield
-    except RuntimeError as error:  # gloo has no exception of its own for it
-        text = " ".join(str(error).split())
-        raise PeerLostError(re.sub(r"^\[.*?\] ", "", text).split(". ")[0][:120]) from None
+    except RuntimeError as error:
+        whole = " ".join(str(error).split()).split(" Exception raised from ")[0]
+        text = re.sub(r"^\[.*?\] ", "", whole)
+        gone = isinstance(error, (dist.DistNetworkError, dist.DistStoreError))
+        if gone or any(sign in text.lower() for sign in SIGNS_OF_LOSS):
+            raise PeerLostError(text.split(". ")[0]) from None
+        if isinstance(error, dist.DistBackendError) and describe(error) is None:
+            reason = re.search(r"nccl\w+: .*", text)
+            raise UserError(
+                f"the processes cannot train together: {reason[0] if reason else text}"
+            ) from None
+        raise
 
 
 @contextmanager
 def process_group(name: str) -> Iterator[tuple[Group, torch.device]]:
     """Join the processes that torchrun started; elsewhere, this process is a group by itself.
+
+    The group is left only after success. After a failure NCCL would wait for processes that wait
+    for this one, so the group ends with the process: `torchrun.end`.
 
     Args:
         name: `training.device`.
@@ -109,26 +131,61 @@ def process_group(name: str) -> Iterator[tuple[Group, torch.device]]:
         The group, and the device of this process.
 
     Raises:
-        UserError: this machine has no such device, or it cannot train together with others.
+        UserError: this machine has no such device, it cannot train together with others, or NCCL
+            refuses to.
     """
     if not torchrun.is_member():
         yield SINGLE_PROCESS, devices.pick_device(name)
         return
     if torchrun.has_fatal_error():
         sys.exit(0)
+    torchrun.watch()
     try:
         device = devices.pick_device(name)
         if device.type == "mps":
             raise UserError("training.device is mps, which can train by one process only")
-        if device.type == "cuda":
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
-        yield Group(dist.get_rank(), dist.get_world_size()), device
+        on_cuda = device.type == "cuda"
+        own = torch.device("cuda", _local_rank()) if on_cuda else None
+        if own is not None:
+            torch.cuda.set_device(own)
+        with _collective():  # also around the collectives inside of synchronised norms
+            dist.init_process_group("nccl" if on_cuda else "gloo", timeout=TIMEOUT, device_id=own)
+            yield Group(dist.get_rank(), dist.get_world_size()), device
     except PeerLostError as error:
         # torchrun is about to end this process, which ends by itself.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if torchrun.has_fatal_error():  # the other one has said why
+            sys.exit(0)
         print(f"process {os.environ['RANK']} has lost another one: {error}", file=sys.stderr)
         sys.exit(1)
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    dist.destroy_process_group()
+
+
+def _local_rank() -> int:
+    """The number of this process on its machine, which is that of its GPU.
+
+    Raises:
+        UserError: it is not set, or this machine has fewer GPUs.
+    """
+    given = os.environ.get("LOCAL_RANK", "")
+    if not given.isdigit():
+        raise UserError(
+            f"LOCAL_RANK is {given!r}; it must be the number of this process on its machine, from"
+            " 0, which torchrun sets"
+        )
+    gpus = devices.count_gpus()
+    if int(given) >= gpus:
+        raise UserError(torchrun.too_many(int(os.environ.get("LOCAL_WORLD_SIZE", given)), gpus))
+    return int(given)
+
+
+def gradients(parameters: list[nn.Parameter]) -> list[Tensor]:
+    """The gradient of each parameter, for all processes to add up.
+
+    Where this process has no image of a batch, synchronised norms leave parameters without one,
+    which is zero then.
+    """
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]

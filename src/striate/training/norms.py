@@ -25,7 +25,18 @@ def synchronize_(model: Network, device: torch.device) -> bool:
     """
     if device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        for part in model.modules():
+            if isinstance(part, nn.SyncBatchNorm):
+                part.register_forward_pre_hook(_widen_nothing)
     return not any(isinstance(part, nn.BatchNorm2d) for part in model.modules())
+
+
+def _widen_nothing(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    """Make an input without images float32, as the statistics of other processes are.
+
+    SyncBatchNorm sends zeros in the type of its input then, which autocast may have narrowed.
+    """
+    return inputs if len(inputs[0]) else (inputs[0].float(),)
 
 
 def running_statistics(model: Network) -> list[Tensor]:

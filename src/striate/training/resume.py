@@ -31,7 +31,9 @@ from striate.training.resume_files import DONE, RESUME_DIR
 if TYPE_CHECKING:
     from striate.config.params import Params
 
-GRACE_SECONDS = 1.0  # from a request to stop until the training is interrupted wherever it is
+# From a request to stop until the training is interrupted wherever it is. A GPU works off up to a
+# hundred steps, which the host is ahead of it, before the host answers.
+GRACE_SECONDS, DEVICE_GRACE_SECONDS = 1.0, 10.0
 PACKAGE = Path(__file__).parents[1]
 CODE = ("data", "models", "training")  # the subpackages that shape a training
 # How to score the test set, where images lie and how often to save change nothing that is learnt.
@@ -101,6 +103,7 @@ class Checkpointer:
     Args:
         path: of the checkpoint; None in a process that leaves the saving to the main process.
         minutes: after which a state is saved within an epoch.
+        grace: seconds for a step to answer a request to stop; saving may then take any time.
 
     Attributes:
         snapshot: the state that an earlier process saved; None if there is none.
@@ -108,8 +111,9 @@ class Checkpointer:
         stop_requested: whether the training is to stop once its state is saved.
     """
 
-    def __init__(self, path: Path | None, minutes: float) -> None:
+    def __init__(self, path: Path | None, minutes: float, grace: float = GRACE_SECONDS) -> None:
         self._path = path
+        self._grace = grace
         self._interval = 60 * minutes
         self._last = self._start = time.monotonic()
         self.stop_requested = False
@@ -121,6 +125,8 @@ class Checkpointer:
 
     def is_due(self) -> bool:
         """Whether it is time to save a state within an epoch."""
+        if self.stop_requested:
+            signal.setitimer(signal.ITIMER_REAL, 0)  # a step has answered
         return self.stop_requested or time.monotonic() - self._last >= self._interval
 
     def save(self, snapshot: dict[str, Any], label: str) -> None:
@@ -167,7 +173,7 @@ class Checkpointer:
     def delayed_interrupts(self) -> Iterator[None]:
         """Let an interrupt or a termination wait until the step is over and its state is saved.
 
-        If that takes longer than `GRACE_SECONDS`, or at a second one, it interrupts at once.
+        If no step answers within `grace`, or at a second one, it interrupts at once.
 
         Raises:
             KeyboardInterrupt: says from where the same command resumes.
@@ -177,7 +183,7 @@ class Checkpointer:
             if self.stop_requested:
                 raise KeyboardInterrupt
             self.stop_requested = True
-            signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
+            signal.setitimer(signal.ITIMER_REAL, self._grace)
 
         def stop(number: int, frame: FrameType | None) -> None:
             raise KeyboardInterrupt
@@ -213,15 +219,16 @@ def checkpointing(
         UserError: another process does this training, or trains in this folder.
     """
     minutes = params.training.checkpoint_minutes
+    grace = GRACE_SECONDS if device.type == "cpu" else DEVICE_GRACE_SECONDS
     if not torchrun.is_main_process():
-        yield Checkpointer(None, minutes)
+        yield Checkpointer(None, minutes, grace)
         return
     folder = files.repository() / RESUME_DIR
     name = fingerprint(params, manifest, device, script)
     # Temporary copies of a repository share their checkpoints, and each has outputs of its own.
     with exclusive_lock(RESUME_DIR / "train.lock"), exclusive_lock(folder / f"{name}.lock"):
         events.publish({"training": name})
-        checkpointer = Checkpointer(folder / f"{name}.state", minutes)
+        checkpointer = Checkpointer(folder / f"{name}.state", minutes, grace)
         if checkpointer.label:
             print(f"resuming after {checkpointer.label}", flush=True)
         yield checkpointer

@@ -66,7 +66,7 @@ def _run(case: str, device: torch.device, processes: int, folder: str) -> tuple[
 def launch(processes: int) -> None:
     """Start the processes of the case that the environment names."""
     with exit_on_error():
-        torchrun.launch(processes, Path(__file__))
+        torchrun.launch(processes, Path(__file__), os.environ[DEVICE])
 
 
 def _require_two(device: torch.device) -> None:

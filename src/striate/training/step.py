@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from striate.training.augmentation import BatchRandom, augment
-from striate.training.distributed import Group
+from striate.training.distributed import Group, gradients
 from striate.training.norms import running_statistics
 from striate.training.state import State
 from striate.training.task import Task
@@ -130,7 +130,7 @@ class Step:
         Returns:
             How many images all of them classified correctly.
         """
-        grads = [value.grad for value in self.parameters if value.grad is not None]
+        grads = gradients(self.parameters)
         statistics = running_statistics(self.state.model)
         for value in statistics:
             value.div_(self.group.size)

@@ -6,15 +6,22 @@ import contextlib
 import io
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
+import time
+import traceback
 from pathlib import Path
+from typing import NoReturn
 
 from striate.data import files
 from striate.errors import UserError, describe
 
 RESTARTS = 3  # of all processes, when one of them has ended early
 MESSAGES = "STRIATE_EXIT_MESSAGES"  # names the folder in which processes say why they end
+LOOK_SECONDS = 0.5  # between two looks for a fault of another process
+LEAVE_SECONDS = 3.0  # for a process to notice by itself that the training is lost
 FAULT, STOPPED = "fault", "stopped"  # files there, by kind and rank
 OF_A_MEMBER = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 OF_MORE_MACHINES = {"PET_NNODES", "PET_RDZV_ENDPOINT"}
@@ -35,28 +42,46 @@ def local_world_size() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if is_member() else 1
 
 
-def is_needed(processes: int | str) -> bool:
+def is_needed(processes: int | str, device: str) -> bool:
     """Whether this process is to start others, which do its work.
 
     Args:
         processes: `training.processes`.
+        device: `training.device`.
     """
     if is_member():
         return False
-    return count(processes) > 1 or bool(os.environ.keys() & OF_MORE_MACHINES)
+    return count(processes, device) > 1 or bool(os.environ.keys() & OF_MORE_MACHINES)
 
 
-def count(processes: int | str) -> int:
+def count(processes: int | str, device: str) -> int:
     """How many processes of a training to start on this machine.
 
     Args:
-        processes: `training.processes`; `auto` means one for each GPU, and one where there is none.
+        processes: `training.processes`; `auto` means one for each GPU that trains, and one where
+            there is none.
+        device: `training.device`.
     """
     if processes != "auto":
         return int(processes)
-    import torch
+    return max(1, _gpus(device))
 
-    return max(1, torch.cuda.device_count())
+
+def _gpus(device: str) -> int:
+    """How many GPUs of this machine a training on that device can use."""
+    if device not in ("auto", "cuda"):
+        return 0
+    from striate.models.devices import count_gpus
+
+    return count_gpus()
+
+
+def too_many(processes: int, gpus: int) -> str:
+    """What to tell of more processes than GPUs."""
+    return (
+        f"{processes} processes need a GPU each, and this machine has {gpus}; lower"
+        " training.processes, or set training.device to cpu"
+    )
 
 
 def cores() -> int:
@@ -64,18 +89,23 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def launch(processes: int, script: Path) -> None:
+def launch(processes: int, script: Path, device: str) -> None:
     """Run a script in several processes on this machine, and wait for their end.
 
     torchrun starts them, and restarts all of them when one has ended early. Its own variables
     (`PET_NNODES`, `PET_RDZV_ENDPOINT`, `PET_MAX_RESTARTS` and so on) let other machines take part.
 
+    Args:
+        processes: how many.
+        script: what each of them runs.
+        device: `training.device`.
+
     Raises:
-        UserError: torchrun rejected its variables, a process found a fault, processes ended early
-            too often, or other machines were not found.
+        UserError: there are fewer GPUs than processes, torchrun rejected its variables, a process
+            found a fault, processes ended early too often, or other machines were not found.
         KeyboardInterrupt: says from where the same command resumes.
     """
-    _set_variables(processes)
+    _set_variables(processes, device)
     # The processes themselves say better what matters of what torchrun and its store report.
     logging.disable(logging.CRITICAL)
     with tempfile.TemporaryDirectory() as folder:
@@ -86,10 +116,17 @@ def launch(processes: int, script: Path) -> None:
         raise UserError(fault or failure)
 
 
-def _set_variables(processes: int) -> None:
-    """Set the variables that torchrun and its processes read, unless they are set."""
+def _set_variables(processes: int, device: str) -> None:
+    """Set the variables that torchrun and its processes read, unless they are set.
+
+    Raises:
+        UserError: there are fewer GPUs than processes.
+    """
     asked = os.environ.setdefault("PET_NPROC_PER_NODE", str(processes))
     here = int(asked) if asked.isdigit() else processes
+    gpus = _gpus(device)
+    if 0 < gpus < here:  # without any, `auto` takes the CPU, and each process refuses `cuda`
+        raise UserError(too_many(here, gpus))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // max(1, here))))
     os.environ.setdefault("PET_MAX_RESTARTS", str(RESTARTS))
     # Otherwise the processes of a second attempt get the addresses of the first.
@@ -156,7 +193,7 @@ def has_fatal_error() -> bool:
 
 
 def leave(failure: BaseException) -> None:
-    """End this process so that what started it reports why, once for all of them.
+    """Write down why this process ends, for what started it to report once for all of them.
 
     Returns if nothing but torchrun has started it, or if only another attempt can tell.
 
@@ -165,12 +202,67 @@ def leave(failure: BaseException) -> None:
     """
     if not (is_member() and MESSAGES in os.environ):
         return
-    folder = os.environ[MESSAGES]
+    # torchrun ends the others of a process that has failed, also while they say why.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    folder, rank = os.environ[MESSAGES], os.environ["RANK"]
     if isinstance(failure, KeyboardInterrupt):
         if is_main_process():
             files.write(Path(folder, f"{STOPPED}-0"), str(failure).encode())
         sys.exit(130)
-    if text := describe(failure):
-        files.write(Path(folder, f"{FAULT}-{os.environ['RANK']}"), text.encode())
+    text = describe(failure)
+    if text is None and not _may_pass(failure):
+        traceback.print_exception(failure)
+        reason = " ".join(str(failure).split())
+        text = f"process {rank} failed: {type(failure).__name__}: {reason}"
+    if text is not None:
+        files.write(Path(folder, f"{FAULT}-{rank}"), text.encode())
         # To torchrun a success, so that it does not try again.
         sys.exit(0)
+
+
+def _may_pass(failure: BaseException) -> bool:
+    """Whether a failure may be the GPU's or the network's, which another attempt may not meet."""
+    import torch
+    import torch.distributed as dist
+
+    return isinstance(failure, (torch.AcceleratorError, dist.DistError))
+
+
+def end(failure: BaseException) -> NoReturn:
+    """End this process of a group at once, with the status of its failure.
+
+    Ordinary ways out tear the group down, and NCCL waits there for processes that wait for this
+    one.
+
+    Args:
+        failure: a SystemExit, or what is shown as a traceback.
+    """
+    status = 1
+    if isinstance(failure, SystemExit):
+        status = failure.code if isinstance(failure.code, int) else 0 if failure.code is None else 1
+    else:
+        traceback.print_exception(failure)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
+
+
+def watch() -> None:
+    """Have a thread end this process once the training is lost, wherever the process waits.
+
+    One that waits inside NCCL for a process that has failed is told nothing, and acts on no signal.
+    The training is lost when another process has written down a fault, or torchrun is gone.
+    """
+    parent = os.getppid()
+
+    def look() -> None:
+        while not has_fatal_error() and os.getppid() == parent:
+            time.sleep(LOOK_SECONDS)
+        if not has_fatal_error():
+            os.kill(os.getpid(), signal.SIGTERM)  # so that it saves its state, if it can
+        time.sleep(LEAVE_SECONDS)
+        os._exit(0 if has_fatal_error() else 1)
+
+    threading.Thread(target=look, name="watch", daemon=True).start()

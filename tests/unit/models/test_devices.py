@@ -1,8 +1,11 @@
 """Which device and which precision is taken."""
 
 import ctypes
+import os
 import subprocess
+from types import SimpleNamespace
 
+import conftest
 import pytest
 import torch
 
@@ -194,10 +197,29 @@ def test_mps_trains_with_channels_outermost():
 )
 def test_algorithms_are_checked_except_on_mps(monkeypatch, mps, deterministic, mode):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    before = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
-    try:
-        devices.set_deterministic(deterministic)
-        assert torch.get_deterministic_debug_mode() == mode
-    finally:
-        torch.set_deterministic_debug_mode(before[0])
-        torch.backends.cudnn.benchmark = before[1]
+    devices.set_deterministic(deterministic)
+    assert torch.get_deterministic_debug_mode() == mode
+
+
+@pytest.mark.parametrize(
+    ("asked", "hidden"),
+    [
+        ("", True),
+        ("not walk", True),
+        ("not gpu", True),
+        ("gpu", False),
+        ("gpu and not walk", False),
+    ],
+)
+def test_gpus_are_hidden_from_tests_that_do_not_ask_for_them(monkeypatch, asked, hidden):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    conftest.pytest_configure(SimpleNamespace(option=SimpleNamespace(markexpr=asked)))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ("" if hidden else "0")
+
+
+@pytest.mark.parametrize("chosen", [False, True])
+def test_a_test_leaves_determinism_as_it_found_it(chosen):
+    assert not torch.backends.cudnn.benchmark
+    assert torch.get_deterministic_debug_mode() == 0
+    devices.set_deterministic(chosen)
+    assert torch.backends.cudnn.benchmark != chosen

@@ -1,10 +1,12 @@
 """Several processes train one network: what each takes, what they add up to, and how they end."""
 
+import contextlib
 import copy
 import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -21,7 +23,7 @@ from tiny import CONVNET, SPEEDRUN, bars, network, task
 from striate.config import params
 from striate.data import json_csv
 from striate.errors import UserError
-from striate.models import registry, sizing
+from striate.models import devices, registry, sizing
 from striate.training import distributed, loop, norms, torchrun, transfer
 
 ROOT = Path(__file__).parents[3]
@@ -229,26 +231,27 @@ def test_a_faulty_number_of_processes_is_refused_in_one_line(wrong):
 def test_which_processes_are_started(monkeypatch):
     for name in torchrun.OF_A_MEMBER | torchrun.OF_MORE_MACHINES:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert not torchrun.is_needed(1)
-    assert not torchrun.is_needed("auto")
-    assert torchrun.is_needed(2)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert torchrun.is_needed("auto")
-    assert torchrun.count("auto") == 4
+    monkeypatch.setattr(devices, "count_gpus", lambda: 0)
+    assert not torchrun.is_needed(1, "auto")
+    assert not torchrun.is_needed("auto", "auto")
+    assert torchrun.is_needed(2, "auto")
+    monkeypatch.setattr(devices, "count_gpus", lambda: 4)
+    assert torchrun.is_needed("auto", "auto")
+    assert torchrun.count("auto", "auto") == torchrun.count("auto", "cuda") == 4
+    assert torchrun.count("auto", "cpu") == 1  # which needs no process for each GPU
     monkeypatch.setenv("PET_NNODES", "2")
-    assert torchrun.is_needed(1)
+    assert torchrun.is_needed(1, "auto")
     for name in torchrun.OF_A_MEMBER:
         monkeypatch.setenv(name, "1")
     assert torchrun.is_member()
-    assert not torchrun.is_needed(2)  # of a group that is there already
+    assert not torchrun.is_needed(2, "auto")  # of a group that is there already
     assert not torchrun.is_main_process()
 
 
 @pytest.mark.parametrize(("name", "value"), [("PET_NNODES", "two"), ("PET_MAX_RESTARTS", "x")])
 def test_a_faulty_variable_of_torchrun_is_named_in_one_line(name, value):
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), name: value}
-    code = "from striate.training import torchrun; torchrun.launch(2, 'no-script.py')"
+    code = "from striate.training import torchrun; torchrun.launch(2, 'no-script.py', 'cpu')"
     answer = subprocess.run(
         [sys.executable, "-c", f"from striate.errors import *\nwith exit_on_error(): {code}"],
         env=environment, capture_output=True, text=True, check=False,
@@ -322,6 +325,275 @@ def test_what_is_wrong_is_said_once_and_not_tried_again(folder):
     assert status == 2
     assert err.startswith("error: the loss became nan at step ")
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "place", "line"),
+    [
+        ("user", "between", "error: the loss became nan"),
+        ("memory", "stuck", "error: there is too little memory for this; "),
+        ("disk", "before", "error: state: No space left on device"),
+        ("disk", "training", "error: state: No space left on device"),
+        ("code", "training", "error: process 1 failed: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_failure_of_one_process_is_told_though_another_one_waits(tmp_path, kind, place, line):
+    answer = subprocess.run(
+        [sys.executable, str(ROOT / "tests/helpers/failing_rank.py"), kind, place], cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "STRIATE_TRACKING": "off"},
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    seconds = time.time() - float((tmp_path / "failed").read_text())
+    assert (answer.returncode, answer.stdout) == (2, "")
+    *traceback, last = answer.stderr.splitlines()
+    assert last.startswith(line)
+    # What is a fault of the code is shown once, and nothing but the line is said of others.
+    assert [shown for shown in traceback if shown[:1] != " "] == (
+        ["Traceback (most recent call last):", "ZeroDivisionError: division by zero"]
+        if kind == "code"
+        else []
+    )
+    assert seconds < 15
+
+
+def stuck(kind, folder):
+    """The launcher of two processes, of which one waits in C and the other fails so."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "tests/helpers/failing_rank.py"), kind, "stuck"], cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "STRIATE_TRACKING": "off"},
+    )  # fmt: skip
+
+
+@pytest.mark.walk
+def test_a_process_that_waits_in_vain_for_a_killed_one_is_started_anew_with_it(tmp_path):
+    assert stuck("killed", tmp_path).wait(120) == 0
+    # torchrun gives the other one 30 seconds to end by itself, which it cannot.
+    assert time.time() - float((tmp_path / "failed").read_text()) < 60
+
+
+@pytest.mark.walk
+def test_processes_end_when_torchrun_is_killed_also_where_they_wait_in_vain(tmp_path):
+    launcher = stuck("orphaned", tmp_path)
+    members = []
+    while launcher.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            members = psutil.Process(launcher.pid).children() or members
+        time.sleep(0.01)
+    assert len(members) == 2
+    _, alive = psutil.wait_procs(members, timeout=15)
+    assert alive == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "error"), [("float32", 1e-5), ("bfloat16", 0.05)])
+def test_synchronised_norms_train_with_a_process_that_has_no_image_of_a_batch(
+    tmp_path, precision, error
+):
+    answer = subprocess.run(
+        [sys.executable, str(ROOT / "tests/helpers/sync_norms.py"), precision], cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "STRIATE_TRACKING": "off"},
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert (answer.returncode, answer.stderr) == (0, "")
+    alone, *two = [json.loads(line) for line in answer.stdout.splitlines()]
+    assert [alone["size"], *(member["size"] for member in two)] == [1, 2, 2]
+    assert two[0] == two[1]
+    assert two[0]["losses"] == pytest.approx(alone["losses"], abs=error)
+    for ours, theirs in zip(two[0]["running"], alone["running"], strict=True):
+        assert ours == pytest.approx(theirs, abs=error)
+
+
+def test_a_process_without_a_gradient_adds_zeros():
+    learnt = [torch.nn.Parameter(torch.ones(2, 3)), torch.nn.Parameter(torch.ones(4))]
+    learnt[1].grad = torch.full((4,), 2.0)
+    found = distributed.gradients(learnt)
+    assert [value.tolist() for value in found] == [[[0.0] * 3] * 2, [2.0] * 4]
+    assert learnt[0].grad is found[0]
+
+
+def test_all_processes_send_float32(monkeypatch):
+    sent = []
+    monkeypatch.setattr(distributed.dist, "all_reduce", lambda flat: sent.append(flat.clone()))
+    narrow, wide = torch.ones(2, dtype=torch.bfloat16), torch.zeros(3)
+    distributed.Group(0, 2).all_reduce([narrow])
+    distributed.Group(0, 2).all_reduce([narrow, wide])
+    assert [flat.dtype for flat in sent] == [torch.float32] * 2
+    assert (narrow.dtype, narrow.tolist()) == (torch.bfloat16, [1, 1])
+
+
+NCCL = (
+    "NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:94, {kind} (run with"
+    " NCCL_DEBUG=WARN for details), NCCL version 2.30.7\n{said}\nLast error:\n{last}\n"
+)
+USAGE = "ncclInvalidUsage: This usually reflects invalid usage of NCCL library."
+DUPLICATE = "Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 8000"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "text"),
+    [
+        (
+            RuntimeError("[/pytorch/gloo/tcp/pair.cc:537] Connection closed by peer [::1]:4"),
+            distributed.PeerLostError, "Connection closed by peer [::1]:4",
+        ),
+        (
+            RuntimeError("[../unbound_buffer.cc:81] Timed out waiting 300000ms for recv operation"),
+            distributed.PeerLostError, "Timed out waiting 300000ms for recv operation",
+        ),
+        (
+            distributed.dist.DistStoreError("wait timeout after 300000ms, keys: /default_pg/0//1"),
+            distributed.PeerLostError, "wait timeout after 300000ms, keys: /default_pg/0//1",
+        ),
+        (
+            distributed.dist.DistNetworkError(
+                "Failed to recv, got 0 bytes. Connection was likely closed. Did the remote server"
+                " shutdown or crash? Exception raised from recvBytes at x.hpp:678 (most recent"
+            ),
+            distributed.PeerLostError, "Failed to recv, got 0 bytes",
+        ),
+        (
+            distributed.dist.DistBackendError(NCCL.format(
+                kind="remote process exited or there was a network error", last="",
+                said="ncclRemoteError: A call failed possibly due to a network error or a remote"
+                " process exiting prematurely.",
+            )),
+            distributed.PeerLostError, "NCCL error in: ",
+        ),
+        (
+            distributed.dist.DistBackendError(
+                NCCL.format(kind="invalid usage", said=USAGE, last=DUPLICATE)
+            ),
+            UserError,
+            f"the processes cannot train together: {USAGE} Last error: {DUPLICATE}",
+        ),
+        (
+            distributed.dist.DistBackendError(NCCL.format(
+                kind="unhandled cuda error", said="ncclUnhandledCudaError: Call failed.",
+                last="Cuda failure 2 'out of memory'",
+            )),
+            distributed.dist.DistBackendError, "NCCL error in: ",
+        ),
+        (
+            RuntimeError("The size of tensor a (2) must match the size of tensor b (3)"),
+            RuntimeError, "The size of tensor a (2) must match the size of tensor b (3)",
+        ),
+    ],
+    ids=["gone", "silent", "store", "socket", "nccl", "duplicate", "memory", "code"],
+)  # fmt: skip
+def test_what_a_collective_raises_is_told_as_what_it_is(error, kind, text, monkeypatch):
+    def fail(flat):
+        raise error
+
+    monkeypatch.setattr(distributed.dist, "all_reduce", fail)
+    with pytest.raises(kind) as caught:
+        distributed.Group(0, 2).all_reduce([torch.ones(1)])
+    assert type(caught.value) is kind
+    assert str(caught.value).startswith(text)
+    if kind is UserError:
+        assert str(caught.value) == text
+
+
+@pytest.fixture
+def member(monkeypatch):
+    """The environment of the second of two processes, on a machine with one GPU."""
+    started = []
+    monkeypatch.setattr(torchrun, "watch", lambda: None)
+    monkeypatch.setattr(devices, "count_gpus", lambda: 1)
+    monkeypatch.setattr(devices, "pick_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(
+        distributed.dist, "init_process_group", lambda *_, **options: started.append(options)
+    )
+    monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: started.append("end"))
+    monkeypatch.setattr(distributed.dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(distributed.dist, "get_world_size", lambda: 2)
+    monkeypatch.delenv(torchrun.MESSAGES, raising=False)
+    for name in torchrun.OF_A_MEMBER:
+        monkeypatch.setenv(name, "1")
+    return started
+
+
+@pytest.mark.parametrize(
+    ("local", "line"),
+    [
+        ("1", r"^2 processes need a GPU each, and this machine has 1; lower training\.processes"),
+        (None, r"^LOCAL_RANK is ''; it must be the number of this process on its machine"),
+        ("x", r"^LOCAL_RANK is 'x'; it must be the number of this process on its machine"),
+    ],
+)
+def test_a_process_without_a_gpu_of_its_own_says_so(member, monkeypatch, local, line):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if local is not None:
+        monkeypatch.setenv("LOCAL_RANK", local)
+    with pytest.raises(UserError, match=line), distributed.process_group("cuda"):
+        pass
+    assert member == []
+
+
+def test_a_process_names_its_gpu_to_the_group_which_it_leaves_after_success_only(
+    member, monkeypatch
+):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with distributed.process_group("cuda") as (group, device):
+        assert (group, device.type) == (distributed.Group(1, 2), "cuda")
+    assert [member[0]["device_id"], *member[1:]] == [torch.device("cuda", 0), "end"]
+    member.clear()
+    with pytest.raises(ZeroDivisionError), distributed.process_group("cpu"):
+        raise ZeroDivisionError
+    assert [options["device_id"] for options in member] == [None]
+
+
+def test_a_collective_inside_of_a_norm_tells_that_another_process_is_gone(member, capsys):
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as caught, distributed.process_group("cpu"):
+            raise RuntimeError(
+                "[/gloo/pair.cc:545] Read error [::1]:1: Connection reset by peer. It"
+            )
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == (
+        "process 1 has lost another one: Read error [::1]:1: Connection reset by peer\n"
+    )
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_more_processes_than_gpus_are_refused_before_any_is_started(monkeypatch, device):
+    monkeypatch.setattr(devices, "count_gpus", lambda: 2)
+    monkeypatch.setenv("PET_NPROC_PER_NODE", "3")  # what counts, as torchrun reads it
+    with pytest.raises(UserError, match=r"^3 processes need a GPU each, and this machine has 2; "):
+        torchrun.launch(1, Path("no-script.py"), device)
+
+
+@pytest.mark.gpu
+def test_one_process_more_than_this_machine_has_gpus_is_refused(folder):
+    gpus = torch.cuda.device_count()
+    status, out, err = stage(folder, training__processes=gpus + 1, training__device="cuda")
+    assert (status, out) == (2, "")
+    assert err.startswith(
+        f"error: {gpus + 1} processes need a GPU each, and this machine has {gpus};"
+    )
+    assert err.count("\n") == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_two_gpus_train_alike_twice_also_from_a_batch_of_one_image(folder, precision):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    found = []
+    for _ in range(2):
+        status, out, err = stage(
+            folder, training__processes=2, training__device="cuda", training__epochs=2,
+            training__batch_size=323, training__precision=precision,
+        )  # fmt: skip
+        assert (status, err) == (0, "")
+        assert "1,293 images in memory, on cuda, 2 processes\n" in out  # 4 × 323 + 1
+        found.append((folder / "models/cnn_trained.ckpt").read_bytes())
+    assert found[0] == found[1]
 
 
 def script(name, *arguments):

@@ -385,15 +385,12 @@ def test_host_and_device_are_one_on_a_cpu_and_too_little_room_is_refused(monkeyp
             memory.pick_residency(name, 99 << 20, CPU)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.gpu
 def test_on_cuda_images_that_are_sent_batch_by_batch_give_the_same_bytes(folder, tmp_path):
     devices.set_deterministic(True)
-    try:
-        found = [
-            content(*train(folder, regime, device=torch.device("cuda"), architecture=CONVNET,
-                           augment={}), tmp_path)
-            for regime in REGIMES
-        ]  # fmt: skip
-    finally:
-        devices.set_deterministic(False)
+    found = [
+        content(*train(folder, regime, device=torch.device("cuda"), architecture=CONVNET,
+                       augment={}), tmp_path)
+        for regime in REGIMES
+    ]  # fmt: skip
     assert found[0] == found[1] == found[2]

@@ -289,9 +289,34 @@ def test_an_interrupt_that_no_step_answers_comes_through_by_itself(tmp_path):
     assert time.monotonic() - begin < 5
 
 
-def test_a_second_interrupt_comes_through_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(resume, "GRACE_SECONDS", 30)
-    checkpointer = resume.Checkpointer(tmp_path / "name.state", minutes=10)
+def test_a_state_is_saved_however_long_a_device_takes_once_a_step_has_answered(tmp_path):
+    checkpointer = resume.Checkpointer(tmp_path / "name.state", minutes=10, grace=0.2)
+
+    def end_of_step():
+        assert checkpointer.is_due()
+        time.sleep(0.5)  # as long as the device works off what it was given before
+        checkpointer.save({}, "step 7 of 9 of epoch 1")
+
+    with pytest.raises(KeyboardInterrupt, match="resumes after step 7 of 9 of epoch 1"):
+        interrupted(checkpointer, signal.SIGINT, then=end_of_step)
+
+
+@pytest.mark.parametrize(("device", "seconds"), [("cpu", 1.0), ("cuda", 10.0)])
+def test_a_step_on_a_device_has_longer_to_answer(tmp_path, monkeypatch, device, seconds):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(resume, "describe", lambda device: {})
+    armed = []
+    monkeypatch.setattr(signal, "setitimer", lambda which, after: armed.append(after))
+    (tmp_path / "train.py").touch()
+    with resume.checkpointing(
+        PARAMS, {}, torch.device(device), tmp_path / "train.py"
+    ) as checkpointer:
+        interrupted(checkpointer, signal.SIGINT, then=lambda: None)
+    assert armed == [seconds, 0]
+
+
+def test_a_second_interrupt_comes_through_at_once(tmp_path):
+    checkpointer = resume.Checkpointer(tmp_path / "name.state", minutes=10, grace=30)
     begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         interrupted(checkpointer, signal.SIGINT, signal.SIGINT, then=lambda: time.sleep(20))

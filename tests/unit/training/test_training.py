@@ -339,7 +339,7 @@ def test_a_step_is_captured_after_the_warm_up_and_replayed(sent, monkeypatch):
     assert pools == {(0, 1)}
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.gpu
 @pytest.mark.parametrize("optimizer", ["adam", "sgd", "muon"])
 def test_captured_steps_train_like_steps_that_are_not(optimizer):
     train = Split(*(part.cuda() for part in bars(50)))
