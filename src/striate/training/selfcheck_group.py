@@ -184,9 +184,12 @@ def _train(group: Group, device: torch.device, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_error():
-        try:
-            main()
-        except BaseException as error:
-            torchrun.leave(error)
-            raise
+    try:
+        with exit_on_error():
+            try:
+                main()
+            except (Exception, KeyboardInterrupt) as failure:
+                torchrun.leave(failure)
+                raise
+    except BaseException as failure:
+        torchrun.end(failure)

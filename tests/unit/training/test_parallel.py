@@ -332,7 +332,7 @@ def test_what_is_wrong_is_said_once_and_not_tried_again(folder):
     ("kind", "place", "line"),
     [
         ("user", "between", "error: the loss became nan"),
-        ("memory", "stuck", "error: there is too little memory for this; "),
+        ("memory", "stuck", "error: there is too little memory for this on the GPU; "),
         ("disk", "before", "error: state: No space left on device"),
         ("disk", "training", "error: state: No space left on device"),
         ("code", "training", "error: process 1 failed: ZeroDivisionError: division by zero"),
