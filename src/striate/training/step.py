@@ -63,6 +63,7 @@ class Step:
         self.task, self.state, self.group = task, state, group
         self.checkpointer = checkpointer
         self.parameters = [value for value in state.model.parameters() if value.requires_grad]
+        # Not measured on a GPU yet; without it autocast converts, to the same bits.
         self.lowered = None
         if task.precision.dtype != torch.float32:
             self.lowered = LoweredWeights(state.model, task.precision.dtype)
