@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr
@@ -32,6 +33,7 @@ VARIABLES = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "MKL_CBWR", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA",
     "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "PYTORCH_ALLOC_CONF",
     "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ENABLE_MPS_FALLBACK", "NCCL_DEBUG", "STRIATE_TRACKING",
+    "MLFLOW_TRACKING_URI",
 )  # fmt: skip
 QUERY = re.compile(r"(://[^\s?]*)\?\S*")  # of an address; it may hold a password
 GIB = 1 << 30
@@ -66,6 +68,11 @@ def _self_check() -> int:
     from striate.models import devices
     from striate.training import selfcheck
 
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt  # so that temporary folders are removed
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
     device = devices.pick_device("auto")
     failed = False
     for result in selfcheck.run(device):
@@ -212,7 +219,8 @@ def _device() -> str:
     if chosen.type == "cpu":
         built = "" if torch.backends.mps.is_built() else ", PyTorch was built without it"
         others += f"; MPS: not available{built}"
-    return f"{chosen}: training.device is auto{others}"
+    told = "training.device is auto" if _training() else "auto, as params.yaml cannot be read"
+    return f"{chosen}: {told}{others}"
 
 
 def _gpu() -> str:

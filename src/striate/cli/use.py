@@ -271,11 +271,11 @@ def serve(port: int, device: str) -> None:
     import signal
 
     workspace.dvc_root()
-    print("starting the champion's scoring server takes 10 to 40 seconds ...", flush=True)
     from striate.models import devices
-    from striate.serving import web
 
     chosen = devices.pick_device(device, "--device")
+    print("starting the champion's scoring server takes 10 to 40 seconds ...", flush=True)
+    from striate.serving import web
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt

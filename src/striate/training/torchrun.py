@@ -108,12 +108,13 @@ def launch(processes: int, script: Path, device: str) -> None:
             found a fault, processes ended early too often, or other machines were not found.
         KeyboardInterrupt: says from where the same command resumes.
     """
+    given = sorted(name for name in os.environ if name.startswith("PET_"))
     _set_variables(processes, device)
     # The processes themselves say better what matters of what torchrun and its store report.
     logging.disable(logging.CRITICAL)
     with tempfile.TemporaryDirectory() as folder:
         os.environ[MESSAGES] = folder
-        failure = _run(script, folder)
+        failure = _run(script, folder, given)
         fault = _read(folder, FAULT)
     if fault or failure:
         raise UserError(fault or failure)
@@ -123,9 +124,15 @@ def _set_variables(processes: int, device: str) -> None:
     """Set the variables that torchrun and its processes read, unless they are set.
 
     Raises:
-        UserError: there are fewer GPUs than processes.
+        UserError: there are fewer GPUs than processes, or a variable contradicts params.yaml, on
+            which results that DVC keeps depend.
     """
     asked = os.environ.setdefault("PET_NPROC_PER_NODE", str(processes))
+    if asked != str(processes) and not os.environ.keys() & OF_MORE_MACHINES:
+        raise UserError(
+            f"PET_NPROC_PER_NODE is {asked}, and training.processes makes {processes}; on one"
+            " machine unset that variable, and set training.processes"
+        )
     here = int(asked) if asked.isdigit() else processes
     gpus = _gpus(device)
     if 0 < gpus < here:  # without any, `auto` takes the CPU, and each process refuses `cuda`
@@ -141,12 +148,13 @@ def _set_variables(processes: int, device: str) -> None:
         os.environ.setdefault("PET_RDZV_BACKEND", "c10d")
 
 
-def _run(script: Path, folder: str) -> str:
+def _run(script: Path, folder: str, given: list[str]) -> str:
     """Run a script by torchrun.
 
     Args:
         script: what each process runs.
         folder: in which they say why they end.
+        given: variables of torchrun that the user has set.
 
     Returns:
         What to tell if processes ended early too often without a message; otherwise nothing.
@@ -158,13 +166,14 @@ def _run(script: Path, folder: str) -> str:
 
     standalone = [] if os.environ.keys() & OF_MORE_MACHINES else ["--standalone"]
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # its usage, of 25 lines
+        # Its usage, of 25 lines; the last holds the reason.
+        with contextlib.redirect_stderr(io.StringIO()) as usage:
             options = parse_args([*standalone, str(script)])
         run(options)
     except (ValueError, SystemExit) as error:
-        named = ", ".join(sorted(name for name in os.environ if name.startswith("PET_")))
-        reason = "" if isinstance(error, SystemExit) else f": {error}"
-        raise UserError(f"torchrun rejected {named}{reason}") from None
+        refused = usage.getvalue().strip().rpartition("error: ")[2]
+        reason = refused if isinstance(error, SystemExit) else str(error)
+        raise UserError(f"torchrun rejected {' or '.join(given)}: {reason}") from None
     except SignalException:
         raise KeyboardInterrupt(_read(folder, STOPPED)) from None
     except RendezvousError as error:

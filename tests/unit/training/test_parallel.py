@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from unittest import mock
 
 import psutil
 import pytest
@@ -278,8 +279,9 @@ def test_a_faulty_variable_of_torchrun_is_named_in_one_line(name, value):
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (answer.returncode, answer.stdout) == (2, "")
-    assert answer.stderr.startswith("error: torchrun rejected ")
-    assert name in answer.stderr
+    assert answer.stderr.startswith(f"error: torchrun rejected {name}: ")
+    assert "PET_NPROC_PER_NODE" not in answer.stderr  # which nobody has set
+    assert len(answer.stderr.split(": ", 2)[2]) > 5  # a reason
     assert answer.stderr.count("\n") == 1
 
 
@@ -592,6 +594,7 @@ def test_a_process_whose_gpu_cannot_be_used_does_not_fall_back_alone(member, mon
     assert asked == ["cuda"]
 
 
+@mock.patch.dict(os.environ)
 def test_processes_that_are_to_take_the_cpu_see_no_gpu(monkeypatch):
     for name, hidden in (("cuda", None), ("auto", "")):
         for variable in ("CUDA_VISIBLE_DEVICES", "PET_NPROC_PER_NODE"):
@@ -610,9 +613,21 @@ def test_a_kernel_that_takes_too_long_is_no_lost_process(member):
 @pytest.mark.parametrize("device", ["auto", "cuda"])
 def test_more_processes_than_gpus_are_refused_before_any_is_started(monkeypatch, device):
     monkeypatch.setattr(devices, "count_gpus", lambda: 2)
-    monkeypatch.setenv("PET_NPROC_PER_NODE", "3")  # what counts, as torchrun reads it
+    monkeypatch.delenv("PET_NPROC_PER_NODE", raising=False)
     with pytest.raises(UserError, match=r"^3 processes need a GPU each, and this machine has 2; "):
-        torchrun.launch(1, Path("no-script.py"), device)
+        torchrun.launch(3, Path("no-script.py"), device)
+
+
+@mock.patch.dict(os.environ)
+def test_a_variable_does_not_change_the_number_of_processes_on_one_machine(monkeypatch):
+    """DVC would keep the result as that of the params."""
+    monkeypatch.setenv("PET_NPROC_PER_NODE", "7")
+    with pytest.raises(UserError, match=r"^PET_NPROC_PER_NODE is 7, and training\.processes make"):
+        torchrun.launch(2, Path("no-script.py"), "cpu")
+    monkeypatch.setenv("PET_NNODES", "2")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torchrun._set_variables(2, "cpu")
+    assert os.environ["PET_NPROC_PER_NODE"] == "7"
 
 
 @pytest.mark.gpu
