@@ -50,7 +50,8 @@ def test_a_broken_machine_is_told_row_by_row(tmp_path, monkeypatch, capsys):
     assert list(found) == list(doctor.ROWS)
     assert found["Striate"] == "unknown: git is not installed, or not on PATH"
     assert found["params.yaml"].startswith("unknown: params.yaml, line 1, column")
-    assert found["device"].startswith("cpu: auto, as params.yaml cannot be read; CUDA: it is too old")
+    told = "cpu: auto, as params.yaml cannot be read; CUDA: it is too old"
+    assert found["device"].startswith(told)
     assert found["GPU"].endswith("; it is too old")
     assert found["DVC remotes"] == f"unknown: {tmp_path} is not the root of a DVC repository"
     assert found["MLflow's store"] == f"sqlite:///{tmp_path}/mlflow.db, not there yet"
