@@ -73,18 +73,16 @@ def patience(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def arithmetic():
-    """Leave determinism, and the choice of cuDNN's algorithms, as they were found."""
-    before = _arithmetic() or (0, False)  # PyTorch's own where nobody has loaded it yet
+    """Begin and end with PyTorch's own determinism, which also fixtures of whole files change."""
+    _reset_arithmetic()
     yield
-    if _arithmetic() not in (None, before):
-        torch = sys.modules["torch"]
-        torch.set_deterministic_debug_mode(before[0])
-        torch.backends.cudnn.benchmark = before[1]
+    _reset_arithmetic()
 
 
-def _arithmetic():
-    torch = sys.modules.get("torch")
-    return torch and (torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark)
+def _reset_arithmetic():
+    if torch := sys.modules.get("torch"):
+        torch.set_deterministic_debug_mode(0)
+        torch.backends.cudnn.benchmark = False
 
 
 @pytest.fixture(autouse=True)
