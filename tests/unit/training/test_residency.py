@@ -132,6 +132,9 @@ class Part(Group):
     def all_reduce(self, tensors):
         pass
 
+    def broadcast_(self, tensors):
+        pass
+
     def broadcast(self, value):
         return value
 
