@@ -35,7 +35,7 @@ class EnoughError(Exception):
 def one(folder, residency):
     """Train on some images; returns how many a second, and what `auto` would have chosen."""
     import torch
-    from common import params
+    from common import device_memory, params
 
     from striate import errors
     from striate.config import params as schema
@@ -65,8 +65,7 @@ def one(folder, residency):
     task = Task(train_set, None, settings, normalize)
     with suppress(EnoughError):
         list(loop.fit(model, task, checkpointer=counter))
-    peak = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else 0
-    return {"auto": auto, "speed": counter.speed, "device_memory": peak}
+    return {"auto": auto, "speed": counter.speed, "device_memory": device_memory(device)}
 
 
 class Counter:

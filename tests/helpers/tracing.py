@@ -1,6 +1,6 @@
 """Count the operations of a training step, and refuse those for which a GPU would wait."""
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from unittest import mock
 
 import torch
@@ -36,11 +36,7 @@ def traced():
     def refuse(*_):
         raise AssertionError("the host reads a tensor")
 
-    with Operations() as operations:
-        patches = [mock.patch.object(torch.Tensor, name, refuse) for name in READS]
-        for patch in patches:
-            patch.start()
-        try:
-            yield operations.names
-        finally:
-            mock.patch.stopall()
+    with Operations() as operations, ExitStack() as patches:
+        for name in READS:
+            patches.enter_context(mock.patch.object(torch.Tensor, name, refuse))
+        yield operations.names

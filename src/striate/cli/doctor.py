@@ -73,12 +73,7 @@ def _self_check() -> int:
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
-    device = devices.pick_device("auto")
-    failed = False
-    for result in selfcheck.run(device):
-        print(selfcheck.line(result), flush=True)
-        failed |= result.status == "failed"
-    return int(failed)
+    return selfcheck.report(devices.pick_device("auto"))
 
 
 def _told(find: Callable[[], str]) -> str:

@@ -67,11 +67,16 @@ def main() -> None:
     """Print a line for each check; exit with status 1 if one failed."""
     with exit_on_error():
         device = devices.pick_device(sys.argv[1] if sys.argv[1:] else "auto", "DEVICE")
-        failed = False
-        for result in run(device):
-            print(line(result), flush=True)
-            failed |= result.status == "failed"
-        sys.exit(failed)
+        sys.exit(report(device))
+
+
+def report(device: torch.device) -> int:
+    """Print a line for each check; returns the exit status: 1 if one failed."""
+    failed = False
+    for result in run(device):
+        print(line(result), flush=True)
+        failed |= result.status == "failed"
+    return int(failed)
 
 
 def line(result: Result) -> str:
