@@ -24,6 +24,10 @@ CONVNET = {
     "whiten": 0,
 }
 SPEEDRUN = CONVNET | {"arch": "speedrun", "convs_per_layer": 2}
+RESNET = CONVNET | {"arch": "resnet", "skips": True}
+CONVMIXER = CONVNET | {"arch": "convmixer", "layers": 2, "width": 8, "patch": 1}
+VIT = CONVNET | {"arch": "vit", "layers": 2, "width": 8, "patch": 2, "heads": 2}
+LATER = {"resnet": RESNET, "convmixer": CONVMIXER, "vit": VIT}
 UNIT = Normalization(255, None, None)
 
 

@@ -57,6 +57,9 @@ def test_deps_of_a_stage_name_every_package_that_it_imports(stage):
         "training.augmentation",
         "models.convnet",
         "models.speedrun",
+        "models.resnet",
+        "models.convmixer",
+        "models.vit",
         "models.checkpoint",
     ],
 )

@@ -47,6 +47,7 @@ ConvsPerLayer = Annotated[int, Field(ge=1, le=16)]
 Norm = Literal["batch", "none"]
 Activation = Literal["relu", "leaky_relu", "gelu", "silu", "tanh"]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
+Patch = Annotated[int, Field(ge=1, le=64)]
 
 
 class NetworkConfig(Section):
@@ -278,3 +279,126 @@ class SpeedrunConfig(PlainConvConfig):
         widths = sizing.channels(self.width, self.layers)
         convs = self.count_convs(inputs, widths, bias=False)
         return whitening + convs + widths[-1] * classes
+
+
+class UniformConfig(NetworkConfig):
+    """Networks whose `width` is one number: the channels of all layers follow from it."""
+
+    dropout: Dropout
+
+    @model_validator(mode="after")
+    def _one_width_for_each_layer(self) -> UniformConfig:
+        if isinstance(self.width, list):
+            raise ValueError(
+                f"model.width is {self.width}; it must be one number where model.arch is"
+                f" {self.arch}"
+            )
+        return self
+
+    @property
+    def channels(self) -> int:
+        """`width`, which is a number here."""
+        return self.width if isinstance(self.width, int) else self.width[0]
+
+
+@register("resnet")
+class ResNetConfig(UniformConfig):
+    """`striate.models.resnet`: the second and the third stage halve the image, rounding up."""
+
+    takes_any_size = True
+
+    skips: bool
+
+    def layer_names(self) -> list[str]:
+        """The first convolution, and three stages of `layers` blocks each."""
+        return ["stem", *(f"stage{number}" for number in range(1, sizing.STAGES + 1))]
+
+    def normalizes_one_value(self, side: int) -> bool:
+        """The norms of the last stage may see single pixels."""
+        return -(-side >> (sizing.STAGES - 1)) == 1
+
+    def count_parameters(self, shape: Sequence[int], classes: int) -> int:
+        """3×3 convolutions without biases, norms, and a linear layer of the last channels."""
+        widths = sizing.channels(self.channels, sizing.STAGES)
+        pairs = [
+            (shape[0], self.channels),
+            *sizing.conv_channels(self.channels, widths, 2 * self.layers),
+        ]
+        convs = [sizing.conv_parameters(*pair, 3, bias=False, norm=True) for pair in pairs]
+        return sum(convs) + (widths[-1] + 1) * classes
+
+
+class PatchConfig(UniformConfig):
+    """Networks that cut the image into patches, and keep their number from layer to layer."""
+
+    size_keys = "model.patch"
+
+    patch: Patch
+
+    def layer_names(self) -> list[str]:
+        """The patches come first."""
+        return ["stem", *super().layer_names()]
+
+    def smallest_side(self) -> int:
+        """One patch."""
+        return self.patch
+
+    def check_size(self, size: Sequence[int]) -> None:
+        """Patches must tile the image."""
+        sizing.check_patch(self.patch, size)
+
+    def count_patch_filters(self, inputs: int) -> int:
+        """How many parameters the convolution has that cuts patches of so many channels."""
+        return self.channels * (inputs * self.patch**2 + 1)
+
+
+@register("convmixer")
+class ConvMixerConfig(PatchConfig):
+    """`striate.models.convmixer`: the stem divides height and width by `patch`."""
+
+    takes_any_size = True
+    weight_keys = "model.width, layers, kernel_size and patch"
+
+    kernel_size: KernelSize
+
+    def normalizes_one_value(self, side: int) -> bool:
+        """All norms see single pixels of an image of one patch."""
+        return side // self.patch == 1
+
+    def count_parameters(self, shape: Sequence[int], classes: int) -> int:
+        """Convolutions with biases, one filter a channel or of one pixel, norms, a linear layer."""
+        width = self.channels
+        mixer = width * (self.kernel_size**2 + 1) + width * (width + 1) + 4 * width
+        stem = self.count_patch_filters(shape[0]) + 2 * width
+        return stem + self.layers * mixer + (width + 1) * classes
+
+
+@register("vit")
+class VisionTransformerConfig(PatchConfig):
+    """`striate.models.vit`: the stem divides height and width by `patch`."""
+
+    weight_keys = "model.width, layers and patch"
+
+    heads: Annotated[int, Field(ge=1, le=64)]
+
+    @model_validator(mode="after")
+    def _equal_heads(self) -> VisionTransformerConfig:
+        if self.channels % self.heads:
+            raise ValueError(
+                f"model.heads is {self.heads}; it must divide model.width, which is {self.width}"
+            )
+        return self
+
+    def layer_names(self) -> list[str]:
+        """A norm of its own comes last."""
+        return [*super().layer_names(), "norm"]
+
+    def count_parameters(self, shape: Sequence[int], classes: int) -> int:
+        """Patches and their positions, layers of attention and MLP, norms, a linear layer."""
+        width, hidden = self.channels, sizing.MLP_RATIO * self.channels
+        positions = width * (shape[1] // self.patch) * (shape[2] // self.patch)
+        attention = (width + 1) * 4 * width  # query, key, value and output
+        mlp = (width + 1) * hidden + (hidden + 1) * width
+        blocks = self.layers * (attention + mlp + 4 * width)
+        stem = self.count_patch_filters(shape[0]) + positions
+        return stem + blocks + 2 * width + (width + 1) * classes

@@ -19,7 +19,7 @@ def numbered_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def roles(layers: Iterable[nn.Module], head: nn.Linear) -> dict[str, list[nn.Parameter]]:
-    """The parameters by role, for a network of convolutions, norms and one linear layer.
+    """The parameters by role, for a network of convolutions, matrices, norms and a head.
 
     Args:
         layers: all parts of the network before the head.
@@ -30,7 +30,7 @@ def roles(layers: Iterable[nn.Module], head: nn.Linear) -> dict[str, list[nn.Par
     """
     found: dict[str, list[nn.Parameter]] = {"filters": [], "head": [], "biases": []}
     for part in (part for layer in layers for part in layer.modules()):
-        role = "filters" if isinstance(part, nn.Conv2d) else "biases"
+        role = "filters" if isinstance(part, nn.Conv2d | nn.Linear) else "biases"
         for name, parameter in part.named_parameters(recurse=False):
             found[role if name == "weight" else "biases"].append(parameter)
     for name, parameter in head.named_parameters():

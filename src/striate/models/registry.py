@@ -34,8 +34,9 @@ class Network(nn.Module):
         """All parameters by role, each once, as optimisers tell them apart.
 
         Returns:
-            `filters`: weights of convolutions. `head`: the weight of the layer that gives the
-            logits. `biases`: biases, and scales of norms.
+            `filters`: weights of convolutions, and matrices of hidden linear layers, each of two
+            dimensions or more. `head`: the weight of the layer that gives the logits. `biases`:
+            biases, scales of norms, and what else is added, such as positions.
         """
         raise NotImplementedError
 

@@ -5,10 +5,13 @@ It needs neither torch nor pydantic, so that networks and their configs share it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from striate.errors import UserError
 
+STAGES = 3  # of a residual network for small images
+MLP_RATIO = 4  # hidden units of a transformer's MLP, as a multiple of its width
 MAX_PARAMETERS = 2**28  # 1 GiB, and three times as much again to train them with Adam
 
 
@@ -45,6 +48,25 @@ def check_layers(layers: int, size: Sequence[int], whiten: int = 0) -> None:
         raise UserError(
             f"model.layers is {layers}, too many for {pixels}, "
             f"which each layer halves; the largest possible value is {most}"
+        )
+
+
+def check_patch(patch: int, size: Sequence[int]) -> None:
+    """Refuse patches that do not tile an image.
+
+    Args:
+        patch: side of a patch in pixels.
+        size: height and width of the image.
+
+    Raises:
+        UserError: names the key and the possible values.
+    """
+    if any(side % patch for side in size):
+        both = math.gcd(*size)
+        possible = [str(side) for side in range(1, both + 1) if both % side == 0]
+        raise UserError(
+            f"model.patch is {patch}, which does not tile images of {size[0]}×{size[1]} pixels;"
+            f" it must be one of {', '.join(possible)}"
         )
 
 

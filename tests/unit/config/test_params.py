@@ -9,6 +9,7 @@ from paths import ROOT
 from settings import COMMITTED, changed
 
 from striate.config import params
+from striate.models.configs import CONFIGS
 
 
 def test_the_committed_file_is_valid_and_every_value_is_kept():
@@ -109,8 +110,9 @@ def test_a_missing_key_is_named_with_what_it_should_hold():
 
 @pytest.mark.parametrize("key", params.flatten(COMMITTED))
 def test_any_key_that_is_missing_is_named(key):
-    values = changed(model__arch="speedrun")
     section, _, name = key.rpartition(".")
+    reader = next((a for a, c in CONFIGS.items() if name in c.model_fields), "convnet")
+    values = changed(model__arch=reader)
     del (values[section] if section else values)[name]
     with pytest.raises(params.ParamsError, match=f"^params.yaml: {key} is missing; it must be "):
         params.check(values)
@@ -136,7 +138,11 @@ def test_a_key_that_only_another_network_reads_must_be_off(value):
 @pytest.mark.parametrize(
     ("key", "value", "explanation"),
     [
-        ("model.arch", "resnet", "model.arch is 'resnet'; it must be one of convnet, speedrun$"),
+        (
+            "model.arch",
+            "vgg",
+            f"model.arch is 'vgg'; it must be one of {', '.join(CONFIGS)}$",
+        ),
         ("model.arch", ["convnet"], r"model.arch is \['convnet'\]; it must be one of convnet, sp"),
         ("training.freeze", "", "training.freeze is ''; it must be none, features, or the last"),
         ("training.freeze", 1, "training.freeze is 1; it must be none, features, or the last"),

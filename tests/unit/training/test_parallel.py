@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 from clones import without_waits
-from tiny import CONVNET, SPEEDRUN, bars, network, task
+from tiny import CONVNET, LATER, SPEEDRUN, bars, network, task
 
 from striate.config import params
 from striate.data import json_csv
@@ -120,13 +120,17 @@ def test_each_step_has_the_loss_that_one_process_has(size, changes):
         assert all(value.isfinite().all() for value in weights.values())
 
 
-@pytest.mark.parametrize("architecture", [CONVNET, SPEEDRUN], ids=["convnet", "speedrun"])
+@pytest.mark.parametrize(
+    "architecture",
+    [CONVNET, SPEEDRUN, *LATER.values()],
+    ids=["convnet", "speedrun", *LATER],
+)
 def test_all_end_with_the_same_network_and_the_same_rows(architecture):
     architecture = architecture | {"dropout": 0.0}
     # One image is left to the last step, and none to three of four processes.
     (first, rows, failure), *others = fit(4, architecture=architecture, batch_size=7, epochs=2)
     assert failure is None
-    assert any(name.endswith("running_var") for name in first)
+    assert any(name.endswith("running_var") for name in first) == (architecture["arch"] != "vit")
     assert all(value.isfinite().all() for value in first.values())
     for weights, other_rows, _ in others:
         assert other_rows == rows

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import CONVNET, PARAMS, SPEEDRUN, bars, changed, network, task
+from tiny import CONVMIXER, CONVNET, PARAMS, RESNET, SPEEDRUN, VIT, bars, changed, network, task
 
 from striate.errors import UserError
 from striate.training import loop, resume
@@ -69,8 +69,11 @@ def same(first, second):
         {"optimizer": "muon", "bias_rate": 2.0, "architecture": SPEEDRUN},
         {"precision": "bfloat16", "optimizer": "adamw", "keep": "best"},
         {"augment": AUGMENTATION, "architecture": SPEEDRUN, "keep": "best", "patience": 2},
+        {"augment": AUGMENTATION, "architecture": RESNET, "optimizer": "sgd"},
+        {"precision": "bfloat16", "architecture": CONVMIXER, "optimizer": "adamw"},
+        {"optimizer": "muon", "architecture": VIT},
     ],
-    ids=["adam", "sgd", "muon", "bfloat16", "augmented"],
+    ids=["adam", "sgd", "muon", "bfloat16", "augmented", "resnet", "convmixer", "vit"],
 )
 def test_stopped_after_any_step_it_ends_as_if_it_had_not_been(changes):
     expected = fit(None, **changes)

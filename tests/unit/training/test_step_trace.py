@@ -5,12 +5,13 @@ from itertools import product
 import pytest
 import torch
 from paths import ROOT
-from tiny import CONVNET, SPEEDRUN, UNIT, bars, network, settings
+from tiny import CONVNET, LATER, RESNET, SPEEDRUN, UNIT, bars, network, settings
 from tracing import traced
 
 from striate.config import params, recipes
 from striate.data.tensors import Split
 from striate.models import registry
+from striate.models.configs import CONFIGS
 from striate.models.devices import Precision
 from striate.models.layers import ACTIVATIONS
 from striate.training import step, transfer
@@ -67,6 +68,20 @@ def test_no_setting_makes_the_host_wait(architecture, optimizer, precision):
         assert operations(model, task, shrunk=bool(shrinks))
 
 
+@pytest.mark.parametrize("precision", FAST)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("architecture", [*LATER.values(), RESNET | {"skips": False}])
+def test_no_later_network_makes_the_host_wait(architecture, optimizer, precision):
+    takes_any_size = CONFIGS[architecture["arch"]].takes_any_size
+    for augment, frozen in product([{}, EVERYTHING], [False, True]):
+        model = network(architecture)
+        freeze = next(iter(model.layers())) if frozen else "none"
+        transfer.freeze_(model, freeze)
+        loaded = settings(augment, optimizer=optimizer, freeze=freeze)
+        task = fast_task(bars(50), precision, loaded)
+        assert operations(model, task, shrunk=bool(augment) and takes_any_size)
+
+
 def test_a_host_that_would_wait_is_noticed():
     with pytest.raises(AssertionError, match="wait"), traced():
         torch.ones(2).sum().item()
@@ -101,8 +116,9 @@ def test_a_fast_update_is_one_kernel_that_reads_its_rate_from_the_device(optimiz
     assert updates == [f"aten._fused_{optimizer}_.tensor_lr"]
 
 
-def test_the_weights_are_lowered_to_the_bits_of_autocast():
-    model = network(SPEEDRUN)
+@pytest.mark.parametrize("architecture", [SPEEDRUN, *LATER.values()])
+def test_the_weights_are_lowered_to_the_bits_of_autocast(architecture):
+    model = network(architecture)
     inputs = torch.rand(8, 1, 6, 6)
     lowered = LoweredWeights(model, torch.bfloat16)
     found = []
