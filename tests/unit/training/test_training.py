@@ -39,12 +39,13 @@ def test_it_learns_what_can_be_learnt(optimizer, precision):
 RATES = {"adam": 0.01, "adamw": 0.01, "sgd": 0.05, "muon": 0.05}
 
 
-@pytest.mark.parametrize("precision", ["float32", "auto", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("optimizer", RATES)
 @pytest.mark.parametrize("architecture", [*LATER.values(), LATER["resnet"] | {"skips": False}])
 def test_every_later_network_learns_what_can_be_learnt(architecture, optimizer, precision):
     _, rows = run(
-        bars(150), bars(30, seed=1), network(architecture | {"dropout": 0.0}), epochs=20,
+        bars(150), bars(30, seed=1), network(architecture | {"dropout": 0.0}),
+        epochs=20 if architecture["arch"] == "vit" else 12,
         optimizer=optimizer, learning_rate=RATES[optimizer], precision=precision,
         schedule="cosine",
     )  # fmt: skip
