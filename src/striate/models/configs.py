@@ -7,6 +7,7 @@ its class at the end.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
@@ -44,9 +45,10 @@ Layers = Annotated[int, Field(ge=1, le=16)]
 Width = Annotated[int | list[int], BeforeValidator(_check_width), Field(description=WIDTH)]
 KernelSize = Annotated[int, Field(ge=1, le=31), AfterValidator(_check_odd)]
 ConvsPerLayer = Annotated[int, Field(ge=1, le=16)]
-Norm = Literal["batch", "none"]
+Norm = Literal["batch", "group", "layer", "none"]
 Activation = Literal["relu", "leaky_relu", "gelu", "silu", "tanh"]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
+Pool = Literal["max", "average", "stride"]
 
 
 class NetworkConfig(Section):
@@ -59,6 +61,9 @@ class NetworkConfig(Section):
 
     # Keys of this network alone that other networks accept with one value only, which means "off".
     off: ClassVar[dict[str, Any]] = {}
+    # Keys that came later, with the value of `model_json.FIRST`: `model.json` omits them where they
+    # have it, and stays the same file.
+    implied: ClassVar[dict[str, Any]] = {}
     # Whether trained weights take images of any size, as `augment.shrink` needs it.
     takes_any_size: ClassVar[bool] = False
     # Keys by which a message says what makes the images too small, and the network too large.
@@ -127,7 +132,11 @@ class NetworkConfig(Section):
         """What `model.json` keeps: the keys that the network reads, and what others have off."""
         off = {key for config in CONFIGS.values() for key in config.off}
         known = {*type(self).model_fields, *off}
-        return {key: value for key, value in self.model_dump().items() if key in known}
+        return {
+            key: value
+            for key, value in self.model_dump().items()
+            if key in known and not (key in self.implied and value == self.implied[key])
+        }
 
 
 C = TypeVar("C", bound=NetworkConfig)
@@ -196,6 +205,20 @@ def check(values: Any, source: str) -> NetworkConfig:
         raise UserError(f"{source}: {error}") from None
 
 
+def check_norm(norm: str, width: int | list[int]) -> None:
+    """Refuse a norm of a single channel, which may have one value.
+
+    Raises:
+        ValueError: names the keys.
+    """
+    narrowest = min(width) if isinstance(width, list) else width
+    if norm in ("group", "layer") and narrowest < 2:
+        raise ValueError(
+            f"model.width is {width}; each layer must have 2 channels or more where model.norm is"
+            f" {norm}"
+        )
+
+
 class PlainConvConfig(NetworkConfig):
     """Layers of several convolutions, each with a norm and an activation; then a linear layer."""
 
@@ -207,6 +230,11 @@ class PlainConvConfig(NetworkConfig):
     activation: Activation
     dropout: Dropout
 
+    @model_validator(mode="after")
+    def _two_values_to_normalize(self) -> PlainConvConfig:
+        check_norm(self.norm, self.width)
+        return self
+
     def count_convs(self, inputs: int, widths: list[int], *, bias: bool) -> int:
         """How many parameters the convolutions and their norms have.
 
@@ -216,14 +244,28 @@ class PlainConvConfig(NetworkConfig):
             bias: whether the convolutions have biases.
         """
         return sum(
-            sizing.conv_parameters(*pair, self.kernel_size, bias=bias, norm=self.norm == "batch")
+            sizing.conv_parameters(*pair, self.kernel_size, bias=bias, norm=self.norm != "none")
             for pair in sizing.conv_channels(inputs, widths, self.convs_per_layer)
         )
 
 
 @register("convnet")
 class ConvNetConfig(PlainConvConfig):
-    """`striate.models.convnet`: each layer halves the image, rounding down."""
+    """`striate.models.convnet`: each layer halves the image."""
+
+    implied = {"residual": False, "pool": "max"}  # noqa: RUF012
+
+    residual: bool
+    pool: Pool
+
+    @model_validator(mode="after")
+    def _something_to_skip(self) -> ConvNetConfig:
+        if self.residual and self.convs_per_layer < 2:
+            raise ValueError(
+                f"model.convs_per_layer is {self.convs_per_layer}; it must be 2 or more where"
+                " model.residual is true"
+            )
+        return self
 
     def smallest_side(self) -> int:
         """One pixel is left of it."""
@@ -233,13 +275,28 @@ class ConvNetConfig(PlainConvConfig):
         """Each layer needs two pixels or more."""
         sizing.check_layers(self.layers, size)
 
+    def normalizes_one_value(self, side: int) -> bool:
+        """The norm behind a convolution of stride 2 may see single pixels."""
+        last = sizing.side_after_layers(side, self.layers, self.pool)
+        return self.norm == "batch" and self.pool == "stride" and last == 1
+
     def count_parameters(self, shape: Sequence[int], classes: int) -> int:
-        """Convolutions with biases, norms, and a linear layer of all pixels that are left."""
-        inputs, height, columns = shape
+        """Convolutions with biases, norms, skips, and a linear layer of all pixels left."""
         widths = sizing.channels(self.width, self.layers)
-        convs = self.count_convs(inputs, widths, bias=True)
-        features = widths[-1] * (height >> self.layers) * (columns >> self.layers)
-        return convs + (features + 1) * classes
+        convs = self.count_convs(shape[0], widths, bias=True)
+        sides = [sizing.side_after_layers(side, self.layers, self.pool) for side in shape[1:]]
+        features = widths[-1] * sides[0] * sides[1]
+        return convs + self._count_projections(shape[0], widths) + (features + 1) * classes
+
+    def _count_projections(self, inputs: int, widths: list[int]) -> int:
+        """The parameters of the skips, which are 1×1 convolutions where channels or size change."""
+        if not self.residual:
+            return 0
+        return sum(
+            sizing.conv_parameters(*pair, 1, bias=False, norm=self.norm != "none")
+            for pair in pairwise([inputs, *widths])
+            if self.pool == "stride" or pair[0] != pair[1]
+        )
 
 
 @register("speedrun")

@@ -12,6 +12,29 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
 }
 
+MAX_GROUPS, LEAST_CHANNELS = 8, 4  # of group norm: groups, and channels in each
+
+
+def norm_layers(norm: str, channels: int) -> list[nn.Module]:
+    """The norm behind a convolution, or nothing.
+
+    Args:
+        norm: `batch`; `group` (Y. Wu and K. He, arXiv:1803.08494); `layer`, which is one group (J.
+            Ba et al., arXiv:1607.06450); or `none`.
+        channels: of its input, (N, channels, H, W).
+    """
+    if norm == "batch":
+        return [nn.BatchNorm2d(channels)]
+    if norm == "none":
+        return []
+    return [nn.GroupNorm(groups(channels) if norm == "group" else 1, channels)]
+
+
+def groups(channels: int) -> int:
+    """The most groups that divide the channels: 8 at most, each of four channels or more."""
+    most = max(1, min(MAX_GROUPS, channels // LEAST_CHANNELS))
+    return next(count for count in range(most, 0, -1) if channels % count == 0)
+
 
 def numbered_layers(model: nn.Module) -> dict[str, nn.Module]:
     """The parts of a network that are called `layer1`, `layer2`, …, in order."""

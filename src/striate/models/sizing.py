@@ -22,6 +22,11 @@ def side_after_whitening(side: int, whiten: int) -> int:
     return side - max(whiten - 1, 0)
 
 
+def side_after_layers(side: int, layers: int, pool: str) -> int:
+    """The side of an image that each layer halves: pooling rounds down, a stride rounds up."""
+    return -(-side >> layers) if pool == "stride" else side >> layers
+
+
 def check_layers(layers: int, size: Sequence[int], whiten: int = 0) -> None:
     """Refuse more layers than an image can be halved.
 
@@ -59,7 +64,7 @@ def conv_channels(
 
 
 def conv_parameters(inputs: int, outputs: int, kernel_size: int, *, bias: bool, norm: bool) -> int:
-    """Count the parameters of a square convolution and of the batch norm behind it, if any."""
+    """Count the parameters of a square convolution and of the norm behind it, if any."""
     return inputs * outputs * kernel_size**2 + outputs * (int(bias) + 2 * int(norm))
 
 

@@ -23,6 +23,8 @@ CPU = torch.device("cpu")
 EVERYTHING = {"translate": 1, "flip": True, "rotate": 5, "zoom": 0.1, "cutout": 1, "shrink": 4,
               "shrink_until": 0.5}  # fmt: skip
 WHITENED = SPEEDRUN | {"whiten": 2}
+RESIDUAL = CONVNET | {"convs_per_layer": 2, "residual": True, "pool": "stride"}
+NETWORKS = {"convnet": CONVNET, "residual": RESIDUAL, "speedrun": WHITENED}
 OPTIMIZERS = ["adam", "adamw", "sgd", "muon"]
 FAST = {
     "float32": Precision(torch.float32, torch.channels_last),
@@ -53,11 +55,11 @@ def fast_task(train, precision, loaded):
 
 @pytest.mark.parametrize("precision", FAST)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("architecture", [CONVNET, WHITENED], ids=["convnet", "speedrun"])
+@pytest.mark.parametrize("architecture", NETWORKS.values(), ids=NETWORKS)
 def test_no_setting_makes_the_host_wait(architecture, optimizer, precision):
     train = bars(50)
     for activation, norm, augment, freeze in product(
-        ACTIVATIONS, ["batch", "none"], [{}, EVERYTHING], ["none", "layer1"]
+        ACTIVATIONS, ["batch", "group", "none"], [{}, EVERYTHING], ["none", "layer1"]
     ):
         model = network(architecture | {"activation": activation, "norm": norm})
         transfer.freeze_(model, freeze)
