@@ -6,8 +6,9 @@ its class at the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from math import prod
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
@@ -335,3 +336,58 @@ class SpeedrunConfig(PlainConvConfig):
         widths = sizing.channels(self.width, self.layers)
         convs = self.count_convs(inputs, widths, bias=False)
         return whitening + convs + widths[-1] * classes
+
+
+@register("mlp")
+class MLPConfig(NetworkConfig):
+    """`striate.models.mlp`: takes images of every size."""
+
+    norm: Norm
+    activation: Activation
+    dropout: Dropout
+
+    @model_validator(mode="after")
+    def _two_values_to_normalize(self) -> MLPConfig:
+        check_norm(self.norm, self.width)
+        return self
+
+    def normalizes_one_value(self, side: int) -> bool:
+        """A unit has one value an image."""
+        return self.norm == "batch"
+
+    def count_parameters(self, shape: Sequence[int], classes: int) -> int:
+        """Linear layers with biases, and norms."""
+        widths = sizing.equal_widths(self.width, self.layers)
+        linear = sum((inputs + 1) * outputs for inputs, outputs in pairwise([prod(shape), *widths]))
+        norms = 0 if self.norm == "none" else 2 * sum(widths)
+        return linear + norms + (widths[-1] + 1) * classes
+
+
+@register("lenet5")
+class LeNet5Config(NetworkConfig):
+    """`striate.models.lenet5`: reads no keys, and pads images of every size."""
+
+    weight_keys = "the images"
+
+    layers: ClassVar[int] = 4  # type: ignore[misc]  # a constant here, and no key
+    width: ClassVar[list[int]] = [*sizing.LENET5_WIDTHS]  # type: ignore[misc]
+
+    def count_parameters(self, shape: Sequence[int], classes: int) -> int:
+        """Convolutions and linear layers, all with biases."""
+        c1, c3, c5, f6 = sizing.LENET5_WIDTHS
+        convs = (25 * shape[0] + 1) * c1 + (25 * c1 + 1) * c3
+        c5_inputs = prod(sizing.lenet5_sides(shape[1:])) * c3
+        return convs + (c5_inputs + 1) * c5 + (c5 + 1) * f6 + (f6 + 1) * classes
+
+
+def stated_size(params: Mapping[str, Any]) -> dict[str, Any]:
+    """`layers` and `width` of flat params, such as `model.layers`, where the network reads them.
+
+    It takes params of any network, also of one that is not known here.
+    """
+    config = CONFIGS.get(params.get("model.arch", ""))
+    return {
+        key: params[f"model.{key}"]
+        for key in ("layers", "width")
+        if f"model.{key}" in params and (config is None or key in config.model_fields)
+    }

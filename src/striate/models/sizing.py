@@ -9,12 +9,34 @@ from collections.abc import Iterator, Sequence
 
 from striate.errors import UserError
 
+LENET5_WIDTHS = (6, 16, 120, 84)  # C1, C3, C5 and F6 of the paper
 MAX_PARAMETERS = 2**28  # 1 GiB, and three times as much again to train them with Adam
 
 
 def channels(width: int | list[int], layers: int) -> list[int]:
     """The channels of each layer: `width` doubled from layer to layer, or as listed."""
     return width if isinstance(width, list) else [width << number for number in range(layers)]
+
+
+def equal_widths(width: int | list[int], layers: int) -> list[int]:
+    """The units of each layer: `width` in all of them, or as listed."""
+    return width if isinstance(width, list) else [width] * layers
+
+
+def lenet5_padding(side: int) -> tuple[int, int]:
+    """Pixels before and behind a side of an image, which make it a multiple of 16."""
+    missing = -side % 16
+    return missing // 2, missing - missing // 2
+
+
+def lenet5_sides(size: Sequence[int]) -> tuple[int, int]:
+    """Height and width of the feature maps before C5, which its filters cover.
+
+    Args:
+        size: height and width of an image.
+    """
+    height, width = (-(-side // 16) * 4 - 3 for side in size)  # (16 m - 4) / 2 = 8 m - 2, …
+    return height, width
 
 
 def side_after_whitening(side: int, whiten: int) -> int:
@@ -90,6 +112,6 @@ def check_last_batch(count: int, batch_size: int, processes: int = 1) -> None:
     parts = "" if processes == 1 else f", in {processes} parts, one of a single image"
     raise UserError(
         f"training.batch_size is {batch_size}, which leaves {last:,} of {count:,} images to the"
-        f" last step{parts}: too few for model.norm=batch where the layers leave 1 pixel; choose"
-        " another size, or fewer model.layers"
+        f" last step{parts}: too few for model.norm=batch where a channel has one value; choose"
+        " another size"
     )

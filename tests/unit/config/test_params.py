@@ -148,7 +148,7 @@ def test_a_key_that_only_another_network_reads_must_be_off(value):
 @pytest.mark.parametrize(
     ("key", "value", "explanation"),
     [
-        ("model.arch", "resnet", "model.arch is 'resnet'; it must be one of convnet, speedrun$"),
+        ("model.arch", "resnet", "model.arch is 'resnet'; it must be one of convnet, speedrun, "),
         ("model.arch", ["convnet"], r"model.arch is \['convnet'\]; it must be one of convnet, sp"),
         ("training.freeze", "", "training.freeze is ''; it must be none, features, or the last"),
         ("training.freeze", 1, "training.freeze is 1; it must be none, features, or the last"),

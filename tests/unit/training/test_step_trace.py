@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 from paths import ROOT
-from tiny import CONVNET, SPEEDRUN, UNIT, bars, network, settings
+from tiny import CONVNET, LENET5, MLP, SPEEDRUN, UNIT, bars, network, settings
 from tracing import traced
 
 from striate.config import params, recipes
@@ -24,7 +24,9 @@ EVERYTHING = {"translate": 1, "flip": True, "rotate": 5, "zoom": 0.1, "cutout": 
               "shrink_until": 0.5}  # fmt: skip
 WHITENED = SPEEDRUN | {"whiten": 2}
 RESIDUAL = CONVNET | {"convs_per_layer": 2, "residual": True, "pool": "stride"}
-NETWORKS = {"convnet": CONVNET, "residual": RESIDUAL, "speedrun": WHITENED}
+NETWORKS = {
+    "convnet": CONVNET, "residual": RESIDUAL, "speedrun": WHITENED, "mlp": MLP, "lenet5": LENET5,
+}  # fmt: skip
 OPTIMIZERS = ["adam", "adamw", "sgd", "muon"]
 FAST = {
     "float32": Precision(torch.float32, torch.channels_last),
@@ -61,6 +63,8 @@ def test_no_setting_makes_the_host_wait(architecture, optimizer, precision):
     for activation, norm, augment, freeze in product(
         ACTIVATIONS, ["batch", "group", "none"], [{}, EVERYTHING], ["none", "layer1"]
     ):
+        if architecture is LENET5 and (activation, norm) != ("tanh", "none"):
+            continue  # it reads neither
         model = network(architecture | {"activation": activation, "norm": norm})
         transfer.freeze_(model, freeze)
         loaded = settings(augment, optimizer=optimizer, freeze=freeze)
