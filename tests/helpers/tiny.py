@@ -27,6 +27,7 @@ SPEEDRUN = CONVNET | {"arch": "speedrun", "convs_per_layer": 2}
 LENET5 = {"arch": "lenet5"}
 MLP = {"arch": "mlp", "layers": 2, "width": 16, "norm": "batch", "activation": "relu",
        "dropout": 0.1}  # fmt: skip
+GABOR = CONVNET | {"arch": "gabor", "orientations": 4}
 UNIT = Normalization(255, None, None)
 
 

@@ -380,6 +380,34 @@ class LeNet5Config(NetworkConfig):
         return convs + (c5_inputs + 1) * c5 + (c5 + 1) * f6 + (f6 + 1) * classes
 
 
+@register("gabor")
+class GaborConfig(ConvNetConfig):
+    """`striate.models.gabor`: the filters in front keep the image's size."""
+
+    weight_keys = "model.width, layers, kernel_size, convs_per_layer and orientations"
+
+    orientations: Annotated[int, Field(ge=1, le=32)]
+
+    @model_validator(mode="after")
+    def _room_for_a_wave(self) -> GaborConfig:
+        if self.kernel_size < 3:
+            raise ValueError(
+                f"model.kernel_size is {self.kernel_size}; it must be 3 or more where model.arch is"
+                " gabor"
+            )
+        return self
+
+    def layer_names(self) -> list[str]:
+        """The fixed filters come first."""
+        return ["gabor", *super().layer_names()]
+
+    def count_parameters(self, shape: Sequence[int], classes: int) -> int:
+        """The fixed filters, and the network of their outputs."""
+        filters = shape[0] * self.orientations * sizing.GABOR_PHASES
+        rest = super().count_parameters((filters, *shape[1:]), classes)
+        return filters * self.kernel_size**2 + rest
+
+
 def stated_size(params: Mapping[str, Any]) -> dict[str, Any]:
     """`layers` and `width` of flat params, such as `model.layers`, where the network reads them.
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from striate.errors import UserError
 
 LENET5_WIDTHS = (6, 16, 120, 84)  # C1, C3, C5 and F6 of the paper
+GABOR_PHASES = 4  # of each orientation of a Gabor filter
 MAX_PARAMETERS = 2**28  # 1 GiB, and three times as much again to train them with Adam
 
 

@@ -71,11 +71,7 @@ def test_the_schema_repeats_no_default():
         ("model.whiten", 2, "model.whiten is 2; it must be 0 where model.arch is convnet$"),
         ("augment.shrink", 6, "augment.shrink is 6; it must be 0 where model.arch is convnet"),
         ("model.kernel_size", 4, "model.kernel_size is 4; it must be an odd whole number"),
-        (
-            "model.residual",
-            True,
-            "model.convs_per_layer is 1; it must be 2 or more where model.resi",
-        ),
+        ("model.residual", True, "model.convs_per_layer is 1; .* 2 or more where model.residual"),
         ("model.residual", "yes", "model.residual is 'yes'; it must be true or false$"),
         ("model.pool", "mean", "model.pool is 'mean'; it must be one of max, average, stride$"),
         ("model.norm", "both", "model.norm is 'both'; .* be one of batch, group, layer, none$"),

@@ -82,6 +82,7 @@ def test_a_last_step_of_one_image_is_refused_where_a_norm_would_see_one_value():
      SPEEDRUN | {"norm": "none", "layers": 1}, SPEEDRUN | {"norm": "group"},
      RESIDUAL, RESIDUAL | {"norm": "none", "width": [3, 3, 5], "layers": 3}, {"pool": "average"},
      RESIDUAL | {"norm": "layer", "width": [3, 3], "pool": "stride"},
+     {"arch": "gabor"}, RESIDUAL | {"arch": "gabor", "orientations": 3, "kernel_size": 7},
      {"arch": "lenet5"}, {"arch": "mlp"}, {"arch": "mlp", "width": [7, 5], "norm": "none"}],
 )  # fmt: skip
 def test_parameters_are_counted_as_they_are_built(shape, changes):

@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 from paths import ROOT
-from tiny import CONVNET, LENET5, MLP, SPEEDRUN, UNIT, bars, network, settings
+from tiny import CONVNET, GABOR, LENET5, MLP, SPEEDRUN, UNIT, bars, network, settings
 from tracing import traced
 
 from striate.config import params, recipes
@@ -25,7 +25,8 @@ EVERYTHING = {"translate": 1, "flip": True, "rotate": 5, "zoom": 0.1, "cutout": 
 WHITENED = SPEEDRUN | {"whiten": 2}
 RESIDUAL = CONVNET | {"convs_per_layer": 2, "residual": True, "pool": "stride"}
 NETWORKS = {
-    "convnet": CONVNET, "residual": RESIDUAL, "speedrun": WHITENED, "mlp": MLP, "lenet5": LENET5,
+    "convnet": CONVNET, "residual": RESIDUAL, "speedrun": WHITENED, "gabor": GABOR, "mlp": MLP,
+    "lenet5": LENET5,
 }  # fmt: skip
 OPTIMIZERS = ["adam", "adamw", "sgd", "muon"]
 FAST = {
