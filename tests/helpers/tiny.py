@@ -24,6 +24,7 @@ CONVNET = {
     "whiten": 0,
 }
 SPEEDRUN = CONVNET | {"arch": "speedrun", "convs_per_layer": 2}
+RESIDUAL = CONVNET | {"convs_per_layer": 2, "residual": True, "pool": "stride"}
 LENET5 = {"arch": "lenet5"}
 MLP = {"arch": "mlp", "layers": 2, "width": 16, "norm": "batch", "activation": "relu",
        "dropout": 0.1}  # fmt: skip

@@ -12,7 +12,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import CONVNET, PARAMS, SPEEDRUN, bars, changed, network, task
+from tiny import (
+    CONVNET,
+    GABOR,
+    LENET5,
+    MLP,
+    PARAMS,
+    RESIDUAL,
+    SPEEDRUN,
+    bars,
+    changed,
+    network,
+    task,
+)
 
 from striate.errors import UserError
 from striate.training import loop, resume
@@ -68,9 +80,13 @@ def same(first, second):
         {"optimizer": "sgd", "schedule": "cosine", "warmup": 0.2},
         {"optimizer": "muon", "bias_rate": 2.0, "architecture": SPEEDRUN},
         {"precision": "bfloat16", "optimizer": "adamw", "keep": "best"},
+        {"architecture": RESIDUAL, "optimizer": "muon"},
+        {"architecture": LENET5},
+        {"architecture": MLP},
+        {"architecture": GABOR},
         {"augment": AUGMENTATION, "architecture": SPEEDRUN, "keep": "best", "patience": 2},
     ],
-    ids=["adam", "sgd", "muon", "bfloat16", "augmented"],
+    ids=["adam", "sgd", "muon", "bfloat16", "residual", "lenet5", "mlp", "gabor", "augmented"],
 )
 def test_stopped_after_any_step_it_ends_as_if_it_had_not_been(changes):
     expected = fit(None, **changes)

@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 from paths import ROOT
-from tiny import CONVNET, GABOR, LENET5, MLP, SPEEDRUN, UNIT, bars, network, settings
+from tiny import CONVNET, GABOR, LENET5, MLP, RESIDUAL, SPEEDRUN, UNIT, bars, network, settings
 from tracing import traced
 
 from striate.config import params, recipes
@@ -23,7 +23,6 @@ CPU = torch.device("cpu")
 EVERYTHING = {"translate": 1, "flip": True, "rotate": 5, "zoom": 0.1, "cutout": 1, "shrink": 4,
               "shrink_until": 0.5}  # fmt: skip
 WHITENED = SPEEDRUN | {"whiten": 2}
-RESIDUAL = CONVNET | {"convs_per_layer": 2, "residual": True, "pool": "stride"}
 NETWORKS = {
     "convnet": CONVNET, "residual": RESIDUAL, "speedrun": WHITENED, "gabor": GABOR, "mlp": MLP,
     "lenet5": LENET5,
