@@ -184,7 +184,7 @@ def range_of(key, schema):
     if schema["type"] == "string":
         return st.just("weights/random")
     most = {"layers": 3, "kernel_size": 9, "convs_per_layer": 3, "translate": 7, "cutout": 8,
-            "shrink": 8, "whiten": 7, "val_size": 15, "heads": 2}  # fmt: skip
+            "shrink": 8, "whiten": 7, "orientations": 3, "heads": 2, "val_size": 15}  # fmt: skip
     least = schema.get("minimum", schema.get("exclusiveMinimum"))
     largest = min(schema.get("maximum", schema.get("exclusiveMaximum")), most.get(key, math.inf))
     if schema["type"] == "integer":
@@ -213,7 +213,9 @@ def valid_params(draw):
     if training["deterministic"] == "portable":
         training["precision"] = "auto"
     model = values["model"]
-    widths = st.integers(1, 6)
+    if model["residual"] and model["arch"] in ("convnet", "gabor"):
+        model["convs_per_layer"] = max(model["convs_per_layer"], 2)
+    widths = st.integers(2 if model["norm"] in ("group", "layer") else 1, 6)
     lists = st.lists(widths, min_size=model["layers"], max_size=model["layers"])
     config = configs.CONFIGS[model["arch"]]
     if issubclass(config, configs.UniformConfig):
@@ -222,6 +224,8 @@ def valid_params(draw):
         model["width"] = draw(widths | lists)
     model["patch"] = draw(st.sampled_from([1, 2, 4, 8]))
     model["kernel_size"] -= model["kernel_size"] % 2 == 0
+    if model["arch"] == "gabor":
+        model["kernel_size"] = max(model["kernel_size"], 3)
     if values["data"]["val_size"] >= 1:
         values["data"]["val_size"] = float(int(values["data"]["val_size"]))
     if model["arch"] != "speedrun":

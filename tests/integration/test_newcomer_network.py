@@ -113,6 +113,7 @@ def test_the_tests_of_every_network_pass_for_it(changed):
         sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
         "tests/unit/models/test_configs.py",
     )  # fmt: skip
+    # Three tests of each network here, and of the new one.
     assert re.search(rf"^{3 * (len(CONFIGS) + 1)} passed", said, re.M)
 
 

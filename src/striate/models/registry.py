@@ -24,9 +24,10 @@ class Network(nn.Module):
     """
 
     def layers(self) -> dict[str, nn.Module]:
-        """The convolution layers by name, in order; the output of each is the input of the next.
+        """The layers before the head by name; the output of each is the input of the next.
 
-        They are what `training.freeze` names, and where filters and feature maps are drawn.
+        Outputs are (N, C, H, W), or (N, C) behind linear layers. They are what `training.freeze`
+        names, and where filters and feature maps are drawn.
         """
         raise NotImplementedError
 
@@ -34,9 +35,9 @@ class Network(nn.Module):
         """All parameters by role, each once, as optimisers tell them apart.
 
         Returns:
-            `filters`: weights of convolutions, and matrices of hidden linear layers, each of two
-            dimensions or more. `head`: the weight of the layer that gives the logits. `biases`:
-            biases, scales of norms, and what else is added, such as positions.
+            `filters`: weights of convolutions and hidden linear layers. `head`: the weight of the
+            layer that gives the logits. `biases`: biases, scales of norms, and what else is added,
+            such as positions.
         """
         raise NotImplementedError
 

@@ -12,7 +12,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import CONVMIXER, CONVNET, PARAMS, RESNET, SPEEDRUN, VIT, bars, changed, network, task
+from tiny import (
+    CONVMIXER,
+    CONVNET,
+    GABOR,
+    LENET5,
+    MLP,
+    PARAMS,
+    RESIDUAL,
+    RESNET,
+    SPEEDRUN,
+    VIT,
+    bars,
+    changed,
+    network,
+    task,
+)
 
 from striate.errors import UserError
 from striate.training import loop, resume
@@ -68,12 +83,29 @@ def same(first, second):
         {"optimizer": "sgd", "schedule": "cosine", "warmup": 0.2},
         {"optimizer": "muon", "bias_rate": 2.0, "architecture": SPEEDRUN},
         {"precision": "bfloat16", "optimizer": "adamw", "keep": "best"},
+        {"architecture": RESIDUAL, "optimizer": "muon"},
+        {"architecture": LENET5},
+        {"architecture": MLP},
+        {"architecture": GABOR},
         {"augment": AUGMENTATION, "architecture": SPEEDRUN, "keep": "best", "patience": 2},
         {"augment": AUGMENTATION, "architecture": RESNET, "optimizer": "sgd"},
         {"precision": "bfloat16", "architecture": CONVMIXER, "optimizer": "adamw"},
         {"optimizer": "muon", "architecture": VIT},
     ],
-    ids=["adam", "sgd", "muon", "bfloat16", "augmented", "resnet", "convmixer", "vit"],
+    ids=[
+        "adam",
+        "sgd",
+        "muon",
+        "bfloat16",
+        "residual",
+        "lenet5",
+        "mlp",
+        "gabor",
+        "augmented",
+        "resnet",
+        "convmixer",
+        "vit",
+    ],
 )
 def test_stopped_after_any_step_it_ends_as_if_it_had_not_been(changes):
     expected = fit(None, **changes)

@@ -5,7 +5,20 @@ from itertools import product
 import pytest
 import torch
 from paths import ROOT
-from tiny import CONVNET, LATER, RESNET, SPEEDRUN, UNIT, bars, network, settings
+from tiny import (
+    CONVNET,
+    GABOR,
+    LATER,
+    LENET5,
+    MLP,
+    RESIDUAL,
+    RESNET,
+    SPEEDRUN,
+    UNIT,
+    bars,
+    network,
+    settings,
+)
 from tracing import traced
 
 from striate.config import params, recipes
@@ -24,6 +37,10 @@ CPU = torch.device("cpu")
 EVERYTHING = {"translate": 1, "flip": True, "rotate": 5, "zoom": 0.1, "cutout": 1, "shrink": 4,
               "shrink_until": 0.5}  # fmt: skip
 WHITENED = SPEEDRUN | {"whiten": 2}
+NETWORKS = {
+    "convnet": CONVNET, "residual": RESIDUAL, "speedrun": WHITENED, "gabor": GABOR, "mlp": MLP,
+    "lenet5": LENET5,
+}  # fmt: skip
 OPTIMIZERS = ["adam", "adamw", "sgd", "muon"]
 FAST = {
     "float32": Precision(torch.float32, torch.channels_last),
@@ -54,12 +71,14 @@ def fast_task(train, precision, loaded):
 
 @pytest.mark.parametrize("precision", FAST)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("architecture", [CONVNET, WHITENED], ids=["convnet", "speedrun"])
+@pytest.mark.parametrize("architecture", NETWORKS.values(), ids=NETWORKS)
 def test_no_setting_makes_the_host_wait(architecture, optimizer, precision):
     train = bars(50)
     for activation, norm, augment, freeze in product(
-        ACTIVATIONS, ["batch", "none"], [{}, EVERYTHING], ["none", "layer1"]
+        ACTIVATIONS, ["batch", "group", "none"], [{}, EVERYTHING], ["none", "layer1"]
     ):
+        if architecture is LENET5 and (activation, norm) != ("tanh", "none"):
+            continue  # it reads neither
         model = network(architecture | {"activation": activation, "norm": norm})
         transfer.freeze_(model, freeze)
         loaded = settings(augment, optimizer=optimizer, freeze=freeze)
