@@ -82,6 +82,8 @@ class Counter:
         self.steps, self.begin, self.first, self.speed = 0, None, 0, 0.0
 
     def is_due(self):
+        from common import wait
+
         self.steps += 1
         epochs, steps = divmod(self.steps, -(-self.count // self.batch))
         seen = epochs * self.count + steps * self.batch
@@ -96,13 +98,6 @@ class Counter:
 
     def save(self, snapshot, label):
         pass
-
-
-def wait(device):
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def write(folder, size):

@@ -16,6 +16,11 @@ GPU_FAULTS = (
     "no kernel image is available", "CUDA driver version is insufficient",
     "The NVIDIA driver on your system is too old", "busy or unavailable",
 )  # fmt: skip
+# What cuDNN says if none of its algorithms for a convolution fits, as with determinism in bfloat16.
+NO_ALGORITHM = (
+    "unable to find an engine to execute", "Unable to find a valid cuDNN algorithm",
+    "No valid engine configs", "no valid convolution algorithms",
+)  # fmt: skip
 
 
 class UserError(Exception):
@@ -38,6 +43,11 @@ def describe(error: BaseException) -> str | None:
     if isinstance(error, RuntimeError) and any(sign in str(error) for sign in GPU_FAULTS):
         reason = str(error).splitlines()[0]
         return f"the GPU cannot be used: {reason}; training.device=cpu does without"
+    if isinstance(error, RuntimeError) and any(sign in str(error) for sign in NO_ALGORITHM):
+        return (
+            "cuDNN has no algorithm for a convolution of this network; set training.precision to"
+            " float32, training.deterministic to false, or another model.kernel_size"
+        )
     return None
 
 

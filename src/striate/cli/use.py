@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SOURCE = "an experiment, branch, commit or folder, or models:/NAME@ALIAS"
 DEVICE = argument(
     "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto",
-    help="what computes; auto takes the first that works of CUDA, MPS and the CPU",
+    help="device to run on; auto takes the first that works of CUDA, MPS and the CPU",
 )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from striate.errors import UserError, is_out_of_memory
 # Parameters of mallopt, from <malloc.h>.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 MAX_KEPT_BYTES = 2**30  # of a block
-PROBE_SECONDS = 120  # for a process that loads PyTorch and asks a card
+PROBE_SECONDS = 30  # for a process that loads PyTorch and asks a card
 
 
 class Precision(NamedTuple):
@@ -54,7 +54,7 @@ def pick_device(name: str, option: str = "training.device") -> torch.device:
     if name == "auto":
         name = next(device for device, present in available.items() if present)
         if fault is not None:
-            _note(f"this runs on {name}, as the GPU cannot be used: {fault}")
+            note(f"this runs on {name}, as the GPU cannot be used: {fault}")
     if not available[name]:
         reason = "which this machine does not have"
         raise UserError(
@@ -65,32 +65,41 @@ def pick_device(name: str, option: str = "training.device") -> torch.device:
 
 
 @cache
-def _note(text: str) -> None:
+def note(text: str) -> None:
     """Print a note on standard error, once a process, and by one of several that train together."""
     if os.environ.get("RANK", "0") == "0":
         print(f"note: {text}", file=sys.stderr, flush=True)
 
 
 def count_gpus() -> int:
-    """How many CUDA devices this process can use; 0 if the first is unusable or there is none.
+    """How many CUDA devices there are for processes that this one launches.
 
-    It starts no work on them where there are several: the process may only launch those that train,
-    and its own context would take memory, and the whole card where one process may have it.
+    0 if there are several and the first is unusable; a single one is tried by the process that
+    trains. Another process tries the first: a context of this one would take memory, and the whole
+    card where one process may have it.
     """
     if not sees_gpu():
         return 0
-    count = torch.cuda.device_count()
-    if count == 1:
-        return int(cuda_fault() is None)
-    code = f"from {__name__} import cuda_fault; raise SystemExit(cuda_fault() is not None)"
+    if torch.cuda.device_count() == 1:
+        return 1
+    fault = _fault_in_child()
+    if fault:
+        note(f"the GPU cannot be used: {fault}")
+    return 0 if fault else torch.cuda.device_count()
+
+
+@cache
+def _fault_in_child() -> str:
+    """What `cuda_fault` finds in another process; nothing if there is no fault."""
+    code = f"from {__name__} import cuda_fault; print(cuda_fault() or '')"
     try:
         probe = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", code], capture_output=True,
+            [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True,
             timeout=PROBE_SECONDS, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return 0
-    return 0 if probe.returncode else count
+        return f"it does not answer for {PROBE_SECONDS} s"
+    return probe.stdout.strip()  # nothing for want of memory, which the launched ones report
 
 
 def sees_gpu() -> bool:

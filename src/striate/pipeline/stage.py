@@ -13,11 +13,10 @@ from types import FrameType
 import yaml
 
 from striate.data import files
-from striate.errors import exit_on_error
 from striate.tracking import logger
 from striate.tracking.git import git
 from striate.training.resume_files import DONE, RESUME_DIR
-from striate.training.torchrun import end, is_member, leave
+from striate.training.torchrun import exits, is_member
 
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
@@ -31,20 +30,14 @@ def stage() -> Iterator[None]:
     """
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with exit_on_error():
+        with exits():
             _end_with_parent()
             logger.enabled()  # a faulty switch shall fail before the work, and not after it
             if not is_member():
                 _remove_recorded_checkpoints()
-            try:
-                yield
-            except (Exception, KeyboardInterrupt) as failure:
-                leave(failure)
-                raise
-    except BaseException as failure:
-        # Where several processes train together, the one that started them restores the outputs.
-        if is_member():
-            end(failure)
+            yield
+    except BaseException:
+        # Where several processes train together, those that were started end before this.
         _restore_outputs()
         raise
 

@@ -66,6 +66,18 @@ class Group(NamedTuple):
         for tensor, total in zip(tensors, sums, strict=True):
             tensor.copy_(total.view(tensor.shape))
 
+    def broadcast_(self, tensors: list[Tensor]) -> None:
+        """Replace tensors by those of the main process.
+
+        Raises:
+            PeerLostError: another process is gone.
+        """
+        if self.size == 1:
+            return
+        for tensor in tensors:
+            with _collective():
+                dist.broadcast(tensor.view(torch.uint8), 0)
+
     def broadcast(self, value: Any) -> Any:
         """The value that the main process has."""
         if self.size == 1:
@@ -100,9 +112,11 @@ def broadcast_weights(model: nn.Module, group: Group) -> None:
 
 @contextmanager
 def _collective() -> Iterator[None]:
-    """Tell what a collective raises: that another process is gone, or NCCL's own reason."""
+    """Translate errors of collectives: another process is gone, or NCCL's own reason."""
     try:
         yield
+    except torch.AcceleratorError:
+        raise
     except RuntimeError as error:
         whole = " ".join(str(error).split()).split(" Exception raised from ")[0]
         text = re.sub(r"^\[.*?\] ", "", whole)
@@ -141,7 +155,8 @@ def process_group(name: str) -> Iterator[tuple[Group, torch.device]]:
         sys.exit(0)
     torchrun.watch()
     try:
-        device = devices.pick_device(name)
+        # One that fell back to the CPU would never meet the others.
+        device = devices.pick_device("cuda" if name == "auto" and devices.sees_gpu() else name)
         if device.type == "mps":
             raise UserError("training.device is mps, which can train by one process only")
         on_cuda = device.type == "cuda"
@@ -173,7 +188,7 @@ def _local_rank() -> int:
             f"LOCAL_RANK is {given!r}; it must be the number of this process on its machine, from"
             " 0, which torchrun sets"
         )
-    gpus = devices.count_gpus()
+    gpus = torch.cuda.device_count()
     if int(given) >= gpus:
         raise UserError(torchrun.too_many(int(os.environ.get("LOCAL_WORLD_SIZE", given)), gpus))
     return int(given)

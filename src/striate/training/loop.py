@@ -76,6 +76,8 @@ def fit(
 
     while not is_complete(state.rows, settings):
         state.begin_epoch()
+        # Models of GPUs draw other numbers from one seed where there are many.
+        group.broadcast_(state.drawn())
         train_epoch(step, task, state, schedule, group, checkpointer)
         row = epoch_row(task, state, schedule, group)
         state.end_epoch(row, settings.keep)

@@ -184,12 +184,5 @@ def _train(group: Group, device: torch.device, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        with exit_on_error():
-            try:
-                main()
-            except (Exception, KeyboardInterrupt) as failure:
-                torchrun.leave(failure)
-                raise
-    except BaseException as failure:
-        torchrun.end(failure)
+    with torchrun.exits():
+        main()

@@ -75,6 +75,10 @@ class State:
         if self.flipped is not None and self.rows:
             self.flipped.logical_not_()
 
+    def drawn(self) -> list[Tensor]:
+        """What was drawn for the images of an epoch: their order, and which are flipped."""
+        return [self.order] if self.flipped is None else [self.order, self.flipped]
+
     def end_epoch(self, row: dict[str, Any], keep: str) -> None:
         """Add the row of an epoch, and copy its weights if they are the ones to keep.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -63,6 +64,7 @@ class Step:
         self.task, self.state, self.group = task, state, group
         self.checkpointer = checkpointer
         self.parameters = [value for value in state.model.parameters() if value.requires_grad]
+        # Not measured on a GPU yet; without it autocast converts, to the same bits.
         self.lowered = None
         if task.precision.dtype != torch.float32:
             self.lowered = LoweredWeights(state.model, task.precision.dtype)
@@ -84,7 +86,7 @@ class Step:
             parameter.grad = None
         loss.backward()
         if self.lowered:
-            self.lowered.raise_grads()
+            self.lowered.widen_grads()
         self.state.last_loss.copy_(loss.detach())
         correct = (logits.argmax(1) == labels).sum()
         self.state.correct.add_(correct if self.group.size == 1 else self._all_reduce(correct))
@@ -145,19 +147,25 @@ class LoweredWeights:
     """The weights of convolutions and linear layers in the precision of the products.
 
     Autocast would convert each of them by a call of its own, and each gradient by another; here one
-    call converts all weights of a step, and one all gradients, to the same bits.
+    call converts all weights of a step, and one all gradients, to the same bits. Layers of other
+    classes, and weights that several layers share, are left to autocast.
 
     Args:
-        model: whose float32 weights the optimizer updates.
+        model: whose float32 weights the optimizer updates. Its forward pass gets the weights of
+            plain `Conv2d` and `Linear` layers in `dtype`.
         dtype: of the products.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        owners = Counter(
+            id(weight) for module in model.modules() for weight in module.parameters(recurse=False)
+        )
         self.sources = {
             f"{part}.{name}": weight
             for part, module in model.named_modules()
-            if isinstance(module, nn.Conv2d | nn.Linear)
+            if type(module) in (nn.Conv2d, nn.Linear)
             for name, weight in module.named_parameters(recurse=False)
+            if owners[id(weight)] == 1
         }
         self.lowered = {
             name: torch.empty_like(weight, dtype=dtype).requires_grad_(weight.requires_grad)
@@ -174,7 +182,7 @@ class LoweredWeights:
         return self.lowered
 
     @torch.no_grad()
-    def raise_grads(self) -> None:
+    def widen_grads(self) -> None:
         """Convert the gradients back, onto the weights that the optimizer updates."""
         pairs = [
             (self.sources[name], grad)
@@ -231,7 +239,11 @@ class CapturedStep:
             self.pixels.copy_(pixels)
         graph = self.graphs[shrunk]
         if self.calls[shrunk] == WARM_UP + 1:
-            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+            # Threads that read images ahead may take pinned memory meanwhile, which the mode
+            # `global` forbids.
+            with torch.cuda.graph(
+                graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"
+            ):
                 self.step(self.indices, self.pixels, shrunk=shrunk)
         graph.replay()
 

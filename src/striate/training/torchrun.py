@@ -6,22 +6,25 @@ import contextlib
 import io
 import logging
 import os
+import select
 import signal
 import sys
 import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
 from striate.data import files
-from striate.errors import UserError, describe
+from striate.errors import UserError, describe, exit_on_error
 
 RESTARTS = 3  # of all processes, when one of them has ended early
 MESSAGES = "STRIATE_EXIT_MESSAGES"  # names the folder in which processes say why they end
 LOOK_SECONDS = 0.5  # between two looks for a fault of another process
 LEAVE_SECONDS = 3.0  # for a process to notice by itself that the training is lost
+TERM_SECONDS = 15.0  # for one that torchrun ends to answer, and to save its state
 FAULT, STOPPED = "fault", "stopped"  # files there, by kind and rank
 OF_A_MEMBER = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 OF_MORE_MACHINES = {"PET_NNODES", "PET_RDZV_ENDPOINT"}
@@ -127,6 +130,8 @@ def _set_variables(processes: int, device: str) -> None:
     gpus = _gpus(device)
     if 0 < gpus < here:  # without any, `auto` takes the CPU, and each process refuses `cuda`
         raise UserError(too_many(here, gpus))
+    if gpus == 0 and device == "auto":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # so that all of them take the CPU
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // max(1, here))))
     os.environ.setdefault("PET_MAX_RESTARTS", str(RESTARTS))
     # Otherwise the processes of a second attempt get the addresses of the first.
@@ -252,17 +257,43 @@ def end(failure: BaseException) -> NoReturn:
 def watch() -> None:
     """Have a thread end this process once the training is lost, wherever the process waits.
 
-    One that waits inside NCCL for a process that has failed is told nothing, and acts on no signal.
-    The training is lost when another process has written down a fault, or torchrun is gone.
+    One that waits inside NCCL for a process that is gone is told nothing and handles no signal. The
+    training is lost when another process has written down a fault, when torchrun ends this one, or
+    when torchrun is gone.
     """
+    if MESSAGES not in os.environ:
+        return  # what has started this process may end before it
     parent = os.getppid()
+    signals, written = os.pipe()
+    os.set_blocking(written, False)
+    signal.set_wakeup_fd(written, warn_on_full_buffer=False)  # which needs no Python code to run
 
     def look() -> None:
         while not has_fatal_error() and os.getppid() == parent:
-            time.sleep(LOOK_SECONDS)
+            if not select.select([signals], [], [], LOOK_SECONDS)[0]:
+                continue
+            if signal.SIGTERM in os.read(signals, 64):
+                time.sleep(TERM_SECONDS)
+                os._exit(1)
         if not has_fatal_error():
             os.kill(os.getpid(), signal.SIGTERM)  # so that it saves its state, if it can
         time.sleep(LEAVE_SECONDS)
         os._exit(0 if has_fatal_error() else 1)
 
     threading.Thread(target=look, name="watch", daemon=True).start()
+
+
+@contextlib.contextmanager
+def exits() -> Iterator[None]:
+    """Exit on errors like `exit_on_error`; a member of a group leaves word, and ends at once."""
+    try:
+        with exit_on_error():
+            try:
+                yield
+            except (Exception, KeyboardInterrupt) as failure:
+                leave(failure)
+                raise
+    except BaseException as failure:
+        if is_member():
+            end(failure)
+        raise

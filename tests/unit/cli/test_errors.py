@@ -40,6 +40,11 @@ ON_GPU = f"there is too little memory for this on the GPU; {ADVICE}, or set data
             "the GPU cannot be used: CUDA error: no kernel image is available for execution on the"
             " device; training.device=cpu does without",
         ),
+        (
+            RuntimeError("GET was unable to find an engine to execute this computation"),
+            "cuDNN has no algorithm for a convolution of this network; set training.precision to"
+            " float32, training.deterministic to false, or another model.kernel_size",
+        ),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), None),
         (ValueError("out of memory"), None),
         (RuntimeError("shapes differ"), None),

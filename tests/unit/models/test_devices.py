@@ -22,7 +22,7 @@ def machine(monkeypatch):
 
     `fault` is what the first kernel raises; None lets it run.
     """
-    for function in (devices.cuda_fault, devices._note):
+    for function in (devices.cuda_fault, devices._fault_in_child, devices.note):
         function.cache_clear()
 
     def ones(*_, device):
@@ -44,8 +44,8 @@ def machine(monkeypatch):
         monkeypatch.setattr(torch, "ones", ones)
 
     yield describe
-    devices.cuda_fault.cache_clear()
-    devices._note.cache_clear()
+    for function in (devices.cuda_fault, devices._fault_in_child, devices.note):
+        function.cache_clear()
 
 
 def test_an_absent_device_is_refused_with_those_that_are_there(machine, capsys):
@@ -98,10 +98,10 @@ def test_a_gpu_that_cannot_be_used_is_passed_over_with_one_note_or_refused(
         devices.pick_device("cuda", "--device")
     said = f"--device is cuda, which cannot be used: {reason}; it must be one of auto, cpu"
     assert str(caught.value) == said
-    assert devices.count_gpus() == 0
+    assert devices.count_gpus() == 1  # which the process that trains tries
     # The other processes of a group are silent.
     monkeypatch.setenv("RANK", "1")
-    devices._note.cache_clear()
+    devices.note.cache_clear()
     assert devices.pick_device("auto").type == "cpu"
     assert capsys.readouterr() == ("", "")
 
@@ -125,25 +125,36 @@ def test_a_gpu_without_free_memory_is_no_reason_to_compute_elsewhere(machine):
     assert "on the GPU" in errors.describe(caught.value)
 
 
-@pytest.mark.parametrize(("status", "expected"), [(0, 4), (1, 0), (None, 0)])
-def test_several_gpus_are_probed_by_another_process(machine, monkeypatch, status, expected):
+@pytest.mark.parametrize(
+    ("fault", "expected", "line"),
+    [
+        ("\n", 4, ""),
+        ("too old\n", 0, "note: the GPU cannot be used: too old\n"),
+        (None, 0, "note: the GPU cannot be used: it does not answer for 30 s\n"),
+    ],
+)
+def test_several_gpus_are_probed_once_by_another_process(
+    machine, monkeypatch, capsys, fault, expected, line
+):
     commands = []
 
     def run(command, *, timeout, **_):
         commands.append(command)
-        if status is None:
+        if fault is None:
             raise subprocess.TimeoutExpired(command, timeout)
-        return subprocess.CompletedProcess(command, status)
+        return subprocess.CompletedProcess(command, 0, fault)
 
     machine(cuda=True, cards=4)
     monkeypatch.setattr(devices.subprocess, "run", run)
     monkeypatch.setattr(torch.cuda, "init", lambda: pytest.fail("it took a context"))
-    assert devices.count_gpus() == expected
+    assert [devices.count_gpus() for _ in range(2)] == [expected] * 2
+    assert capsys.readouterr() == ("", line)
     (command,) = commands
     monkeypatch.undo()
-    # On this machine the real command says whether there is a card that works.
+    # On this machine the real command says why there is no card that works.
     probed = subprocess.run(command, capture_output=True, text=True)
-    assert (probed.returncode, probed.stderr) == (int(not torch.cuda.is_available()), "")
+    assert (probed.returncode, probed.stderr) == (0, "")
+    assert bool(probed.stdout.strip()) != torch.cuda.is_available()
 
 
 def test_a_machine_without_a_gpu_has_none(machine):

@@ -113,8 +113,14 @@ def test_a_step_that_waits_fails(cuda, monkeypatch):
         warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
         return forward(self, inputs)
 
+    prototype = ["Synchronization debug mode does not yet detect all synchronizing operations."]
+
+    def choose(_):
+        if prototype:  # PyTorch warns once in a process
+            warnings.warn(prototype.pop(), stacklevel=1)
+
     monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", choose)
     monkeypatch.setattr(torch.nn.Conv2d, "forward", waiting)
     result = selfcheck.run_one("syncs", CPU)
     # A step has the whitening layer and two layers of two convolutions.
@@ -139,9 +145,12 @@ def test_want_of_memory_must_be_told(cuda, monkeypatch, raised, status, remark):
     monkeypatch.setattr(selfcheck_single, "train", train)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (3 << 20, 2**30))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    monkeypatch.setattr(
-        torch.cuda, "set_per_process_memory_fraction", lambda part, _: limits.append(part)
-    )
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+
+    def limit(part, index):  # as PyTorch, which refuses a device without a number
+        limits.append(part + index)
+
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", limit)
     result = selfcheck.run_one("memory", CPU)
     assert result.status == status
     assert result.remark.startswith(remark)

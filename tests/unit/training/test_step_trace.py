@@ -1,5 +1,6 @@
 """What a step does on a GPU, seen on a CPU: it never makes the host wait, and stays short."""
 
+from functools import partial
 from itertools import product
 
 import pytest
@@ -19,6 +20,7 @@ from tiny import (
     network,
     settings,
 )
+from torch import nn
 from tracing import traced
 
 from striate.config import params, recipes
@@ -27,8 +29,8 @@ from striate.models import registry
 from striate.models.configs import CONFIGS
 from striate.models.devices import Precision
 from striate.models.layers import ACTIVATIONS
-from striate.training import step, transfer
-from striate.training.distributed import SINGLE_PROCESS
+from striate.training import distributed, step, transfer
+from striate.training.distributed import SINGLE_PROCESS, Group
 from striate.training.state import State
 from striate.training.step import LoweredWeights, Step
 from striate.training.task import Task
@@ -48,17 +50,17 @@ FAST = {
 }
 
 
-def operations(model, task, *, shrunk=False):
+def operations(model, task, *, shrunk=False, group=SINGLE_PROCESS, pixels=None):
     """The operations of the second step, whose learning rate comes from a tensor as on a GPU."""
     model.train()
     state = State(model, task, 4)
     for optimizer in state.optimizers:
         optimizer.move_rate(CPU)
-    take = Step(task, state, SINGLE_PROCESS, None)
+    take = Step(task, state, group, None)
     indices = torch.arange(16)
-    take(indices, shrunk=shrunk)
+    take(indices, pixels, shrunk=shrunk)
     with traced() as names:
-        take(indices, shrunk=shrunk)
+        take(indices, pixels, shrunk=shrunk)
     return names
 
 
@@ -101,13 +103,26 @@ def test_no_later_network_makes_the_host_wait(architecture, optimizer, precision
         assert operations(model, task, shrunk=bool(augment) and takes_any_size)
 
 
+@pytest.mark.parametrize("precision", FAST)
+def test_images_that_are_sent_and_other_processes_make_the_host_wait_no_more(
+    monkeypatch, precision
+):
+    monkeypatch.setattr(distributed.dist, "all_reduce", lambda flat: None)
+    task = fast_task(bars(50), precision, settings(EVERYTHING))
+    pixels = torch.zeros(8, 1, 6, 6, dtype=torch.uint8)
+    assert operations(network(), task, group=Group(0, 2), pixels=pixels)
+
+
 def test_a_host_that_would_wait_is_noticed():
     with pytest.raises(AssertionError, match="wait"), traced():
         torch.ones(2).sum().item()
+    mask = torch.tensor([True, False])
     with pytest.raises(AssertionError, match="a mask"), traced():
-        torch.ones(2)[torch.tensor([True, False])]
+        torch.ones(2)[mask]
     with pytest.raises(AssertionError, match="reads"), traced():
         torch.ones(2).tolist()
+    with pytest.raises(AssertionError, match="from the host"), traced():
+        torch.tensor(3.0)
 
 
 @pytest.mark.parametrize(
@@ -135,22 +150,54 @@ def test_a_fast_update_is_one_kernel_that_reads_its_rate_from_the_device(optimiz
     assert updates == [f"aten._fused_{optimizer}_.tensor_lr"]
 
 
-@pytest.mark.parametrize("architecture", [SPEEDRUN, *LATER.values()])
-def test_the_weights_are_lowered_to_the_bits_of_autocast(architecture):
-    model = network(architecture)
+class Odd(nn.Module):
+    """A weight that two layers share, and a convolution that changes its weight itself."""
+
+    class Standardised(nn.Conv2d):
+        def forward(self, inputs):
+            weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+            return nn.functional.conv2d(inputs, weight, self.bias)
+
+    def __init__(self):
+        super().__init__()
+        self.first = self.Standardised(1, 4, 3)
+        self.hidden, self.tied, self.last = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 3)
+        self.tied.weight = self.hidden.weight
+
+    def forward(self, images):
+        return self.last(self.tied(self.hidden(self.first(images).flatten(1)).relu()))
+
+
+def odd_network():
+    torch.manual_seed(0)
+    return Odd()
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        *(partial(network, one) for one in NETWORKS.values()),
+        *(partial(network, one) for one in LATER.values()),
+        odd_network,
+    ],
+)
+def test_the_weights_are_lowered_to_the_bits_of_autocast(build):
     inputs = torch.rand(8, 1, 6, 6)
-    lowered = LoweredWeights(model, torch.bfloat16)
     found = []
-    for weights in ({}, lowered.refresh()):
-        model.zero_grad()
+    for lowers in (False, True):
+        model = build().train()
+        weights = LoweredWeights(model, torch.bfloat16) if lowers else None
+        torch.manual_seed(1)
         with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-            logits = torch.func.functional_call(model.eval(), weights, (inputs,))
+            refreshed = weights.refresh() if weights else {}
+            logits = torch.func.functional_call(model, refreshed, (inputs,))
         logits.float().square().sum().backward()
         if weights:
-            lowered.raise_grads()
-        found.append([logits, *(p.grad for p in model.parameters() if p.requires_grad)])
+            weights.widen_grads()
+        learning = [p for p in model.parameters() if p.requires_grad]
+        assert all(p.grad.dtype == torch.float32 for p in learning)
+        found.append([logits, *(p.grad for p in learning)])
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
-    assert all(value.dtype == torch.float32 for value in found[1][1:])
 
 
 def test_the_reference_arithmetic_is_never_captured(monkeypatch):

@@ -329,8 +329,9 @@ def test_a_step_is_captured_after_the_warm_up_and_replayed(sent, monkeypatch):
             pass
 
     class Recording(Stream):
-        def __init__(self, graph, *, pool, stream):
+        def __init__(self, graph, *, pool, stream, capture_error_mode):
             pools.add(pool)
+            assert capture_error_mode == "thread_local"  # for the threads that read ahead
 
         def __enter__(self):
             events.append("record")
