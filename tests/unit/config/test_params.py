@@ -25,6 +25,13 @@ def test_every_key_of_the_committed_file_has_a_comment():
     assert bare == []
 
 
+def test_every_network_is_named_in_the_comment_of_its_key():
+    (comment,) = re.findall(r"^  arch: .*# (.*)$", (ROOT / "params.yaml").read_text(), re.M)
+    named = [entry.split()[0] for entry in comment.split(" | ")]
+    assert named == list(CONFIGS)
+    assert all(re.fullmatch(r"\w+ \(.+\)", entry) for entry in comment.split(" | "))
+
+
 def test_the_schema_repeats_no_default():
     assert all(
         field.is_required()
