@@ -372,9 +372,11 @@ class MLPConfig(NetworkConfig):
     def count_parameters(self, shape: Sequence[int], classes: int) -> int:
         """Linear layers with biases, and norms."""
         widths = sizing.equal_widths(self.width, self.layers)
-        linear = sum((inputs + 1) * outputs for inputs, outputs in pairwise([prod(shape), *widths]))
-        norms = 0 if self.norm == "none" else 2 * sum(widths)
-        return linear + norms + (widths[-1] + 1) * classes
+        hidden = sum(
+            sizing.conv_parameters(*pair, 1, bias=True, norm=self.norm != "none")
+            for pair in pairwise([prod(shape), *widths])
+        )
+        return hidden + (widths[-1] + 1) * classes
 
 
 @register("lenet5")
@@ -389,7 +391,10 @@ class LeNet5Config(NetworkConfig):
     def count_parameters(self, shape: Sequence[int], classes: int) -> int:
         """Convolutions and linear layers, all with biases."""
         c1, c3, c5, f6 = sizing.LENET5_WIDTHS
-        convs = (25 * shape[0] + 1) * c1 + (25 * c1 + 1) * c3
+        convs = sum(
+            sizing.conv_parameters(*pair, 5, bias=True, norm=False)
+            for pair in pairwise([shape[0], c1, c3])
+        )
         c5_inputs = prod(sizing.lenet5_sides(shape[1:])) * c3
         return convs + (c5_inputs + 1) * c5 + (c5 + 1) * f6 + (f6 + 1) * classes
 
@@ -456,7 +461,7 @@ class ResNetConfig(UniformConfig):
 
     def normalizes_one_value(self, side: int) -> bool:
         """The norms of the last stage may see single pixels."""
-        return -(-side >> (sizing.STAGES - 1)) == 1
+        return sizing.side_after_layers(side, sizing.STAGES - 1, "stride") == 1
 
     def count_parameters(self, shape: Sequence[int], classes: int) -> int:
         """3×3 convolutions without biases, norms, and a linear layer of the last channels."""
@@ -488,10 +493,6 @@ class PatchConfig(UniformConfig):
         """Patches must tile the image."""
         sizing.check_patch(self.patch, size)
 
-    def count_patch_filters(self, inputs: int) -> int:
-        """How many parameters the convolution has that cuts patches of so many channels."""
-        return self.channels * (inputs * self.patch**2 + 1)
-
 
 @register("convmixer")
 class ConvMixerConfig(PatchConfig):
@@ -509,9 +510,11 @@ class ConvMixerConfig(PatchConfig):
     def count_parameters(self, shape: Sequence[int], classes: int) -> int:
         """Convolutions with biases, one filter a channel or of one pixel, norms, a linear layer."""
         width = self.channels
-        mixer = width * (self.kernel_size**2 + 1) + width * (width + 1) + 4 * width
-        stem = self.count_patch_filters(shape[0]) + 2 * width
-        return stem + self.layers * mixer + (width + 1) * classes
+        stem, pixels, channels = (
+            sizing.conv_parameters(inputs, width, side, bias=True, norm=True)
+            for inputs, side in ((shape[0], self.patch), (1, self.kernel_size), (width, 1))
+        )
+        return stem + self.layers * (pixels + channels) + (width + 1) * classes
 
 
 @register("vit")
@@ -537,9 +540,9 @@ class VisionTransformerConfig(PatchConfig):
     def count_parameters(self, shape: Sequence[int], classes: int) -> int:
         """Patches and their positions, layers of attention and MLP, norms, a linear layer."""
         width, hidden = self.channels, sizing.MLP_RATIO * self.channels
+        filters = sizing.conv_parameters(shape[0], width, self.patch, bias=True, norm=False)
         positions = width * (shape[1] // self.patch) * (shape[2] // self.patch)
         attention = (width + 1) * 4 * width  # query, key, value and output
         mlp = (width + 1) * hidden + (hidden + 1) * width
         blocks = self.layers * (attention + mlp + 4 * width)
-        stem = self.count_patch_filters(shape[0]) + positions
-        return stem + blocks + 2 * width + (width + 1) * classes
+        return filters + positions + blocks + 2 * width + (width + 1) * classes

@@ -2,32 +2,26 @@
 
 from torch import Tensor, nn
 
-from striate.models.layers import numbered_layers, roles
+from striate.models.layers import Residual, numbered_layers, roles
 from striate.models.registry import Network, register
 from striate.models.sizing import check_patch
 
 
-class Mixer(nn.Module):
-    """Mixes pixels within each channel, past a shortcut, then channels within each pixel.
+def activate_and_normalize(conv: nn.Conv2d) -> nn.Sequential:
+    """A convolution, GELU and batch norm."""
+    return nn.Sequential(conv, nn.GELU(), nn.BatchNorm2d(conv.out_channels))
+
+
+def mixer(width: int, kernel_size: int) -> nn.Sequential:
+    """Mixes pixels within each channel, with a skip connection, then channels within each pixel.
 
     Args:
         width: channels of input and output.
         kernel_size: side of the filters that mix pixels, odd.
     """
-
-    def __init__(self, width: int, kernel_size: int) -> None:
-        super().__init__()
-        self.pixels = nn.Sequential(
-            nn.Conv2d(width, width, kernel_size, padding=kernel_size // 2, groups=width),
-            nn.GELU(),
-            nn.BatchNorm2d(width),
-        )
-        self.channels = nn.Sequential(nn.Conv2d(width, width, 1), nn.GELU(), nn.BatchNorm2d(width))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, width, H, W) → the same shape."""
-        mixed: Tensor = self.channels(images + self.pixels(images))
-        return mixed
+    pixels = nn.Conv2d(width, width, kernel_size, padding=kernel_size // 2, groups=width)
+    channels = nn.Conv2d(width, width, 1)
+    return nn.Sequential(Residual(activate_and_normalize(pixels)), activate_and_normalize(channels))
 
 
 @register("convmixer")
@@ -65,11 +59,9 @@ class ConvMixer(Network):
     ) -> None:
         super().__init__()
         check_patch(patch, shape[1:])
-        self.stem = nn.Sequential(
-            nn.Conv2d(shape[0], width, patch, stride=patch), nn.GELU(), nn.BatchNorm2d(width)
-        )
+        self.stem = activate_and_normalize(nn.Conv2d(shape[0], width, patch, stride=patch))
         for number in range(1, layers + 1):
-            self.add_module(f"layer{number}", Mixer(width, kernel_size))
+            self.add_module(f"layer{number}", mixer(width, kernel_size))
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(width, classes)
 
@@ -83,8 +75,5 @@ class ConvMixer(Network):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images, float (N, C, H, W) → logits, (N, classes)."""
-        features = images
-        for layer in self.layers().values():
-            features = layer(features)
-        logits: Tensor = self.head(self.dropout(features.mean((2, 3))))
+        logits: Tensor = self.head(self.dropout(self.features(images).mean((2, 3))))
         return logits

@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from striate.models.layers import ACTIVATIONS, norm_layers, numbered_layers, roles
+from striate.models.layers import ACTIVATIONS, Residual, norm_layers, numbered_layers, roles
 from striate.models.registry import Network, register
 from striate.models.sizing import channels, check_layers, side_after_layers
 
@@ -61,42 +61,26 @@ def activate_and_pool(activation: str, pool: str) -> list[nn.Module]:
     return [pooling, activate] if activation in RISING else [activate, pooling]
 
 
-class ResidualLayer(nn.Module):
-    """Convolutions with a skip connection around them, then activation and pooling.
+def residual_convolutions(
+    convs: list[nn.Module], inputs: int, outputs: int, *, stride: int, norm: str
+) -> Residual:
+    """Convolutions with a skip connection around them.
 
-    The skip connection is the identity, or a 1×1 convolution with a norm where channels or size
-    change (K. He et al., arXiv:1512.03385, option B).
+    It is the identity, or a 1×1 convolution with a norm where channels or size change (option B of
+    K. He et al., arXiv:1512.03385).
 
     Args:
-        convs: what `convolutions` gives, from `inputs` to `outputs` channels.
-        end: what `activate_and_pool` gives.
-        channels: inputs and outputs.
+        convs: what `convolutions` gives.
+        inputs: channels of the first one's input.
+        outputs: channels of the last one's output.
         stride: of the last convolution.
         norm: as in `norm_layers`.
     """
-
-    def __init__(
-        self,
-        convs: list[nn.Module],
-        end: list[nn.Module],
-        channels: tuple[int, int],
-        *,
-        stride: int,
-        norm: str,
-    ) -> None:
-        super().__init__()
-        inputs, outputs = channels
-        self.convs = nn.Sequential(*convs)
-        self.shortcut = nn.Sequential()
-        if inputs != outputs or stride > 1:
-            projection = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-            self.shortcut = nn.Sequential(projection, *norm_layers(norm, outputs))
-        self.end = nn.Sequential(*end)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, inputs, H, W) → (N, outputs, H / 2, W / 2)."""
-        out: Tensor = self.end(self.convs(images) + self.shortcut(images))
-        return out
+    skip = None
+    if inputs != outputs or stride > 1:
+        projection = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+        skip = nn.Sequential(projection, *norm_layers(norm, outputs))
+    return Residual(nn.Sequential(*convs), skip)
 
 
 @register("convnet")
@@ -156,12 +140,9 @@ class ConvNet(Network):
                 activation=activation,
                 stride=stride,
             )
-            end = activate_and_pool(activation, pool)
-            layer = (
-                ResidualLayer(convs, end, (inputs, outputs), stride=stride, norm=norm)
-                if residual
-                else nn.Sequential(*convs, *end)
-            )
+            if residual:
+                convs = [residual_convolutions(convs, inputs, outputs, stride=stride, norm=norm)]
+            layer = nn.Sequential(*convs, *activate_and_pool(activation, pool))
             self.add_module(f"layer{number}", layer)
         height, columns = (side_after_layers(side, layers, pool) for side in size)
         self.dropout = nn.Dropout(dropout)
@@ -177,9 +158,7 @@ class ConvNet(Network):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images, float (N, C, H, W) → logits, (N, classes)."""
-        features = images
-        for layer in self.layers().values():
-            features = layer(features)
+        features = self.features(images)
         # The gradient of the linear layer has channels outermost, which slows the layer before it
         # down many times over where that has them innermost.
         if features.requires_grad and features.is_contiguous(memory_format=torch.channels_last):

@@ -37,6 +37,27 @@ class ImageLinear(nn.Linear):
         return self.weight.view(-1, *self.shape)
 
 
+class Residual(nn.Module):
+    """Layers and a skip connection around them, whose outputs are added up.
+
+    K. He et al., "Deep Residual Learning for Image Recognition", arXiv:1512.03385.
+
+    Args:
+        inside: the layers.
+        skip: what gives the input their shape where they change it; by default the identity.
+    """
+
+    def __init__(self, inside: nn.Module, skip: nn.Module | None = None) -> None:
+        super().__init__()
+        self.inside = inside
+        self.skip = nn.Identity() if skip is None else skip
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Any shape that `inside` takes → the shape that it gives."""
+        total: Tensor = self.inside(inputs) + self.skip(inputs)
+        return total
+
+
 def norm_layers(norm: str, channels: int, *, image: bool = True) -> list[nn.Module]:
     """The norm behind a convolution or a linear layer, or nothing.
 
@@ -59,9 +80,9 @@ def groups(channels: int) -> int:
     return next(count for count in range(most, 0, -1) if channels % count == 0)
 
 
-def numbered_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The parts of a network that are called `layer1`, `layer2`, …, in order."""
-    return {name: part for name, part in model.named_children() if name.startswith("layer")}
+def numbered_layers(model: nn.Module, name: str = "layer") -> dict[str, nn.Module]:
+    """The parts of a network that are called `layer1`, `layer2`, … or like `name`, in order."""
+    return {key: part for key, part in model.named_children() if key.startswith(name)}
 
 
 def roles(layers: Iterable[nn.Module], head: nn.Linear) -> dict[str, list[nn.Parameter]]:

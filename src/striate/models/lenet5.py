@@ -51,8 +51,5 @@ class LeNet5(Network):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images, float (N, C, H, W) → logits, (N, classes)."""
-        features = images
-        for layer in self.layers().values():
-            features = layer(features)
-        logits: Tensor = self.head(features)
+        logits: Tensor = self.head(self.features(images))
         return logits

@@ -6,13 +6,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from striate.models.layers import (
-    ACTIVATIONS,
-    ImageLinear,
-    norm_layers,
-    numbered_layers,
-    roles,
-)
+from striate.models.layers import ACTIVATIONS, ImageLinear, norm_layers, numbered_layers, roles
 from striate.models.registry import Network, register
 from striate.models.sizing import equal_widths
 
@@ -68,8 +62,5 @@ class MLP(Network):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images, float (N, C, H, W) → logits, (N, classes)."""
-        features = images
-        for layer in self.layers().values():
-            features = layer(features)
-        logits: Tensor = self.head(features)
+        logits: Tensor = self.head(self.features(images))
         return logits

@@ -31,6 +31,12 @@ class Network(nn.Module):
         """
         raise NotImplementedError
 
+    def features(self, images: Tensor) -> Tensor:
+        """The output of the last layer: normalised images, float (N, C, H, W) → features."""
+        for layer in self.layers().values():
+            images = layer(images)
+        return images
+
     def parameter_roles(self) -> dict[str, list[nn.Parameter]]:
         """All parameters by role, each once, as optimisers tell them apart.
 

@@ -109,7 +109,10 @@ def conv_channels(
 
 
 def conv_parameters(inputs: int, outputs: int, kernel_size: int, *, bias: bool, norm: bool) -> int:
-    """Count the parameters of a square convolution and of the norm behind it, if any."""
+    """Count the parameters of a square convolution and of the norm behind it, if any.
+
+    A linear layer counts as a convolution of one pixel.
+    """
     return inputs * outputs * kernel_size**2 + outputs * (int(bias) + 2 * int(norm))
 
 
@@ -135,6 +138,6 @@ def check_last_batch(count: int, batch_size: int, processes: int = 1) -> None:
     parts = "" if processes == 1 else f", in {processes} parts, one of a single image"
     raise UserError(
         f"training.batch_size is {batch_size}, which leaves {last:,} of {count:,} images to the"
-        f" last step{parts}: too few for model.norm=batch where a channel has one value; choose"
+        f" last step{parts}: too few for a batch norm where a channel has one value; choose"
         " another size"
     )

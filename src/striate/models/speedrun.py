@@ -150,9 +150,7 @@ class SpeedNet(Network):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images, float (N, C, H, W) → logits, (N, classes)."""
-        features = images
-        for layer in self.layers().values():
-            features = layer(features)
+        features = self.features(images)
         largest = F.max_pool2d(features, features.shape[2:]).flatten(1)
         logits: Tensor = self.head(self.dropout(largest))
         return logits

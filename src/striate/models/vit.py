@@ -65,7 +65,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then two linear layers for each patch; each past a shortcut, behind a norm.
+    """Attention, then two linear layers for each patch; around each leads a skip connection.
 
     Args:
         width: channels of input and output.
@@ -178,8 +178,5 @@ class VisionTransformer(Network):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images, float (N, C, H, W) → logits, (N, classes)."""
-        features = images
-        for layer in self.layers().values():
-            features = layer(features)
-        logits: Tensor = self.head(self.dropout(features.mean((2, 3))))
+        logits: Tensor = self.head(self.dropout(self.features(images).mean((2, 3))))
         return logits

@@ -9,7 +9,7 @@ from torch import nn
 from striate.errors import UserError
 from striate.evaluation import inspection
 from striate.models import configs
-from striate.models.convmixer import ConvMixer, Mixer
+from striate.models.convmixer import ConvMixer, mixer
 
 MIXER = {"arch": "convmixer", "layers": 2, "width": 8, "kernel_size": 3}
 
@@ -39,23 +39,23 @@ def test_all_layers_keep_the_size_that_the_patches_leave(shape, patch, side):
 
 
 def test_a_layer_mixes_pixels_within_a_channel_and_then_channels_within_a_pixel():
-    layer = Mixer(4, 3).eval()
+    residual, channels = mixer(4, 3).eval()
     features = torch.rand(1, 4, 5, 5)
     changed = features.clone()
     changed[0, 1, 2, 2] += 1
-    seen = (layer.pixels(features) != layer.pixels(changed))[0]
+    seen = (residual.inside(features) != residual.inside(changed))[0]
     assert seen[1, 1:4, 1:4].any()
     assert not seen[[0, 2, 3]].any()
-    seen = (layer.channels(features) != layer.channels(changed))[0]
+    seen = (channels(features) != channels(changed))[0]
     assert seen[:, 2, 2].all()
     assert seen.sum() == 4
 
 
-def test_pixels_pass_by_a_shortcut():
-    layer = Mixer(4, 3).eval()
-    nn.init.zeros_(layer.pixels[2].weight)
+def test_pixels_pass_by_a_skip_connection():
+    residual, _ = mixer(4, 3).eval()
+    nn.init.zeros_(residual.inside[2].weight)
     features = torch.rand(2, 4, 5, 5)
-    assert torch.equal(layer(features), layer.channels(features))
+    assert torch.equal(residual(features), features)
 
 
 @pytest.mark.parametrize("arch", ["convmixer", "vit"])

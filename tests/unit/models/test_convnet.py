@@ -29,8 +29,8 @@ def test_a_skip_adds_the_input_of_a_layer_before_its_last_activation():
     torch.manual_seed(0)
     layer = build((3, 8, 8), width=3, kernel_size=3, **RESIDUAL).layer1.eval()
     images = torch.randn(2, 3, 8, 8)
-    assert len(layer.shortcut) == 0  # the channels stay the same
-    inside = layer.convs(images)
+    assert isinstance(layer[0].skip, nn.Identity)  # the channels stay the same
+    inside = layer[0].inside(images)
     expected = torch.relu(nn.functional.max_pool2d(inside + images, 2))
     torch.testing.assert_close(layer(images), expected, rtol=0, atol=0)
 
@@ -38,9 +38,9 @@ def test_a_skip_adds_the_input_of_a_layer_before_its_last_activation():
 @pytest.mark.parametrize("pool", ["max", "stride"])
 def test_a_skip_is_projected_where_channels_or_size_change(pool):
     model = build((3, 8, 8), width=[3, 4], pool=pool, **RESIDUAL)
-    projections = [len(layer.shortcut) for layer in model.layers().values()]
-    assert projections == ([0, 2] if pool == "max" else [2, 2])
-    assert model.layer2.shortcut[0].weight.shape == (4, 3, 1, 1)
+    skips = [type(layer[0].skip) for layer in model.layers().values()]
+    assert skips == [nn.Identity if pool == "max" else nn.Sequential, nn.Sequential]
+    assert model.layer2[0].skip[0].weight.shape == (4, 3, 1, 1)
     assert list(inspection.filters(model))[-1] == "layer2_conv3"
     assert model(torch.rand(2, 3, 8, 8)).shape == (2, 10)
 
@@ -53,7 +53,7 @@ def test_parameters_of_a_residual_network_on_mnist():
 
 def test_a_gradient_passes_the_skip_of_a_layer_whose_convolutions_are_zero():
     model = build((3, 8, 8), width=3, layers=1, **RESIDUAL, norm="none")
-    for part in model.layer1.convs:
+    for part in model.layer1[0].inside:
         for value in part.parameters():
             nn.init.zeros_(value)
     images = torch.rand(2, 3, 8, 8, requires_grad=True)
