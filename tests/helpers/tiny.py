@@ -32,7 +32,11 @@ GABOR = CONVNET | {"arch": "gabor", "orientations": 4}
 RESNET = CONVNET | {"arch": "resnet", "skips": True}
 CONVMIXER = CONVNET | {"arch": "convmixer", "layers": 2, "width": 8, "patch": 1}
 VIT = CONVNET | {"arch": "vit", "layers": 2, "width": 8, "patch": 2, "heads": 2}
-LATER = {"resnet": RESNET, "convmixer": CONVMIXER, "vit": VIT}
+NETWORKS = {
+    "convnet": CONVNET, "residual": RESIDUAL, "speedrun": SPEEDRUN, "mlp": MLP, "lenet5": LENET5,
+    "gabor": GABOR, "resnet": RESNET, "plain": RESNET | {"skips": False}, "convmixer": CONVMIXER,
+    "vit": VIT,
+}  # fmt: skip
 UNIT = Normalization(255, None, None)
 
 

@@ -4,21 +4,11 @@ import pytest
 import torch
 from networks import build
 from settings import architecture, settings
-from tiny import LENET5, bars, network, task
 from torch import nn
 
 from striate.config.params import ParamsError
 from striate.evaluation import inspection
 from striate.models import configs, registry, sizing
-from striate.training import loop
-
-
-@pytest.mark.parametrize("optimizer", ["adam", "muon"])
-def test_it_learns_what_can_be_learnt(optimizer):
-    model = network(LENET5)
-    options = {"epochs": 12, "learning_rate": 0.02, "optimizer": optimizer}
-    rows = list(loop.fit(model, task(val=bars(30, seed=1), **options)))
-    assert rows[-1]["val_accuracy"] == 1.0
 
 
 def test_parameters_are_those_of_the_paper():

@@ -12,22 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import (
-    CONVMIXER,
-    CONVNET,
-    GABOR,
-    LENET5,
-    MLP,
-    PARAMS,
-    RESIDUAL,
-    RESNET,
-    SPEEDRUN,
-    VIT,
-    bars,
-    changed,
-    network,
-    task,
-)
+from tiny import CONVNET, NETWORKS, PARAMS, SPEEDRUN, bars, changed, network, task
 
 from striate.errors import UserError
 from striate.training import loop, resume
@@ -76,37 +61,19 @@ def same(first, second):
     return all(torch.equal(weights[name], others[name]) for name in weights)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"optimizer": "sgd", "schedule": "cosine", "warmup": 0.2},
-        {"optimizer": "muon", "bias_rate": 2.0, "architecture": SPEEDRUN},
-        {"precision": "bfloat16", "optimizer": "adamw", "keep": "best"},
-        {"architecture": RESIDUAL, "optimizer": "muon"},
-        {"architecture": LENET5},
-        {"architecture": MLP},
-        {"architecture": GABOR},
-        {"augment": AUGMENTATION, "architecture": SPEEDRUN, "keep": "best", "patience": 2},
-        {"augment": AUGMENTATION, "architecture": RESNET, "optimizer": "sgd"},
-        {"precision": "bfloat16", "architecture": CONVMIXER, "optimizer": "adamw"},
-        {"optimizer": "muon", "architecture": VIT},
-    ],
-    ids=[
-        "adam",
-        "sgd",
-        "muon",
-        "bfloat16",
-        "residual",
-        "lenet5",
-        "mlp",
-        "gabor",
-        "augmented",
-        "resnet",
-        "convmixer",
-        "vit",
-    ],
-)
+RESUMED = {
+    "adam": {},
+    "sgd": {"optimizer": "sgd", "schedule": "cosine", "warmup": 0.2},
+    "muon": {"optimizer": "muon", "bias_rate": 2.0, "architecture": SPEEDRUN},
+    "bfloat16": {"precision": "bfloat16", "optimizer": "adamw", "keep": "best"},
+    "augmented": {
+        "augment": AUGMENTATION, "architecture": SPEEDRUN, "keep": "best", "patience": 2,
+    },
+    **{name: {"optimizer": "muon", "architecture": one} for name, one in NETWORKS.items()},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", RESUMED.values(), ids=RESUMED)
 def test_stopped_after_any_step_it_ends_as_if_it_had_not_been(changes):
     expected = fit(None, **changes)
     saves = STEPS + 3  # and one after each epoch

@@ -6,20 +6,7 @@ from itertools import product
 import pytest
 import torch
 from paths import ROOT
-from tiny import (
-    CONVNET,
-    GABOR,
-    LATER,
-    LENET5,
-    MLP,
-    RESIDUAL,
-    RESNET,
-    SPEEDRUN,
-    UNIT,
-    bars,
-    network,
-    settings,
-)
+from tiny import NETWORKS, UNIT, bars, network, settings
 from torch import nn
 from tracing import traced
 
@@ -38,11 +25,8 @@ from striate.training.task import Task
 CPU = torch.device("cpu")
 EVERYTHING = {"translate": 1, "flip": True, "rotate": 5, "zoom": 0.1, "cutout": 1, "shrink": 4,
               "shrink_until": 0.5}  # fmt: skip
-WHITENED = SPEEDRUN | {"whiten": 2}
-NETWORKS = {
-    "convnet": CONVNET, "residual": RESIDUAL, "speedrun": WHITENED, "gabor": GABOR, "mlp": MLP,
-    "lenet5": LENET5,
-}  # fmt: skip
+# Of the keys that a network reads, these are set to each of their values.
+VALUES = {"activation": list(ACTIVATIONS), "norm": ["batch", "group", "none"]}
 OPTIMIZERS = ["adam", "adamw", "sgd", "muon"]
 FAST = {
     "float32": Precision(torch.float32, torch.channels_last),
@@ -75,32 +59,18 @@ def fast_task(train, precision, loaded):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("architecture", NETWORKS.values(), ids=NETWORKS)
 def test_no_setting_makes_the_host_wait(architecture, optimizer, precision):
-    train = bars(50)
-    for activation, norm, augment, freeze in product(
-        ACTIVATIONS, ["batch", "group", "none"], [{}, EVERYTHING], ["none", "layer1"]
+    config = CONFIGS[architecture["arch"]]
+    keys = [key for key in VALUES if key in config.model_fields]
+    for *values, augment, freezes in product(
+        *(VALUES[key] for key in keys), [{}, EVERYTHING], [False, True]
     ):
-        if architecture is LENET5 and (activation, norm) != ("tanh", "none"):
-            continue  # it reads neither
-        model = network(architecture | {"activation": activation, "norm": norm})
-        transfer.freeze_(model, freeze)
-        loaded = settings(augment, optimizer=optimizer, freeze=freeze)
-        task = fast_task(train, precision, loaded)
-        shrinks = augment and architecture["arch"] == "speedrun"
-        assert operations(model, task, shrunk=bool(shrinks))
-
-
-@pytest.mark.parametrize("precision", FAST)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("architecture", [*LATER.values(), RESNET | {"skips": False}])
-def test_no_later_network_makes_the_host_wait(architecture, optimizer, precision):
-    takes_any_size = CONFIGS[architecture["arch"]].takes_any_size
-    for augment, frozen in product([{}, EVERYTHING], [False, True]):
-        model = network(architecture)
-        freeze = next(iter(model.layers())) if frozen else "none"
+        model = network(architecture | {"whiten": 2} | dict(zip(keys, values, strict=True)))
+        until = next(name for name in model.layers() if name in ("layer1", "stem"))
+        freeze = until if freezes else "none"
         transfer.freeze_(model, freeze)
         loaded = settings(augment, optimizer=optimizer, freeze=freeze)
         task = fast_task(bars(50), precision, loaded)
-        assert operations(model, task, shrunk=bool(augment) and takes_any_size)
+        assert operations(model, task, shrunk=bool(augment) and config.takes_any_size)
 
 
 @pytest.mark.parametrize("precision", FAST)
@@ -177,7 +147,6 @@ def odd_network():
     "build",
     [
         *(partial(network, one) for one in NETWORKS.values()),
-        *(partial(network, one) for one in LATER.values()),
         odd_network,
     ],
 )

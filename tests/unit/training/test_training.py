@@ -5,13 +5,14 @@ import math
 
 import pytest
 import torch
-from tiny import LATER, SPEEDRUN, bars, network, settings, task
+from tiny import NETWORKS, SPEEDRUN, bars, network, settings, task
 from torch import nn
 
 from striate.data import json_csv
 from striate.data.tensors import Split
 from striate.errors import UserError
 from striate.models import checkpoint
+from striate.models.configs import CONFIGS
 from striate.training import history, loop, schedule
 from striate.training import step as steps
 
@@ -41,11 +42,11 @@ RATES = {"adam": 0.01, "adamw": 0.01, "sgd": 0.05, "muon": 0.05}
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("optimizer", RATES)
-@pytest.mark.parametrize("architecture", [*LATER.values(), LATER["resnet"] | {"skips": False}])
-def test_every_later_network_learns_what_can_be_learnt(architecture, optimizer, precision):
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_learns_what_can_be_learnt(name, optimizer, precision):
     _, rows = run(
-        bars(150), bars(30, seed=1), network(architecture | {"dropout": 0.0}),
-        epochs=20 if architecture["arch"] == "vit" else 12,
+        bars(150), bars(30, seed=1), network(NETWORKS[name] | {"dropout": 0.0}),
+        epochs=20 if name in ("speedrun", "lenet5", "vit") else 12,
         optimizer=optimizer, learning_rate=RATES[optimizer], precision=precision,
         schedule="cosine",
     )  # fmt: skip
@@ -53,9 +54,11 @@ def test_every_later_network_learns_what_can_be_learnt(architecture, optimizer, 
     assert rows[-1]["train_loss"] < rows[0]["train_loss"] / 2
 
 
-@pytest.mark.parametrize("architecture", LATER.values(), ids=LATER)
-def test_a_later_network_is_the_same_to_the_last_byte_for_the_same_seed(architecture, tmp_path):
-    augment = EVERYTHING | ({"shrink": 0} if architecture["arch"] == "vit" else {})
+@pytest.mark.parametrize("architecture", NETWORKS.values(), ids=NETWORKS)
+def test_every_network_is_the_same_to_the_last_byte_for_the_same_seed(architecture, tmp_path):
+    augment = EVERYTHING
+    if not CONFIGS[architecture["arch"]].takes_any_size:
+        augment = EVERYTHING | {"shrink": 0}
     contents = []
     for attempt in ("first", "second"):
         model, _ = run(model=network(architecture), augment=augment, precision="auto")
@@ -369,7 +372,7 @@ def test_a_step_is_captured_after_the_warm_up_and_replayed(sent, monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("architecture", [SPEEDRUN, *LATER.values()], ids=["speedrun", *LATER])
+@pytest.mark.parametrize("architecture", NETWORKS.values(), ids=NETWORKS)
 @pytest.mark.parametrize("optimizer", ["adam", "sgd", "muon"])
 def test_captured_steps_train_like_steps_that_are_not(optimizer, architecture):
     train = Split(*(part.cuda() for part in bars(50)))
