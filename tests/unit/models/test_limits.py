@@ -67,6 +67,10 @@ def test_a_last_step_of_one_image_is_refused_where_a_norm_would_see_one_value():
     check(**speedrun(layers=2, whiten=4), **sizes | {"training__batch_size": 5})
     check(model__layers=3, model__pool="stride", model__norm="group", **sizes)
     check(model__arch="mlp", model__norm="layer", **sizes)
+    check(model__arch="resnet", **sizes)
+    check(model__arch="convmixer", model__patch=4, **sizes)
+    with pytest.raises(UserError, match=r"^training.batch_size is 4, which leaves 1 of 1,437"):
+        check(model__arch="convmixer", model__patch=8, **sizes)
     with pytest.raises(UserError, match=r"^training.batch_size is 4, which leaves 1 of 1,437"):
         check(model__arch="mlp", **sizes)
     with pytest.raises(UserError, match=r"^training.batch_size is 4, which leaves 1 of 1,437"):
@@ -83,7 +87,9 @@ def test_a_last_step_of_one_image_is_refused_where_a_norm_would_see_one_value():
      RESIDUAL, RESIDUAL | {"norm": "none", "width": [3, 3, 5], "layers": 3}, {"pool": "average"},
      RESIDUAL | {"norm": "layer", "width": [3, 3], "pool": "stride"},
      {"arch": "gabor"}, RESIDUAL | {"arch": "gabor", "orientations": 3, "kernel_size": 7},
-     {"arch": "lenet5"}, {"arch": "mlp"}, {"arch": "mlp", "width": [7, 5], "norm": "none"}],
+     {"arch": "lenet5"}, {"arch": "mlp"}, {"arch": "mlp", "width": [7, 5], "norm": "none"},
+     {"arch": "resnet", "width": 5}, {"arch": "convmixer", "width": 5, "patch": 4},
+     {"arch": "vit", "width": 6, "patch": 4, "heads": 3}],
 )  # fmt: skip
 def test_parameters_are_counted_as_they_are_built(shape, changes):
     model = architecture(**changes)
