@@ -47,9 +47,9 @@ def test_a_gpu_that_cannot_be_used_leaves_the_answers_as_they_are(place, monkeyp
     expected = predict(monkeypatch, capsys, "in", "--json", "--device", "cpu")
     monkeypatch.setattr(devices, "sees_gpu", lambda: True)
     monkeypatch.setattr(devices, "cuda_fault", lambda: "it is too old")
-    devices._note.cache_clear()
+    devices.note.cache_clear()
     out, err = predict(monkeypatch, capsys, "in", "--json")
-    devices._note.cache_clear()
+    devices.note.cache_clear()
     assert (out, expected[1]) == (expected[0], [])
     assert err == ["note: this runs on cpu, as the GPU cannot be used: it is too old"]
     out, (line,) = predict(monkeypatch, capsys, "in", "--device", "cuda", status=2)
