@@ -10,6 +10,8 @@ SPEEDRUN = {
     "activation": "gelu", "whiten": 2,
 }  # fmt: skip
 
+RESIDUAL = {"convs_per_layer": 2, "residual": True}
+
 
 def build(shape=(1, 28, 28), classes=10, **changes):
     """A network for images of this shape; `changes` are keys of the section `model`."""

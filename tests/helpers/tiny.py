@@ -24,6 +24,19 @@ CONVNET = {
     "whiten": 0,
 }
 SPEEDRUN = CONVNET | {"arch": "speedrun", "convs_per_layer": 2}
+RESIDUAL = CONVNET | {"convs_per_layer": 2, "residual": True, "pool": "stride"}
+MLP = {"arch": "mlp", "layers": 2, "width": 16, "norm": "batch", "activation": "relu",
+       "dropout": 0.1}  # fmt: skip
+LENET5 = {"arch": "lenet5"}
+GABOR = CONVNET | {"arch": "gabor", "orientations": 4}
+RESNET = CONVNET | {"arch": "resnet", "skips": True}
+CONVMIXER = CONVNET | {"arch": "convmixer", "layers": 2, "width": 8, "patch": 1}
+VIT = CONVNET | {"arch": "vit", "layers": 2, "width": 8, "patch": 2, "heads": 2}
+NETWORKS = {
+    "convnet": CONVNET, "residual": RESIDUAL, "speedrun": SPEEDRUN, "mlp": MLP, "lenet5": LENET5,
+    "gabor": GABOR, "resnet": RESNET, "plain": RESNET | {"skips": False}, "convmixer": CONVMIXER,
+    "vit": VIT,
+}  # fmt: skip
 UNIT = Normalization(255, None, None)
 
 

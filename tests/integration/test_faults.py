@@ -24,7 +24,7 @@ from striate.data import arrays, tensors
 from striate.datasets import image_folder
 from striate.datasets.registry import DATASETS
 from striate.errors import UserError
-from striate.models import checkpoint, normalization, prediction
+from striate.models import checkpoint, configs, normalization, prediction
 from striate.training import loop, transfer
 from striate.training.task import Task
 
@@ -184,7 +184,7 @@ def range_of(key, schema):
     if schema["type"] == "string":
         return st.just("weights/random")
     most = {"layers": 3, "kernel_size": 9, "convs_per_layer": 3, "translate": 7, "cutout": 8,
-            "shrink": 8, "whiten": 7, "val_size": 15}  # fmt: skip
+            "shrink": 8, "whiten": 7, "orientations": 3, "heads": 2, "val_size": 15}  # fmt: skip
     least = schema.get("minimum", schema.get("exclusiveMinimum"))
     largest = min(schema.get("maximum", schema.get("exclusiveMaximum")), most.get(key, math.inf))
     if schema["type"] == "integer":
@@ -204,7 +204,7 @@ def valid_params(draw):
         values[section] = {
             key: draw(range_of(key, allowed))
             for key, allowed in schema.items()
-            if key not in ("split_seed", "width", "processes", "deterministic")
+            if key not in ("split_seed", "width", "processes", "deterministic", "patch")
         }
     values["data"]["split_seed"] = draw(st.just("auto") | st.integers(0, 2**32 - 1))
     training = values["training"]
@@ -213,17 +213,27 @@ def valid_params(draw):
     if training["deterministic"] == "portable":
         training["precision"] = "auto"
     model = values["model"]
-    widths = st.integers(1, 6)
-    model["width"] = draw(
-        widths | st.lists(widths, min_size=model["layers"], max_size=model["layers"])
-    )
+    if model["residual"] and model["arch"] in ("convnet", "gabor"):
+        model["convs_per_layer"] = max(model["convs_per_layer"], 2)
+    widths = st.integers(2 if model["norm"] in ("group", "layer") else 1, 6)
+    lists = st.lists(widths, min_size=model["layers"], max_size=model["layers"])
+    config = configs.CONFIGS[model["arch"]]
+    if issubclass(config, configs.UniformConfig):
+        model["width"] = draw(widths) * model["heads"]
+    else:
+        model["width"] = draw(widths | lists)
+    model["patch"] = draw(st.sampled_from([1, 2, 4, 8]))
     model["kernel_size"] -= model["kernel_size"] % 2 == 0
+    if model["arch"] == "gabor":
+        model["kernel_size"] = max(model["kernel_size"], 3)
     if values["data"]["val_size"] >= 1:
         values["data"]["val_size"] = float(int(values["data"]["val_size"]))
     if model["arch"] != "speedrun":
-        model["whiten"] = values["augment"]["shrink"] = 0
+        model["whiten"] = 0
+    if not config.takes_any_size:
+        values["augment"]["shrink"] = 0
     values["data"] |= {"name": "digits", "size": 0}
-    layers = [f"layer{number}" for number in range(1, model["layers"] + 1)]
+    layers = configs.parse(model).layer_names()
     values["training"]["freeze"] = draw(st.sampled_from(["none", "features", *layers]))
     return values
 

@@ -10,6 +10,8 @@ import torch
 import yaml
 from clones import ROOT, Clone
 
+from striate.models.configs import CONFIGS
+
 pytestmark = pytest.mark.slow
 
 TORCH_FILE, CONFIG = (
@@ -55,8 +57,8 @@ def changed(tmp_path_factory):
         stream.write(f"\n\n{CONFIG}")
     arch, blocks = LINES.splitlines()
     params = clone.folder / "params.yaml"
-    text = re.sub(r"  arch: .*", arch, params.read_text())
-    params.write_text(re.sub(r"(  whiten: .*\n)", rf"\1{blocks}\n", text))
+    text = re.sub(r"(  arch: .*)", rf"\1{arch.split('…')[1]}", params.read_text())
+    params.write_text(re.sub(r"(\n+training:)", rf"\n{blocks}\1", text))
     clone.run(sys.executable, "docs/make_params.py")
     return clone
 
@@ -111,7 +113,8 @@ def test_the_tests_of_every_network_pass_for_it(changed):
         sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
         "tests/unit/models/test_configs.py",
     )  # fmt: skip
-    assert re.search(r"^9 passed", said, re.M)
+    # Three tests of each network here, and of the new one.
+    assert re.search(rf"^{3 * (len(CONFIGS) + 1)} passed", said, re.M)
 
 
 def test_it_is_counted_before_torch_loads_as_it_is_built(finished):
@@ -144,7 +147,7 @@ def test_weights_are_transferred_and_layers_are_frozen(variant):
         torch.load(variant.folder / folder / "cnn_trained.ckpt")
         for folder in ("weights/first", "models")
     )
-    assert re.search(r"weights from weights/first: layer1.0.conv1, .*, head; new: none", said)
+    assert re.search(r"weights from weights/first: layer1.0.0.inside.0, .*, head; new: none", said)
     same = {name for name in before if torch.equal(before[name], after[name])}
     assert same == {name for name in before if name.startswith(("layer1.", "layer2."))}
 

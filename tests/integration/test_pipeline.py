@@ -56,7 +56,13 @@ def test_deps_of_a_stage_name_every_package_that_it_imports(stage):
         "evaluation.metrics",
         "training.augmentation",
         "models.convnet",
+        "models.gabor",
+        "models.lenet5",
+        "models.mlp",
         "models.speedrun",
+        "models.resnet",
+        "models.convmixer",
+        "models.vit",
         "models.checkpoint",
     ],
 )

@@ -166,9 +166,11 @@ class Params(Section):
             )
         known = ["none", "features", *self.model.layer_names()]
         if self.training.freeze not in known:
+            fixed = "layers" not in type(self.model).model_fields
             raise ValueError(
                 f"training.freeze is {self.training.freeze}; it must be one of {', '.join(known)}"
-                f" where model.arch is {self.model.arch} and model.layers {self.model.layers}"
+                f" where model.arch is {self.model.arch}"
+                f"{'' if fixed else f' and model.layers {self.model.layers}'}"
             )
         return self
 

@@ -3,24 +3,36 @@
 import torch
 from torch import Tensor, nn
 
+from striate.models.layers import ImageLinear
 from striate.models.registry import Network
 
 
 @torch.no_grad()
 def feature_maps(model: Network, images: Tensor) -> dict[str, Tensor]:
-    """The output of each layer for normalised images: layer name → (N, channels, height, width)."""
+    """The output of each layer for normalised images: layer name → (N, channels, height, width).
+
+    A unit of a linear layer is a channel of one pixel.
+    """
     model.eval()
     maps, features = {}, images
     for name, layer in model.layers().items():
-        maps[name] = features = layer(features)
+        features = layer(features)
+        maps[name] = features if features.dim() == 4 else features[:, :, None, None]
     return maps
 
 
 def filters(model: Network) -> dict[str, Tensor]:
-    """The weights of all convolutions, (out, in, k, k), by name: `layer1`, or `layer1_conv2`."""
+    """The weights of all convolutions, (out, in, k, k), by name: `layer1`, or `layer1_conv2`.
+
+    Those of a linear layer of all pixels are (out, channels, height, width) of the image.
+    """
     found = {}
     for name, layer in model.layers().items():
-        convs = [part for part in layer.modules() if isinstance(part, nn.Conv2d)]
-        for number, conv in enumerate(convs, start=1):
-            found[name if len(convs) == 1 else f"{name}_conv{number}"] = conv.weight.detach()
+        weights = [
+            part.weight if isinstance(part, nn.Conv2d) else part.filters()
+            for part in layer.modules()
+            if isinstance(part, nn.Conv2d | ImageLinear)
+        ]
+        for number, weight in enumerate(weights, start=1):
+            found[name if len(weights) == 1 else f"{name}_conv{number}"] = weight.detach()
     return found

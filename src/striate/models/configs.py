@@ -6,7 +6,9 @@ its class at the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from math import prod
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
@@ -44,9 +46,11 @@ Layers = Annotated[int, Field(ge=1, le=16)]
 Width = Annotated[int | list[int], BeforeValidator(_check_width), Field(description=WIDTH)]
 KernelSize = Annotated[int, Field(ge=1, le=31), AfterValidator(_check_odd)]
 ConvsPerLayer = Annotated[int, Field(ge=1, le=16)]
-Norm = Literal["batch", "none"]
+Norm = Literal["batch", "group", "layer", "none"]
 Activation = Literal["relu", "leaky_relu", "gelu", "silu", "tanh"]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
+Pool = Literal["max", "average", "stride"]
+Patch = Annotated[int, Field(ge=1, le=64)]
 
 
 class NetworkConfig(Section):
@@ -59,6 +63,9 @@ class NetworkConfig(Section):
 
     # Keys of this network alone that other networks accept with one value only, which means "off".
     off: ClassVar[dict[str, Any]] = {}
+    # Keys that came later, with the value of `model_json.FIRST`: `model.json` omits them where they
+    # have it, and stays the same file.
+    implied: ClassVar[dict[str, Any]] = {}
     # Whether trained weights take images of any size, as `augment.shrink` needs it.
     takes_any_size: ClassVar[bool] = False
     # Keys by which a message says what makes the images too small, and the network too large.
@@ -127,7 +134,11 @@ class NetworkConfig(Section):
         """What `model.json` keeps: the keys that the network reads, and what others have off."""
         off = {key for config in CONFIGS.values() for key in config.off}
         known = {*type(self).model_fields, *off}
-        return {key: value for key, value in self.model_dump().items() if key in known}
+        return {
+            key: value
+            for key, value in self.model_dump().items()
+            if key in known and not (key in self.implied and value == self.implied[key])
+        }
 
 
 C = TypeVar("C", bound=NetworkConfig)
@@ -196,6 +207,33 @@ def check(values: Any, source: str) -> NetworkConfig:
         raise UserError(f"{source}: {error}") from None
 
 
+def stated_size(params: Mapping[str, Any]) -> dict[str, Any]:
+    """`layers` and `width` of flat params, such as `model.layers`, where the network reads them.
+
+    It takes params of any network, also of one that is not known here.
+    """
+    config = CONFIGS.get(params.get("model.arch", ""))
+    return {
+        key: params[f"model.{key}"]
+        for key in ("layers", "width")
+        if f"model.{key}" in params and (config is None or key in config.model_fields)
+    }
+
+
+def check_norm(norm: str, width: int | list[int]) -> None:
+    """Refuse a norm of a single channel, which may have one value.
+
+    Raises:
+        ValueError: names the keys.
+    """
+    narrowest = min(width) if isinstance(width, list) else width
+    if norm in ("group", "layer") and narrowest < 2:
+        raise ValueError(
+            f"model.width is {width}; each layer must have 2 channels or more where model.norm is"
+            f" {norm}"
+        )
+
+
 class PlainConvConfig(NetworkConfig):
     """Layers of several convolutions, each with a norm and an activation; then a linear layer."""
 
@@ -207,6 +245,11 @@ class PlainConvConfig(NetworkConfig):
     activation: Activation
     dropout: Dropout
 
+    @model_validator(mode="after")
+    def _two_values_to_normalize(self) -> PlainConvConfig:
+        check_norm(self.norm, self.width)
+        return self
+
     def count_convs(self, inputs: int, widths: list[int], *, bias: bool) -> int:
         """How many parameters the convolutions and their norms have.
 
@@ -216,14 +259,28 @@ class PlainConvConfig(NetworkConfig):
             bias: whether the convolutions have biases.
         """
         return sum(
-            sizing.conv_parameters(*pair, self.kernel_size, bias=bias, norm=self.norm == "batch")
+            sizing.conv_parameters(*pair, self.kernel_size, bias=bias, norm=self.norm != "none")
             for pair in sizing.conv_channels(inputs, widths, self.convs_per_layer)
         )
 
 
 @register("convnet")
 class ConvNetConfig(PlainConvConfig):
-    """`striate.models.convnet`: each layer halves the image, rounding down."""
+    """`striate.models.convnet`: each layer halves the image."""
+
+    implied = {"residual": False, "pool": "max"}  # noqa: RUF012
+
+    residual: bool
+    pool: Pool
+
+    @model_validator(mode="after")
+    def _something_to_skip(self) -> ConvNetConfig:
+        if self.residual and self.convs_per_layer < 2:
+            raise ValueError(
+                f"model.convs_per_layer is {self.convs_per_layer}; it must be 2 or more where"
+                " model.residual is true"
+            )
+        return self
 
     def smallest_side(self) -> int:
         """One pixel is left of it."""
@@ -233,13 +290,28 @@ class ConvNetConfig(PlainConvConfig):
         """Each layer needs two pixels or more."""
         sizing.check_layers(self.layers, size)
 
+    def normalizes_one_value(self, side: int) -> bool:
+        """The norm behind a convolution of stride 2 may see single pixels."""
+        last = sizing.side_after_layers(side, self.layers, self.pool)
+        return self.norm == "batch" and self.pool == "stride" and last == 1
+
     def count_parameters(self, shape: Sequence[int], classes: int) -> int:
-        """Convolutions with biases, norms, and a linear layer of all pixels that are left."""
-        inputs, height, columns = shape
+        """Convolutions with biases, norms, skips, and a linear layer of all pixels left."""
         widths = sizing.channels(self.width, self.layers)
-        convs = self.count_convs(inputs, widths, bias=True)
-        features = widths[-1] * (height >> self.layers) * (columns >> self.layers)
-        return convs + (features + 1) * classes
+        convs = self.count_convs(shape[0], widths, bias=True)
+        sides = [sizing.side_after_layers(side, self.layers, self.pool) for side in shape[1:]]
+        features = widths[-1] * sides[0] * sides[1]
+        return convs + self._count_projections(shape[0], widths) + (features + 1) * classes
+
+    def _count_projections(self, inputs: int, widths: list[int]) -> int:
+        """The parameters of the skips, which are 1×1 convolutions where channels or size change."""
+        if not self.residual:
+            return 0
+        return sum(
+            sizing.conv_parameters(*pair, 1, bias=False, norm=self.norm != "none")
+            for pair in pairwise([inputs, *widths])
+            if self.pool == "stride" or pair[0] != pair[1]
+        )
 
 
 @register("speedrun")
@@ -278,3 +350,199 @@ class SpeedrunConfig(PlainConvConfig):
         widths = sizing.channels(self.width, self.layers)
         convs = self.count_convs(inputs, widths, bias=False)
         return whitening + convs + widths[-1] * classes
+
+
+@register("mlp")
+class MLPConfig(NetworkConfig):
+    """`striate.models.mlp`: takes images of every size."""
+
+    norm: Norm
+    activation: Activation
+    dropout: Dropout
+
+    @model_validator(mode="after")
+    def _two_values_to_normalize(self) -> MLPConfig:
+        check_norm(self.norm, self.width)
+        return self
+
+    def normalizes_one_value(self, side: int) -> bool:
+        """A unit has one value an image."""
+        return self.norm == "batch"
+
+    def count_parameters(self, shape: Sequence[int], classes: int) -> int:
+        """Linear layers with biases, and norms."""
+        widths = sizing.equal_widths(self.width, self.layers)
+        hidden = sum(
+            sizing.conv_parameters(*pair, 1, bias=True, norm=self.norm != "none")
+            for pair in pairwise([prod(shape), *widths])
+        )
+        return hidden + (widths[-1] + 1) * classes
+
+
+@register("lenet5")
+class LeNet5Config(NetworkConfig):
+    """`striate.models.lenet5`: reads no keys, and pads images of every size."""
+
+    weight_keys = "the images"
+
+    layers: ClassVar[int] = 4  # type: ignore[misc]  # a constant here, and no key
+    width: ClassVar[list[int]] = [*sizing.LENET5_WIDTHS]  # type: ignore[misc]
+
+    def count_parameters(self, shape: Sequence[int], classes: int) -> int:
+        """Convolutions and linear layers, all with biases."""
+        c1, c3, c5, f6 = sizing.LENET5_WIDTHS
+        convs = sum(
+            sizing.conv_parameters(*pair, 5, bias=True, norm=False)
+            for pair in pairwise([shape[0], c1, c3])
+        )
+        c5_inputs = prod(sizing.lenet5_sides(shape[1:])) * c3
+        return convs + (c5_inputs + 1) * c5 + (c5 + 1) * f6 + (f6 + 1) * classes
+
+
+@register("gabor")
+class GaborConfig(ConvNetConfig):
+    """`striate.models.gabor`: the filters in front keep the image's size."""
+
+    weight_keys = "model.width, layers, kernel_size, convs_per_layer and orientations"
+
+    orientations: Annotated[int, Field(ge=1, le=32)]
+
+    @model_validator(mode="after")
+    def _room_for_a_wave(self) -> GaborConfig:
+        if self.kernel_size < 3:
+            raise ValueError(
+                f"model.kernel_size is {self.kernel_size}; it must be 3 or more where model.arch is"
+                " gabor"
+            )
+        return self
+
+    def layer_names(self) -> list[str]:
+        """The fixed filters come first."""
+        return ["gabor", *super().layer_names()]
+
+    def count_parameters(self, shape: Sequence[int], classes: int) -> int:
+        """The fixed filters, and the network of their outputs."""
+        filters = shape[0] * self.orientations * sizing.GABOR_PHASES
+        rest = super().count_parameters((filters, *shape[1:]), classes)
+        return filters * self.kernel_size**2 + rest
+
+
+class UniformConfig(NetworkConfig):
+    """Networks whose `width` is one number: the channels of all layers follow from it."""
+
+    dropout: Dropout
+
+    @model_validator(mode="after")
+    def _one_width_for_each_layer(self) -> UniformConfig:
+        if isinstance(self.width, list):
+            raise ValueError(
+                f"model.width is {self.width}; it must be one number where model.arch is"
+                f" {self.arch}"
+            )
+        return self
+
+    @property
+    def channels(self) -> int:
+        """`width`, which is a number here."""
+        return self.width if isinstance(self.width, int) else self.width[0]
+
+
+@register("resnet")
+class ResNetConfig(UniformConfig):
+    """`striate.models.resnet`: the second and the third stage halve the image, rounding up."""
+
+    takes_any_size = True
+
+    skips: bool
+
+    def layer_names(self) -> list[str]:
+        """The first convolution, and three stages of `layers` blocks each."""
+        return ["stem", *(f"stage{number}" for number in range(1, sizing.STAGES + 1))]
+
+    def normalizes_one_value(self, side: int) -> bool:
+        """The norms of the last stage may see single pixels."""
+        return sizing.side_after_layers(side, sizing.STAGES - 1, "stride") == 1
+
+    def count_parameters(self, shape: Sequence[int], classes: int) -> int:
+        """3×3 convolutions without biases, norms, and a linear layer of the last channels."""
+        widths = sizing.channels(self.channels, sizing.STAGES)
+        pairs = [
+            (shape[0], self.channels),
+            *sizing.conv_channels(self.channels, widths, 2 * self.layers),
+        ]
+        convs = [sizing.conv_parameters(*pair, 3, bias=False, norm=True) for pair in pairs]
+        return sum(convs) + (widths[-1] + 1) * classes
+
+
+class PatchConfig(UniformConfig):
+    """Networks that cut the image into patches, and keep their number from layer to layer."""
+
+    size_keys = "model.patch"
+
+    patch: Patch
+
+    def layer_names(self) -> list[str]:
+        """The patches come first."""
+        return ["stem", *super().layer_names()]
+
+    def smallest_side(self) -> int:
+        """One patch."""
+        return self.patch
+
+    def check_size(self, size: Sequence[int]) -> None:
+        """Patches must tile the image."""
+        sizing.check_patch(self.patch, size)
+
+
+@register("convmixer")
+class ConvMixerConfig(PatchConfig):
+    """`striate.models.convmixer`: the stem divides height and width by `patch`."""
+
+    takes_any_size = True
+    weight_keys = "model.width, layers, kernel_size and patch"
+
+    kernel_size: KernelSize
+
+    def normalizes_one_value(self, side: int) -> bool:
+        """All norms see single pixels of an image of one patch."""
+        return side // self.patch == 1
+
+    def count_parameters(self, shape: Sequence[int], classes: int) -> int:
+        """Convolutions with biases, one filter a channel or of one pixel, norms, a linear layer."""
+        width = self.channels
+        stem, pixels, channels = (
+            sizing.conv_parameters(inputs, width, side, bias=True, norm=True)
+            for inputs, side in ((shape[0], self.patch), (1, self.kernel_size), (width, 1))
+        )
+        return stem + self.layers * (pixels + channels) + (width + 1) * classes
+
+
+@register("vit")
+class VisionTransformerConfig(PatchConfig):
+    """`striate.models.vit`: the stem divides height and width by `patch`."""
+
+    weight_keys = "model.width, layers and patch"
+
+    heads: Annotated[int, Field(ge=1, le=64)]
+
+    @model_validator(mode="after")
+    def _equal_heads(self) -> VisionTransformerConfig:
+        if self.channels % self.heads:
+            raise ValueError(
+                f"model.heads is {self.heads}; it must divide model.width, which is {self.width}"
+            )
+        return self
+
+    def layer_names(self) -> list[str]:
+        """A norm of its own comes last."""
+        return [*super().layer_names(), "norm"]
+
+    def count_parameters(self, shape: Sequence[int], classes: int) -> int:
+        """Patches and their positions, layers of attention and MLP, norms, a linear layer."""
+        width, hidden = self.channels, sizing.MLP_RATIO * self.channels
+        filters = sizing.conv_parameters(shape[0], width, self.patch, bias=True, norm=False)
+        positions = width * (shape[1] // self.patch) * (shape[2] // self.patch)
+        attention = (width + 1) * 4 * width  # query, key, value and output
+        mlp = (width + 1) * hidden + (hidden + 1) * width
+        blocks = self.layers * (attention + mlp + 4 * width)
+        return filters + positions + blocks + 2 * width + (width + 1) * classes

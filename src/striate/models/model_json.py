@@ -17,8 +17,8 @@ WEIGHTS = "cnn_trained.ckpt"
 DESCRIPTION = "model.json"
 FALSE_ALARMS = 0.05  # false-positive rate of the out-of-distribution flag
 LEAST_IMAGES = 100  # fewer validation images give no calibration and no such flag
-# Checkpoints from when there was one network name neither `arch` nor `whiten`.
-FIRST = {"arch": "convnet", "whiten": 0}
+# What older checkpoints mean, which do not name these keys.
+FIRST = {"arch": "convnet", "whiten": 0, "residual": False, "pool": "max"}
 # Older descriptions lack how pictures are framed, and the calibration.
 ADDED: dict[str, Any] = {"frame": framing.WHOLE, "confidence": None}
 KEYS = {"architecture", "data", "shape", "classes", "normalization", *ADDED}

@@ -24,18 +24,26 @@ class Network(nn.Module):
     """
 
     def layers(self) -> dict[str, nn.Module]:
-        """The convolution layers by name, in order; the output of each is the input of the next.
+        """The layers before the head by name; the output of each is the input of the next.
 
-        They are what `training.freeze` names, and where filters and feature maps are drawn.
+        Outputs are (N, C, H, W), or (N, C) behind linear layers. They are what `training.freeze`
+        names, and where filters and feature maps are drawn.
         """
         raise NotImplementedError
+
+    def features(self, images: Tensor) -> Tensor:
+        """The output of the last layer: normalised images, float (N, C, H, W) → features."""
+        for layer in self.layers().values():
+            images = layer(images)
+        return images
 
     def parameter_roles(self) -> dict[str, list[nn.Parameter]]:
         """All parameters by role, each once, as optimisers tell them apart.
 
         Returns:
-            `filters`: weights of convolutions. `head`: the weight of the layer that gives the
-            logits. `biases`: biases, and scales of norms.
+            `filters`: weights of convolutions and hidden linear layers. `head`: the weight of the
+            layer that gives the logits. `biases`: biases, scales of norms, and what else is added,
+            such as positions.
         """
         raise NotImplementedError
 

@@ -5,10 +5,15 @@ It needs neither torch nor pydantic, so that networks and their configs share it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from striate.errors import UserError
 
+LENET5_WIDTHS = (6, 16, 120, 84)  # C1, C3, C5 and F6 of the paper
+GABOR_PHASES = 4  # of each orientation of a Gabor filter
+STAGES = 3  # of a residual network for small images
+MLP_RATIO = 4  # hidden units of a transformer's MLP, as a multiple of its width
 MAX_PARAMETERS = 2**28  # 1 GiB, and three times as much again to train them with Adam
 
 
@@ -17,9 +22,35 @@ def channels(width: int | list[int], layers: int) -> list[int]:
     return width if isinstance(width, list) else [width << number for number in range(layers)]
 
 
+def equal_widths(width: int | list[int], layers: int) -> list[int]:
+    """The units of each layer: `width` in all of them, or as listed."""
+    return width if isinstance(width, list) else [width] * layers
+
+
+def lenet5_padding(side: int) -> tuple[int, int]:
+    """Pixels before and behind a side of an image, which make it a multiple of 16."""
+    missing = -side % 16
+    return missing // 2, missing - missing // 2
+
+
+def lenet5_sides(size: Sequence[int]) -> tuple[int, int]:
+    """Height and width of the feature maps before C5, which its filters cover.
+
+    Args:
+        size: height and width of an image.
+    """
+    height, width = (-(-side // 16) * 4 - 3 for side in size)  # (16 m - 4) / 2 = 8 m - 2, …
+    return height, width
+
+
 def side_after_whitening(side: int, whiten: int) -> int:
     """The side of an image behind whitening filters of side `whiten`; 0 means that it has none."""
     return side - max(whiten - 1, 0)
+
+
+def side_after_layers(side: int, layers: int, pool: str) -> int:
+    """The side of an image that each layer halves: pooling rounds down, a stride rounds up."""
+    return -(-side >> layers) if pool == "stride" else side >> layers
 
 
 def check_layers(layers: int, size: Sequence[int], whiten: int = 0) -> None:
@@ -48,6 +79,25 @@ def check_layers(layers: int, size: Sequence[int], whiten: int = 0) -> None:
         )
 
 
+def check_patch(patch: int, size: Sequence[int]) -> None:
+    """Refuse patches that do not tile an image.
+
+    Args:
+        patch: side of a patch in pixels.
+        size: height and width of the image.
+
+    Raises:
+        UserError: names the key and the possible values.
+    """
+    if any(side % patch for side in size):
+        both = math.gcd(*size)
+        possible = [str(side) for side in range(1, both + 1) if both % side == 0]
+        raise UserError(
+            f"model.patch is {patch}, which does not tile images of {size[0]}×{size[1]} pixels;"
+            f" it must be one of {', '.join(possible)}"
+        )
+
+
 def conv_channels(
     inputs: int, widths: list[int], convs_per_layer: int
 ) -> Iterator[tuple[int, int]]:
@@ -59,7 +109,10 @@ def conv_channels(
 
 
 def conv_parameters(inputs: int, outputs: int, kernel_size: int, *, bias: bool, norm: bool) -> int:
-    """Count the parameters of a square convolution and of the batch norm behind it, if any."""
+    """Count the parameters of a square convolution and of the norm behind it, if any.
+
+    A linear layer counts as a convolution of one pixel.
+    """
     return inputs * outputs * kernel_size**2 + outputs * (int(bias) + 2 * int(norm))
 
 
@@ -85,6 +138,6 @@ def check_last_batch(count: int, batch_size: int, processes: int = 1) -> None:
     parts = "" if processes == 1 else f", in {processes} parts, one of a single image"
     raise UserError(
         f"training.batch_size is {batch_size}, which leaves {last:,} of {count:,} images to the"
-        f" last step{parts}: too few for model.norm=batch where the layers leave 1 pixel; choose"
-        " another size, or fewer model.layers"
+        f" last step{parts}: too few for a batch norm where a channel has one value; choose"
+        " another size"
     )

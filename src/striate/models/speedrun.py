@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from striate.models.layers import ACTIVATIONS, numbered_layers, roles
+from striate.models.layers import ACTIVATIONS, norm_layers, numbered_layers, roles
 from striate.models.registry import Network, register
 from striate.models.sizing import channels, check_layers
 
@@ -24,8 +24,16 @@ def identity_layer(
 ) -> nn.Sequential:
     """Convolutions without a bias that begin as a partial identity; the first one is pooled by 2.
 
-    The arguments are those of `conv_layer`. The batch norms have no learnt scale, and their
-    running statistics follow fast, as a training of a few hundred steps needs it.
+    The norms have no learnt scale, and running statistics follow fast, as a training of a few
+    hundred steps needs it.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of each convolution.
+        kernel_size: side of the filters in pixels, odd.
+        convs_per_layer: how many convolutions there are.
+        norm: as in `norm_layers`.
+        activation: a key of `ACTIVATIONS`.
     """
     modules: list[nn.Module] = []
     for number, inputs in enumerate([in_channels] + [out_channels] * (convs_per_layer - 1)):
@@ -34,8 +42,9 @@ def identity_layer(
         modules.append(conv)
         if number == 0:
             modules.append(nn.MaxPool2d(2))
-        if norm == "batch":
-            scaled = nn.BatchNorm2d(out_channels, eps=1e-12, momentum=0.4)
+        for scaled in norm_layers(norm, out_channels):
+            if isinstance(scaled, nn.BatchNorm2d):
+                scaled.eps, scaled.momentum = 1e-12, 0.4
             scaled.weight.requires_grad_(False)
             modules.append(scaled)
         modules.append(ACTIVATIONS[activation]())
@@ -58,7 +67,7 @@ class SpeedNet(Network):
         width: channels of the first layer, doubled from layer to layer, or a list of all.
         kernel_size: side of the filters in pixels, odd.
         convs_per_layer: convolutions in each layer.
-        norm: `batch` or `none`.
+        norm: as in `norm_layers`.
         activation: a key of `ACTIVATIONS`.
         dropout: probability that a feature is dropped before the linear layer.
         whiten: side of the whitening filters in pixels; 0 leaves that layer out.
@@ -141,9 +150,7 @@ class SpeedNet(Network):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images, float (N, C, H, W) → logits, (N, classes)."""
-        features = images
-        for layer in self.layers().values():
-            features = layer(features)
+        features = self.features(images)
         largest = F.max_pool2d(features, features.shape[2:]).flatten(1)
         logits: Tensor = self.head(self.dropout(largest))
         return logits

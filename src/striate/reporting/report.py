@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from striate.evaluation.metrics import METRICS, others
 from striate.evaluation.scores import per_class_scores
+from striate.models import configs
 from striate.reporting import galleries
 from striate.reporting.figures.registry import SECTIONS, Drawing
 from striate.reporting.html import embedded, render, shown_width
@@ -31,7 +32,8 @@ def page(results: Results, drawings: Sequence[Drawing]) -> str:
     train, test, params = results.train, results.test, results.params
     data, arch = params["data.name"], params["model.arch"]
     layers = plural(results.layers, "layer")
-    width = f", width {params['model.width']}" if "model.width" in params else ""
+    size = configs.stated_size(params)
+    width = f", width {size['width']}" if "width" in size else ""
     return render(
         "report.html.j2",
         title=f"{data}: {arch}, {layers}, {percent(test['accuracy'])} test accuracy",

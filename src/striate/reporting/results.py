@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from striate.data.splits import held_out_count
 from striate.evaluation import scores
+from striate.models import configs
 from striate.reporting import seeds
 from striate.reporting.seeds import Row
 from striate.reporting.uncertainty import Mean
@@ -69,7 +70,7 @@ class Results:
     @property
     def layers(self) -> int:
         """How many layers the network has, as its params or else its feature maps say."""
-        return int(self.params.get("model.layers", len(self.feature_maps)))
+        return int(configs.stated_size(self.params).get("layers", len(self.feature_maps)))
 
     @property
     def validation_count(self) -> int:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from striate.data.json_csv import finite
+from striate.models import configs
 from striate.tracking import records
 from striate.tracking.records import Record
 
@@ -146,7 +147,8 @@ def tag(record: Record, key: str) -> str:
     is left out.
     """
     params = record.params
-    layers, width = params.get("model.layers", ""), params.get("model.width", "")
+    stated = configs.stated_size(params)
+    layers, width = stated.get("layers", ""), stated.get("width", "")
     if isinstance(width, list):
         width = "-".join(map(str, width))
     size = f"{layers}x{width}".strip("x")

@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 from filelock import AcquireReturnProxy, BaseFileLock, FileLock, Timeout
 
 from striate.errors import UserError
+from striate.models import configs
 from striate.tracking import groups, mlflow_database
 from striate.tracking.addresses import (
     bypass_proxy,
@@ -399,5 +400,6 @@ def replay(
 
 def run_name(params: dict[str, Any]) -> str:
     """The name of a run that DVC has no name for: data, network and seed."""
-    shape = f"{params['data.name']}-{params['model.layers']}x{params['model.width']}"
-    return f"{shape}-seed{params['seed']}"
+    size = configs.stated_size(params)
+    network = f"{size['layers']}x{size['width']}" if len(size) == 2 else params["model.arch"]
+    return f"{params['data.name']}-{network}-seed{params['seed']}"

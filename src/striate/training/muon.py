@@ -30,7 +30,7 @@ def muon(
     means the same whatever the size of the weights.
 
     Args:
-        weights: of convolutions, each (out, in, k, k).
+        weights: of convolutions, each (out, in, k, k), or matrices, (out, in).
         grads: of the weights.
         averages: of the gradients; changed in place.
         lr: the learning rate.

@@ -6,6 +6,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from striate.models.registry import Network
 
+OWN_PART = (nn.BatchNorm1d, nn.BatchNorm2d)  # each process normalises its own part of a batch
+
 
 def train_(model: Network) -> None:
     """Put a network into training mode; frozen norms keep their running statistics."""
@@ -28,7 +30,7 @@ def synchronize_(model: Network, device: torch.device) -> bool:
         for part in model.modules():
             if isinstance(part, nn.SyncBatchNorm):
                 part.register_forward_pre_hook(_widen_nothing)
-    return not any(isinstance(part, nn.BatchNorm2d) for part in model.modules())
+    return not any(isinstance(part, OWN_PART) for part in model.modules())
 
 
 def _widen_nothing(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
@@ -43,6 +45,6 @@ def running_statistics(model: Network) -> list[Tensor]:
     """The running means and variances that a step updates from this process's part of a batch."""
     found = []
     for part in model.modules():
-        if isinstance(part, nn.BatchNorm2d) and part.training:
+        if isinstance(part, OWN_PART) and part.training:
             found += [part.running_mean, part.running_var]
     return [value for value in found if value is not None]

@@ -129,7 +129,7 @@ class Muon(Optimizer):
     """Momentum with orthogonal updates; see `striate.training.muon`.
 
     Args:
-        params: weights of convolutions, (out, in, k, k).
+        params: weights of convolutions, (out, in, k, k), and matrices, (out, in).
         lr: the learning rate.
         momentum: of Nesterov's kind, from 0 to below 1.
         dtype: of the matrix products inside.

@@ -9,6 +9,7 @@ from paths import ROOT
 from settings import COMMITTED, changed
 
 from striate.config import params
+from striate.models.configs import CONFIGS
 
 
 def test_the_committed_file_is_valid_and_every_value_is_kept():
@@ -22,6 +23,13 @@ def test_every_key_of_the_committed_file_has_a_comment():
         line for line in lines if re.match(r"\s*\w+: \S", line) and not re.search(r" # \S", line)
     ]
     assert bare == []
+
+
+def test_every_network_is_named_in_the_comment_of_its_key():
+    (comment,) = re.findall(r"^  arch: .*# (.*)$", (ROOT / "params.yaml").read_text(), re.M)
+    named = [entry.split()[0] for entry in comment.split(" | ")]
+    assert named == list(CONFIGS)
+    assert all(re.fullmatch(r"\w+ \(.+\)", entry) for entry in comment.split(" | "))
 
 
 def test_the_schema_repeats_no_default():
@@ -70,6 +78,10 @@ def test_the_schema_repeats_no_default():
         ("model.whiten", 2, "model.whiten is 2; it must be 0 where model.arch is convnet$"),
         ("augment.shrink", 6, "augment.shrink is 6; it must be 0 where model.arch is convnet"),
         ("model.kernel_size", 4, "model.kernel_size is 4; it must be an odd whole number"),
+        ("model.residual", True, "model.convs_per_layer is 1; .* 2 or more where model.residual"),
+        ("model.residual", "yes", "model.residual is 'yes'; it must be true or false$"),
+        ("model.pool", "mean", "model.pool is 'mean'; it must be one of max, average, stride$"),
+        ("model.norm", "both", "model.norm is 'both'; .* be one of batch, group, layer, none$"),
         ("model.dropout", 1.0, "model.dropout is 1.0; it must be a number from 0 to below 1"),
         (
             "training.learning_rate",
@@ -109,8 +121,11 @@ def test_a_missing_key_is_named_with_what_it_should_hold():
 
 @pytest.mark.parametrize("key", params.flatten(COMMITTED))
 def test_any_key_that_is_missing_is_named(key):
-    values = changed(model__arch="speedrun")
     section, _, name = key.rpartition(".")
+    values = changed()
+    if section == "model":
+        readers = (arch for arch, config in CONFIGS.items() if name in config.model_fields)
+        values["model"]["arch"] = next(readers)
     del (values[section] if section else values)[name]
     with pytest.raises(params.ParamsError, match=f"^params.yaml: {key} is missing; it must be "):
         params.check(values)
@@ -136,7 +151,7 @@ def test_a_key_that_only_another_network_reads_must_be_off(value):
 @pytest.mark.parametrize(
     ("key", "value", "explanation"),
     [
-        ("model.arch", "resnet", "model.arch is 'resnet'; it must be one of convnet, speedrun$"),
+        ("model.arch", "vgg", "model.arch is 'vgg'; it must be one of convnet, speedrun, mlp, "),
         ("model.arch", ["convnet"], r"model.arch is \['convnet'\]; it must be one of convnet, sp"),
         ("training.freeze", "", "training.freeze is ''; it must be none, features, or the last"),
         ("training.freeze", 1, "training.freeze is 1; it must be none, features, or the last"),

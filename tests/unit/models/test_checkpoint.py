@@ -136,7 +136,7 @@ FAULTY = [
     (lambda v: v["architecture"].update(layers=10**9), "model.layers is 1000000000; it must be"),
     (lambda v: v["architecture"].update(layers=4), "model.layers is 4, too many for images"),
     (lambda v: v["architecture"].update(depth=4), "model.depth is not a known key"),
-    (lambda v: v["architecture"].update(norm="layer"), "model.norm is 'layer'; it must be"),
+    (lambda v: v["architecture"].update(norm="both"), "model.norm is 'both'; it must be"),
     (
         lambda v: v["architecture"].update(width=1024, kernel_size=31, convs_per_layer=16),
         "parameters; the largest possible number",

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from networks import RESIDUAL
 from paths import ROOT
 from settings import architecture, settings
 from stages import fail_stage, write_params
@@ -64,6 +65,16 @@ def test_a_last_step_of_one_image_is_refused_where_a_norm_would_see_one_value():
     check(**speedrun(layers=1, whiten=4), **sizes)
     check(**speedrun(layers=2, whiten=4, norm="none"), **sizes)
     check(**speedrun(layers=2, whiten=4), **sizes | {"training__batch_size": 5})
+    check(model__layers=3, model__pool="stride", model__norm="group", **sizes)
+    check(model__arch="mlp", model__norm="layer", **sizes)
+    check(model__arch="resnet", **sizes)
+    check(model__arch="convmixer", model__patch=4, **sizes)
+    with pytest.raises(UserError, match=r"^training.batch_size is 4, which leaves 1 of 1,437"):
+        check(model__arch="convmixer", model__patch=8, **sizes)
+    with pytest.raises(UserError, match=r"^training.batch_size is 4, which leaves 1 of 1,437"):
+        check(model__arch="mlp", **sizes)
+    with pytest.raises(UserError, match=r"^training.batch_size is 4, which leaves 1 of 1,437"):
+        check(model__layers=3, model__pool="stride", **sizes)
     check(model__layers=3, **sizes)
 
 
@@ -72,7 +83,13 @@ def test_a_last_step_of_one_image_is_refused_where_a_norm_would_see_one_value():
     "changes",
     [{"layers": 1}, {"width": 5, "kernel_size": 3}, {"width": [3, 7]}, SPEEDRUN,
      SPEEDRUN | {"whiten": 0, "width": [4, 6]}, {"norm": "none", "convs_per_layer": 3},
-     SPEEDRUN | {"norm": "none", "layers": 1}],
+     SPEEDRUN | {"norm": "none", "layers": 1}, SPEEDRUN | {"norm": "group"},
+     RESIDUAL, RESIDUAL | {"norm": "none", "width": [3, 3, 5], "layers": 3}, {"pool": "average"},
+     RESIDUAL | {"norm": "layer", "width": [3, 3], "pool": "stride"},
+     {"arch": "gabor"}, RESIDUAL | {"arch": "gabor", "orientations": 3, "kernel_size": 7},
+     {"arch": "lenet5"}, {"arch": "mlp"}, {"arch": "mlp", "width": [7, 5], "norm": "none"},
+     {"arch": "resnet", "width": 5}, {"arch": "convmixer", "width": 5, "patch": 4},
+     {"arch": "vit", "width": 6, "patch": 4, "heads": 3}],
 )  # fmt: skip
 def test_parameters_are_counted_as_they_are_built(shape, changes):
     model = architecture(**changes)

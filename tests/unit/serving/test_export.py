@@ -11,12 +11,16 @@ import torch
 from checkpoints import ARCHITECTURE, CPU, MANIFEST
 from paths import ROOT
 from safetensors import safe_open
+from settings import architecture
 from stages import STAGES, run_stage, write_params
 
 from striate.data import tensors
 from striate.models import checkpoint, prediction
+from striate.models.configs import CONFIGS
 from striate.models.normalization import Normalization
 from striate.serving import export
+
+NETWORKS = [{"arch": arch, "layers": 1} for arch in CONFIGS]
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +100,27 @@ def test_pt2_runs_without_this_package(trained, tmp_path, monkeypatch, capsys):
     for count in (1, 50):
         found = program(pixels[:count].float()).detach().numpy()
         np.testing.assert_allclose(found, logits[:count], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("changes", NETWORKS, ids=lambda changes: changes["arch"])
+def test_every_network_computes_the_same_in_every_format(changes, tmp_path):
+    torch.manual_seed(0)
+    description = checkpoint.describe(
+        architecture(width=8, **changes), MANIFEST, Normalization(255, None, None)
+    )
+    model = checkpoint.build(description)
+    model(torch.rand(50, 1, 8, 8))  # running statistics
+    trained = checkpoint.of(model.eval(), description)
+    pixels = np.random.RandomState(0).randint(0, 256, (77, 1, 8, 8)).astype(np.float32)
+    with torch.no_grad():
+        logits = checkpoint.Pixels(trained)(torch.from_numpy(pixels)).numpy()
+    for kind in export.ENDINGS:
+        path = tmp_path / f"model.{kind}"
+        export.write(trained, kind, path, None)
+        network = export.read(kind, path, description, CPU)
+        for count in (1, 77):
+            found = network(pixels[:count])
+            np.testing.assert_allclose(found, logits[:count], rtol=1e-4, atol=1e-4)
 
 
 def test_safetensors_is_a_repository_of_the_hub(trained, tmp_path, monkeypatch, capsys):

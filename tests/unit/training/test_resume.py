@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import CONVNET, PARAMS, SPEEDRUN, bars, changed, network, task
+from tiny import CONVNET, NETWORKS, PARAMS, SPEEDRUN, bars, changed, network, task
 
 from striate.errors import UserError
 from striate.training import loop, resume
@@ -61,17 +61,19 @@ def same(first, second):
     return all(torch.equal(weights[name], others[name]) for name in weights)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"optimizer": "sgd", "schedule": "cosine", "warmup": 0.2},
-        {"optimizer": "muon", "bias_rate": 2.0, "architecture": SPEEDRUN},
-        {"precision": "bfloat16", "optimizer": "adamw", "keep": "best"},
-        {"augment": AUGMENTATION, "architecture": SPEEDRUN, "keep": "best", "patience": 2},
-    ],
-    ids=["adam", "sgd", "muon", "bfloat16", "augmented"],
-)
+RESUMED = {
+    "adam": {},
+    "sgd": {"optimizer": "sgd", "schedule": "cosine", "warmup": 0.2},
+    "muon": {"optimizer": "muon", "bias_rate": 2.0, "architecture": SPEEDRUN},
+    "bfloat16": {"precision": "bfloat16", "optimizer": "adamw", "keep": "best"},
+    "augmented": {
+        "augment": AUGMENTATION, "architecture": SPEEDRUN, "keep": "best", "patience": 2,
+    },
+    **{name: {"optimizer": "muon", "architecture": one} for name, one in NETWORKS.items()},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", RESUMED.values(), ids=RESUMED)
 def test_stopped_after_any_step_it_ends_as_if_it_had_not_been(changes):
     expected = fit(None, **changes)
     saves = STEPS + 3  # and one after each epoch

@@ -6,13 +6,14 @@ from itertools import product
 import pytest
 import torch
 from paths import ROOT
-from tiny import CONVNET, SPEEDRUN, UNIT, bars, network, settings
+from tiny import NETWORKS, UNIT, bars, network, settings
 from torch import nn
 from tracing import traced
 
 from striate.config import params, recipes
 from striate.data.tensors import Split
 from striate.models import registry
+from striate.models.configs import CONFIGS
 from striate.models.devices import Precision
 from striate.models.layers import ACTIVATIONS
 from striate.training import distributed, step, transfer
@@ -24,7 +25,8 @@ from striate.training.task import Task
 CPU = torch.device("cpu")
 EVERYTHING = {"translate": 1, "flip": True, "rotate": 5, "zoom": 0.1, "cutout": 1, "shrink": 4,
               "shrink_until": 0.5}  # fmt: skip
-WHITENED = SPEEDRUN | {"whiten": 2}
+# Of the keys that a network reads, these are set to each of their values.
+VALUES = {"activation": list(ACTIVATIONS), "norm": ["batch", "group", "none"]}
 OPTIMIZERS = ["adam", "adamw", "sgd", "muon"]
 FAST = {
     "float32": Precision(torch.float32, torch.channels_last),
@@ -55,18 +57,20 @@ def fast_task(train, precision, loaded):
 
 @pytest.mark.parametrize("precision", FAST)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("architecture", [CONVNET, WHITENED], ids=["convnet", "speedrun"])
+@pytest.mark.parametrize("architecture", NETWORKS.values(), ids=NETWORKS)
 def test_no_setting_makes_the_host_wait(architecture, optimizer, precision):
-    train = bars(50)
-    for activation, norm, augment, freeze in product(
-        ACTIVATIONS, ["batch", "none"], [{}, EVERYTHING], ["none", "layer1"]
+    config = CONFIGS[architecture["arch"]]
+    keys = [key for key in VALUES if key in config.model_fields]
+    for *values, augment, freezes in product(
+        *(VALUES[key] for key in keys), [{}, EVERYTHING], [False, True]
     ):
-        model = network(architecture | {"activation": activation, "norm": norm})
+        model = network(architecture | {"whiten": 2} | dict(zip(keys, values, strict=True)))
+        until = next(name for name in model.layers() if name in ("layer1", "stem"))
+        freeze = until if freezes else "none"
         transfer.freeze_(model, freeze)
         loaded = settings(augment, optimizer=optimizer, freeze=freeze)
-        task = fast_task(train, precision, loaded)
-        shrinks = augment and architecture["arch"] == "speedrun"
-        assert operations(model, task, shrunk=bool(shrinks))
+        task = fast_task(bars(50), precision, loaded)
+        assert operations(model, task, shrunk=bool(augment) and config.takes_any_size)
 
 
 @pytest.mark.parametrize("precision", FAST)
@@ -139,7 +143,13 @@ def odd_network():
     return Odd()
 
 
-@pytest.mark.parametrize("build", [network, partial(network, SPEEDRUN), odd_network])
+@pytest.mark.parametrize(
+    "build",
+    [
+        *(partial(network, one) for one in NETWORKS.values()),
+        odd_network,
+    ],
+)
 def test_the_weights_are_lowered_to_the_bits_of_autocast(build):
     inputs = torch.rand(8, 1, 6, 6)
     found = []

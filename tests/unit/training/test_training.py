@@ -5,13 +5,14 @@ import math
 
 import pytest
 import torch
-from tiny import SPEEDRUN, bars, network, settings, task
+from tiny import NETWORKS, SPEEDRUN, bars, network, settings, task
 from torch import nn
 
 from striate.data import json_csv
 from striate.data.tensors import Split
 from striate.errors import UserError
 from striate.models import checkpoint
+from striate.models.configs import CONFIGS
 from striate.training import history, loop, schedule
 from striate.training import step as steps
 
@@ -34,6 +35,36 @@ def test_it_learns_what_can_be_learnt(optimizer, precision):
     )  # fmt: skip
     assert rows[-1]["val_accuracy"] == 1.0
     assert rows[-1]["train_loss"] < rows[0]["train_loss"] / 2
+
+
+RATES = {"adam": 0.01, "adamw": 0.01, "sgd": 0.05, "muon": 0.05}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("optimizer", RATES)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_learns_what_can_be_learnt(name, optimizer, precision):
+    _, rows = run(
+        bars(150), bars(30, seed=1), network(NETWORKS[name] | {"dropout": 0.0}),
+        epochs=20 if name in ("speedrun", "lenet5", "vit") else 12,
+        optimizer=optimizer, learning_rate=RATES[optimizer], precision=precision,
+        schedule="cosine",
+    )  # fmt: skip
+    assert rows[-1]["val_accuracy"] > 0.9
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"] / 2
+
+
+@pytest.mark.parametrize("architecture", NETWORKS.values(), ids=NETWORKS)
+def test_every_network_is_the_same_to_the_last_byte_for_the_same_seed(architecture, tmp_path):
+    augment = EVERYTHING
+    if not CONFIGS[architecture["arch"]].takes_any_size:
+        augment = EVERYTHING | {"shrink": 0}
+    contents = []
+    for attempt in ("first", "second"):
+        model, _ = run(model=network(architecture), augment=augment, precision="auto")
+        checkpoint.save(model, {}, tmp_path / attempt)
+        contents.append((tmp_path / attempt / "cnn_trained.ckpt").read_bytes())
+    assert contents[0] == contents[1]
 
 
 def test_one_dict_an_epoch():
@@ -341,12 +372,13 @@ def test_a_step_is_captured_after_the_warm_up_and_replayed(sent, monkeypatch):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("architecture", NETWORKS.values(), ids=NETWORKS)
 @pytest.mark.parametrize("optimizer", ["adam", "sgd", "muon"])
-def test_captured_steps_train_like_steps_that_are_not(optimizer):
+def test_captured_steps_train_like_steps_that_are_not(optimizer, architecture):
     train = Split(*(part.cuda() for part in bars(50)))
     results = []
     for capture in ("auto", "never"):
-        model = network(SPEEDRUN).cuda()
+        model = network(architecture).cuda()
         _, rows = run(train, model=model, capture=capture, optimizer=optimizer, schedule="linear")
         results.append([row["train_loss"] for row in rows])
     assert results[0] == pytest.approx(results[1], rel=1e-3)
