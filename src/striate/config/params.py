@@ -77,6 +77,8 @@ class Augment(Section):
     cutout: Annotated[int, Field(ge=0, le=1024)]
     shrink: Annotated[int, Field(ge=0, le=1024)]
     shrink_until: Annotated[float, Field(ge=0, le=1)]
+    mixup: Annotated[float, Field(ge=0, le=100)]
+    cutmix: Annotated[float, Field(ge=0, le=100)]
 
 
 class Training(Section):
@@ -93,6 +95,9 @@ class Training(Section):
     schedule: Literal["constant", "linear", "cosine"]
     warmup: Fraction
     label_smoothing: Fraction
+    clip: Annotated[float, Field(ge=0, le=1_000_000)]
+    accumulate: Count
+    ema: Fraction
     device: Literal["auto", "cpu", "cuda", "mps"]
     processes: Annotated[int | str, Field(description=PROCESSES)]
     precision: Literal["auto", "float32", "bfloat16"]
@@ -125,6 +130,11 @@ class Training(Section):
             raise ValueError(
                 f"training.precision is {self.precision}; it must be auto where"
                 " training.deterministic is portable, which computes in float32"
+            )
+        if self.accumulate > self.batch_size:
+            raise ValueError(
+                f"training.accumulate is {self.accumulate}; it must be at most"
+                f" training.batch_size, {self.batch_size}, which it divides"
             )
         return self
 
@@ -164,6 +174,12 @@ class Params(Section):
                 f"augment.shrink is {self.augment.shrink}; it must be 0 where model.arch is"
                 f" {self.model.arch}, which takes images of one size only"
             )
+        for key in ("mixup", "cutmix"):
+            if getattr(self.augment, key) and self.training.batch_size == 1:
+                raise ValueError(
+                    f"augment.{key} is {getattr(self.augment, key)}; it must be 0 where"
+                    " training.batch_size is 1, which leaves no image to mix with"
+                )
         known = ["none", "features", *self.model.layer_names()]
         if self.training.freeze not in known:
             fixed = "layers" not in type(self.model).model_fields

@@ -116,8 +116,22 @@ def conv_parameters(inputs: int, outputs: int, kernel_size: int, *, bias: bool, 
     return inputs * outputs * kernel_size**2 + outputs * (int(bias) + 2 * int(norm))
 
 
-def check_last_batch(count: int, batch_size: int, processes: int = 1) -> None:
-    """Refuse a step in which a process normalises a single image.
+def count_parts(batch: int, processes: int, accumulate: int) -> int:
+    """In how many passes each process computes its part of a batch.
+
+    All take equally many, as norms that see all processes need it. A batch of few images takes
+    fewer passes, so that none is empty in the process that has the most images.
+
+    Args:
+        batch: images in it.
+        processes: among which it is divided, into parts that differ by one at most.
+        accumulate: `training.accumulate`.
+    """
+    return max(1, min(accumulate, -(-batch // processes)))
+
+
+def check_last_batch(count: int, batch_size: int, processes: int = 1, accumulate: int = 1) -> None:
+    """Refuse a step in which a norm sees a single image.
 
     Call it where a single image leaves a batch norm one value a channel, which has no deviation.
 
@@ -125,19 +139,23 @@ def check_last_batch(count: int, batch_size: int, processes: int = 1) -> None:
         count: training images.
         batch_size: images in a step.
         processes: among which each batch is divided, into parts that differ by one at most.
+        accumulate: into how many such parts a process divides its part.
 
     Raises:
         UserError: names the key and what else would do.
     """
     last = count % batch_size or batch_size
-    batches = (min(batch_size, count), last)
-    if 1 not in {
-        size for batch in batches for size in (batch // processes, -(-batch // processes))
-    }:
+    for batch in (min(batch_size, count), last):
+        passes = count_parts(batch, processes, accumulate)
+        ends = {batch // processes, -(-batch // processes)}
+        if 1 in {size for end in ends for size in (end // passes, -(-end // passes))}:
+            break
+    else:
         return
-    parts = "" if processes == 1 else f", in {processes} parts, one of a single image"
+    parts = processes * count_parts(last, processes, accumulate)
+    said = "" if parts == 1 else f", in {parts} parts, one of a single image"
     raise UserError(
         f"training.batch_size is {batch_size}, which leaves {last:,} of {count:,} images to the"
-        f" last step{parts}: too few for a batch norm where a channel has one value; choose"
-        " another size"
+        f" last step{said}: too few for a batch norm where a channel has one value; choose"
+        f" another size{' or a smaller training.accumulate' if accumulate > 1 else ''}"
     )

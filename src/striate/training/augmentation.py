@@ -25,12 +25,12 @@ class BatchRandom:
     Attributes:
         generator: on the device of the images.
         batch_size: images in the whole batch.
-        part: the slice that is taken here.
+        part: the slice that is taken here, or the indices of its images in the batch.
     """
 
     generator: torch.Generator
     batch_size: int
-    part: slice
+    part: slice | Tensor
 
     def uniform(self, rows: int) -> Tensor:
         """Numbers from 0 to below 1, float (rows, B)."""

@@ -19,6 +19,7 @@ from striate.models.registry import Network
 from striate.training.distributed import SINGLE_PROCESS, Group, broadcast_weights
 from striate.training.history import is_complete
 from striate.training.lazy_images import Stored
+from striate.training.mixing import rows_of
 from striate.training.norms import train_
 from striate.training.schedule import Schedule
 from striate.training.state import State
@@ -53,8 +54,9 @@ def fit(
     Yields:
         After each epoch: `epoch` (from 1), `learning_rate` (of its last step), `train_loss` and
         `train_accuracy` (means over the images as they were seen during the epoch, in nats and
-        from 0 to 1), `val_loss` and `val_accuracy` if there is a validation set, and `step_losses`,
-        pairs of a step (from 1, counted over all epochs) and the loss of its batch.
+        from 0 to 1; of mixed images, what they mostly show counts), `val_loss` and `val_accuracy`
+        if there is a validation set, and `step_losses`, pairs of a step (from 1, counted over all
+        epochs) and the loss of its batch.
 
     Raises:
         UserError: the loss is no longer a number, or the best epoch is to be kept without a
@@ -106,6 +108,7 @@ def train_epoch(
             factor = schedule.rate_factor(first + number)
             for optimizer in state.optimizers:
                 optimizer.scale_rate(factor)
+            state.begin_step()
             step(indices, pixels, shrunk=schedule.is_shrunk(first + number))
             state.losses[number] = state.last_loss
             state.steps_done = number + 1
@@ -131,7 +134,8 @@ def batches(task: Task, state: State, group: Group) -> Generator[tuple[Tensor, T
 
     Yields:
         The indices of the images of a batch, int64 (B,), and the images of this rank's slice of
-        it, which are read ahead; None if all images are on the device.
+        it, which are read ahead, behind the image before it where images are mixed; None if all
+        images are on the device.
     """
     images, size = task.train_set.images, task.params.training.batch_size
     coming = state.order.split(size)[state.steps_done :]
@@ -140,7 +144,7 @@ def batches(task: Task, state: State, group: Group) -> Generator[tuple[Tensor, T
             yield indices, None
         return
     on_host = state.order.cpu().split(size)[state.steps_done :]
-    own = (indices[group.rank_slice(len(indices))] for indices in on_host)
+    own = (indices[rows_of(group, indices, state.mixing)] for indices in on_host)
     with closing(images.batches(own)) as pixels:
         yield from zip(coming, pixels, strict=True)
 
@@ -211,7 +215,7 @@ def epoch_row(task: Task, state: State, schedule: Schedule, group: Group) -> dic
         "train_accuracy": int(state.correct) / count,
     }
     if task.val_set is not None:
-        logits = predict_in_parts(task, task.val_set, state.model, group)
+        logits = predict_in_parts(task, task.val_set, state.scored_model, group)
         labels = task.val_set.labels.cpu()
         row["val_loss"] = mean_loss(logits, labels)
         row["val_accuracy"] = accuracy(logits, labels)

@@ -35,17 +35,18 @@ NORMALIZE = Normalization(255, None, None)
 TRAINING: dict[str, Any] = {
     "epochs": 2, "batch_size": 96, "optimizer": "adam", "learning_rate": 0.002, "bias_rate": 1.0,
     "head_rate": 1.0, "momentum": 0.9, "weight_decay": 0.01, "schedule": "linear", "warmup": 0.1,
-    "label_smoothing": 0.1, "device": "auto", "processes": 1, "precision": "auto",
-    "capture": "auto", "deterministic": True, "log_every": 1000, "keep": "last", "patience": 0,
-    "checkpoint_minutes": 10, "init_from": "weights/random", "freeze": "none",
+    "label_smoothing": 0.1, "clip": 0.0, "accumulate": 1, "ema": 0.0, "device": "auto",
+    "processes": 1, "precision": "auto", "capture": "auto", "deterministic": True,
+    "log_every": 1000, "keep": "last", "patience": 0, "checkpoint_minutes": 10,
+    "init_from": "weights/random", "freeze": "none",
 }  # fmt: skip
 AUGMENT: dict[str, Any] = {
     "translate": 0, "flip": False, "rotate": 0, "zoom": 0.0, "cutout": 0, "shrink": 0,
-    "shrink_until": 0.0,
+    "shrink_until": 0.0, "mixup": 0.0, "cutmix": 0.0,
 }  # fmt: skip
 EVERYTHING = {
     "translate": 2, "flip": True, "rotate": 10, "zoom": 0.1, "cutout": 4, "shrink": 20,
-    "shrink_until": 0.5,
+    "shrink_until": 0.5, "mixup": 0.2, "cutmix": 1.0,
 }  # fmt: skip
 CONVNET: dict[str, Any] = {
     "arch": "convnet", "layers": 2, "width": 8, "kernel_size": 5, "convs_per_layer": 1,
@@ -56,7 +57,10 @@ SPEEDRUN: dict[str, Any] = {
     "norm": "batch", "activation": "gelu", "dropout": 0.1, "whiten": 2,
 }  # fmt: skip
 PLAIN: dict[str, Any] = {"architecture": CONVNET, "augment": AUGMENT}
-AUGMENTED: dict[str, Any] = {"architecture": SPEEDRUN, "augment": EVERYTHING}
+# All that a training does only if it is asked to.
+AUGMENTED: dict[str, Any] = {
+    "architecture": SPEEDRUN, "augment": EVERYTHING, "clip": 1.0, "accumulate": 3, "ema": 0.99,
+}  # fmt: skip
 RATES = {"adam": 0.002, "adamw": 0.002, "sgd": 0.05, "muon": 0.1}
 PRECISIONS = ("auto", "float32", "bfloat16")
 KERNELS, CHANNELS = (1, 3, 5, 31), (1, 3)

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from striate.models.registry import Network
 from striate.training.augmentation import draw_flipped
+from striate.training.average import WeightAverage
 from striate.training.history import kept_epoch
+from striate.training.mixing import Mixing
 from striate.training.optimizers import build_optimizers
 from striate.training.task import Task
 
@@ -29,9 +31,11 @@ class State:
         optimizers: one for each group of its parameters.
         generator: of the order of the batches and of the augmentation.
         weights: the network's parameters and statistics, by name; they change as it learns.
+        average: of the weights over the steps, scored and kept in their place; None for none.
         best: a copy of the weights of the epoch that is kept.
         order: of the images in this epoch, int64 (N,).
         flipped: which images are flipped in this epoch, bool (N,); None for none.
+        mixing: how this epoch's batches are mixed; None for not at all.
         losses: of the steps of this epoch, float32 (steps,).
         last_loss: of the last step, float32 ().
         correct: how many images this epoch has classified correctly so far, int64 ().
@@ -54,9 +58,13 @@ class State:
                 optimizer.move_rate(device)
         self.generator = torch.Generator(device).manual_seed(params.seed)
         self.weights: dict[str, Tensor] = model.state_dict()
+        decay = params.training.ema
+        self.average = WeightAverage(self.model, decay) if decay else None
         self.best = {name: value.clone() for name, value in self.weights.items()}
         self.order = torch.empty(count, dtype=torch.int64, device=device)
         self.flipped = draw_flipped(count, self.generator) if params.augment.flip else None
+        mixes = params.augment.mixup or params.augment.cutmix
+        self.mixing = Mixing(params.augment, steps_per_epoch, device) if mixes else None
         self.losses = torch.zeros(steps_per_epoch, device=device)
         self.last_loss = torch.zeros((), device=device)
         self.correct = torch.zeros((), dtype=torch.int64, device=device)
@@ -65,7 +73,7 @@ class State:
         self.rows: list[dict[str, Any]] = []
 
     def begin_epoch(self) -> None:
-        """Shuffle and flip the images, unless the epoch was resumed after some of its steps."""
+        """Shuffle, flip and pair the images, unless the epoch was resumed after some steps."""
         if self.steps_done:
             return
         self.correct.zero_()
@@ -74,10 +82,29 @@ class State:
         )
         if self.flipped is not None and self.rows:
             self.flipped.logical_not_()
+        if self.mixing is not None:
+            self.mixing.draw(self.generator)
+
+    def begin_step(self) -> None:
+        """Put what differs from step to step where the next one reads it, also a captured one."""
+        if self.mixing is not None:
+            self.mixing.begin_step(self.steps_done)
+        if self.average is not None:
+            self.average.begin_step(len(self.rows) * len(self.losses) + self.steps_done)
+
+    @property
+    def scored_model(self) -> Network:
+        """The network that is scored and kept."""
+        return self.model if self.average is None else self.average.model
 
     def drawn(self) -> list[Tensor]:
-        """What was drawn for the images of an epoch: their order, and which are flipped."""
-        return [self.order] if self.flipped is None else [self.order, self.flipped]
+        """What was drawn for an epoch: the order of the images, their flips, the mixing."""
+        found = [self.order]
+        if self.flipped is not None:
+            found.append(self.flipped)
+        if self.mixing is not None:
+            found.append(self.mixing.drawn)
+        return found
 
     def end_epoch(self, row: dict[str, Any], keep: str) -> None:
         """Add the row of an epoch, and copy its weights if they are the ones to keep.
@@ -89,8 +116,9 @@ class State:
         self.rows.append(row)
         self.steps_done = 0
         if kept_epoch(self.rows, keep) == row["epoch"]:
+            averages = {} if self.average is None else self.average.values
             for name, value in self.best.items():
-                value.copy_(self.weights[name])
+                value.copy_(averages.get(name, self.weights[name]))
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors that a resumed training needs, by name."""
@@ -101,6 +129,10 @@ class State:
         found |= {"order": self.order, "losses": self.losses, "correct": self.correct}
         if self.flipped is not None:
             found["flipped"] = self.flipped
+        if self.mixing is not None:
+            found["mixing"] = self.mixing.drawn
+        if self.average is not None:
+            found |= {f"average.{name}": value for name, value in self.average.values.items()}
         return found
 
     def random_states(self) -> list[Tensor]:

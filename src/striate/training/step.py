@@ -1,38 +1,26 @@
-"""One step of a training, and its capture as a CUDA graph."""
+"""One step of a training."""
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import TYPE_CHECKING, Protocol
+from functools import reduce
+from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from striate.models.sizing import count_parts
 from striate.training.augmentation import BatchRandom, augment
+from striate.training.capture import CapturedStep, TakesStep
 from striate.training.distributed import Group, gradients
+from striate.training.lowered import LoweredWeights
+from striate.training.mixing import Targets, rows_of
 from striate.training.norms import running_statistics
 from striate.training.state import State
 from striate.training.task import Task
 
 if TYPE_CHECKING:
     from striate.training.resume import Checkpointer
-
-WARM_UP = 3  # steps before a CUDA graph is captured
-
-
-class TakesStep(Protocol):
-    """Learns from one batch."""
-
-    def __call__(self, indices: Tensor, pixels: Tensor | None = None, *, shrunk: bool) -> None:
-        """Change the state by one step.
-
-        Args:
-            indices: of the images of the whole batch, int64 (B,).
-            pixels: the images of this rank's slice, uint8; None if all images are on the device.
-            shrunk: whether to shrink the images.
-        """
 
 
 def build_step(
@@ -49,7 +37,7 @@ def build_step(
 
 
 class Step:
-    """Forward, loss, backward, all-reduce, update.
+    """Forward, loss and backward for each part of a batch, all-reduce, update.
 
     Args:
         task: what is trained on.
@@ -73,39 +61,72 @@ class Step:
 
     def __call__(self, indices: Tensor, pixels: Tensor | None = None, *, shrunk: bool) -> None:
         """Change the state by one step; see `TakesStep`."""
-        part = self.group.rank_slice(len(indices))
-        labels = self.task.train_set.labels[indices[part]]
-        logits = self._forward(self._inputs(indices, part, pixels, shrunk))
-        loss = F.cross_entropy(
-            logits.float(), labels, label_smoothing=self.task.params.training.label_smoothing,
-            reduction="mean" if self.group.size == 1 else "sum",
-        )  # fmt: skip
-        if self.group.size > 1:
-            loss = loss / len(indices)
+        inputs, targets = self._batch(indices, pixels, shrunk)
         for parameter in self.parameters:
             parameter.grad = None
-        loss.backward()
-        if self.lowered:
-            self.lowered.widen_grads()
-        self.state.last_loss.copy_(loss.detach())
-        correct = (logits.argmax(1) == labels).sum()
+        loss, correct = self._add_gradients(inputs, targets, len(indices))
+        self.state.last_loss.copy_(loss)
         self.state.correct.add_(correct if self.group.size == 1 else self._all_reduce(correct))
-        for optimizer in self.state.optimizers:
-            optimizer.step()
+        self._update()
 
-    def _inputs(self, indices: Tensor, part: slice, pixels: Tensor | None, shrunk: bool) -> Tensor:
-        """The augmented images of this rank's slice of a batch."""
-        task, own = self.task, indices[part]
+    def _batch(
+        self, indices: Tensor, pixels: Tensor | None, shrunk: bool
+    ) -> tuple[Tensor, Targets]:
+        """The augmented images of this rank's slice of a batch, and their labels."""
+        task, mixing = self.task, self.state.mixing
+        rows = rows_of(self.group, indices, mixing)
+        own = indices[rows]
+        labels = task.train_set.labels[own]
         flipped = None if self.state.flipped is None else self.state.flipped[own]
-        random = BatchRandom(self.state.generator, len(indices), part)
+        random = BatchRandom(self.state.generator, len(indices), rows)
         if pixels is None:
             images = self.images
         else:
             images = self._arranged(pixels)
             own = torch.arange(len(own), device=task.device)
-        return augment(
+        inputs = augment(
             images, own, flipped, task.normalize, task.params.augment, random, shrunk=shrunk
         )
+        return (inputs, Targets(labels)) if mixing is None else mixing.mix(inputs, labels)
+
+    def _add_gradients(self, inputs: Tensor, targets: Targets, size: int) -> tuple[Tensor, Tensor]:
+        """Add up the gradients of all parts of this rank's slice, by a pass for each part.
+
+        Args:
+            inputs: of this slice.
+            targets: of this slice.
+            size: of the whole batch.
+
+        Returns:
+            The slice's share of the mean loss over the batch, and how many of its images were
+            classified correctly.
+        """
+        settings = self.task.params.training
+        parts = count_parts(size, self.group.size, settings.accumulate)
+        is_whole = parts == self.group.size == 1
+        losses, hits = [], []
+        for images, wanted in zip(inputs.tensor_split(parts), targets.split(parts), strict=True):
+            logits = self._forward(images)
+            reduction = "mean" if is_whole else "sum"
+            loss = wanted.loss(logits.float(), settings.label_smoothing, reduction)
+            if not is_whole:
+                loss = loss / size
+            loss.backward()
+            if self.lowered:
+                self.lowered.widen_grads()
+            losses.append(loss.detach())
+            hits.append(wanted.correct(logits))
+        return reduce(torch.add, losses), reduce(torch.add, hits)
+
+    def _update(self) -> None:
+        """Change the weights by their gradients, which are those of the whole batch."""
+        clip = self.task.params.training.clip
+        if clip:
+            nn.utils.clip_grad_norm_(self.parameters, clip)
+        for optimizer in self.state.optimizers:
+            optimizer.step()
+        if self.state.average:
+            self.state.average.update()
 
     def _arranged(self, images: Tensor) -> Tensor:
         return images.contiguous(memory_format=self.task.precision.memory_format)
@@ -141,116 +162,3 @@ class Step:
         requested.fill_(self.checkpointer is not None and self.checkpointer.is_due())
         self.group.all_reduce([*grads, *statistics, self.state.last_loss, hits, requested])
         return hits.long()
-
-
-class LoweredWeights:
-    """The weights of convolutions and linear layers in the precision of the products.
-
-    Autocast would convert each of them by a call of its own, and each gradient by another; here one
-    call converts all weights of a step, and one all gradients, to the same bits. Layers of other
-    classes, and weights that several layers share, are left to autocast.
-
-    Args:
-        model: whose float32 weights the optimizer updates. Its forward pass gets the weights of
-            plain `Conv2d` and `Linear` layers in `dtype`.
-        dtype: of the products.
-    """
-
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
-        owners = Counter(
-            id(weight) for module in model.modules() for weight in module.parameters(recurse=False)
-        )
-        self.sources = {
-            f"{part}.{name}": weight
-            for part, module in model.named_modules()
-            if type(module) in (nn.Conv2d, nn.Linear)
-            for name, weight in module.named_parameters(recurse=False)
-            if owners[id(weight)] == 1
-        }
-        self.lowered = {
-            name: torch.empty_like(weight, dtype=dtype).requires_grad_(weight.requires_grad)
-            for name, weight in self.sources.items()
-        }
-        self.learning = [name for name, weight in self.sources.items() if weight.requires_grad]
-
-    @torch.no_grad()
-    def refresh(self) -> dict[str, Tensor]:
-        """Convert the weights of this step; returns them by name, without gradients."""
-        torch._foreach_copy_([*self.lowered.values()], [*self.sources.values()])
-        for weight in self.lowered.values():
-            weight.grad = None
-        return self.lowered
-
-    @torch.no_grad()
-    def widen_grads(self) -> None:
-        """Convert the gradients back, onto the weights that the optimizer updates."""
-        pairs = [
-            (self.sources[name], grad)
-            for name in self.learning
-            if (grad := self.lowered[name].grad) is not None
-        ]
-        if not pairs:  # a rank without images
-            return
-        raised = [torch.empty_like(weight) for weight, _ in pairs]
-        torch._foreach_copy_(raised, [grad for _, grad in pairs])
-        for (weight, _), grad in zip(pairs, raised, strict=True):
-            weight.grad = grad
-
-
-class CapturedStep:
-    """A step that is captured once as a CUDA graph and then replayed as a whole.
-
-    Otherwise the time to launch a hundred kernels limits small batches. The first calls are
-    ordinary steps, in which libraries choose their algorithms and allocate their buffers; a batch
-    of another size is never captured.
-
-    Args:
-        step: reads no tensor that is made anew for each call, except the indices and the pixels.
-        batch_size: of the batches that are replayed.
-        generator: of the random numbers that the step draws.
-    """
-
-    def __init__(self, step: TakesStep, batch_size: int, generator: torch.Generator) -> None:
-        self.step = step
-        self.indices = torch.empty(batch_size, dtype=torch.int64, device=generator.device)
-        self.pixels: Tensor | None = None
-        # What backward passes of the warm-up leave behind belongs to the stream that captures.
-        self.stream = torch.cuda.Stream(generator.device)
-        # A graph for each size of image, of which one is over before the other begins: they share
-        # their memory.
-        self.graphs = {shrunk: torch.cuda.CUDAGraph() for shrunk in (True, False)}
-        self.pool = torch.cuda.graph_pool_handle()
-        self.calls = dict.fromkeys(self.graphs, 0)
-        for graph in self.graphs.values():
-            graph.register_generator_state(generator)
-
-    def __call__(self, indices: Tensor, pixels: Tensor | None = None, *, shrunk: bool) -> None:
-        """Change the state by one step; see `TakesStep`."""
-        if len(indices) != len(self.indices):
-            self.step(indices, pixels, shrunk=shrunk)
-            return
-        self.calls[shrunk] += 1
-        if self.calls[shrunk] <= WARM_UP:
-            self._warm_up(indices, pixels, shrunk)
-            return
-        self.indices.copy_(indices)
-        if pixels is not None:
-            self.pixels = torch.empty_like(pixels) if self.pixels is None else self.pixels
-            self.pixels.copy_(pixels)
-        graph = self.graphs[shrunk]
-        if self.calls[shrunk] == WARM_UP + 1:
-            # Threads that read images ahead may take pinned memory meanwhile, which the mode
-            # `global` forbids.
-            with torch.cuda.graph(
-                graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"
-            ):
-                self.step(self.indices, self.pixels, shrunk=shrunk)
-        graph.replay()
-
-    def _warm_up(self, indices: Tensor, pixels: Tensor | None, shrunk: bool) -> None:
-        """Take an ordinary step on a side stream, as capturing requires."""
-        here = torch.cuda.current_stream(indices.device)
-        self.stream.wait_stream(here)
-        with torch.cuda.stream(self.stream):
-            self.step(indices, pixels, shrunk=shrunk)
-        here.wait_stream(self.stream)

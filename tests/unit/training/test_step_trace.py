@@ -18,8 +18,9 @@ from striate.models.devices import Precision
 from striate.models.layers import ACTIVATIONS
 from striate.training import distributed, step, transfer
 from striate.training.distributed import SINGLE_PROCESS, Group
+from striate.training.lowered import LoweredWeights
 from striate.training.state import State
-from striate.training.step import LoweredWeights, Step
+from striate.training.step import Step
 from striate.training.task import Task
 
 CPU = torch.device("cpu")

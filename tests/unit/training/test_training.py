@@ -15,6 +15,7 @@ from striate.models import checkpoint
 from striate.models.configs import CONFIGS
 from striate.training import history, loop, schedule
 from striate.training import step as steps
+from striate.training.capture import CapturedStep
 
 EVERYTHING = {"translate": 1, "flip": True, "rotate": 5, "zoom": 0.1, "cutout": 1, "shrink": 4,
               "shrink_until": 0.5}  # fmt: skip
@@ -352,7 +353,7 @@ def test_a_step_is_captured_after_the_warm_up_and_replayed(sent, monkeypatch):
         events.append((len(indices), shrunk))
         taken.append((indices, pixels))
 
-    captured = steps.CapturedStep(step, 2, torch.Generator())
+    captured = CapturedStep(step, 2, torch.Generator())
     batches = [(torch.tensor([n, n]), torch.full((2, 1), n) if sent else None) for n in range(6)]
     rest = (torch.tensor([9]), torch.full((1, 1), 9) if sent else None)
     for indices, pixels in [*batches[:4], rest, *batches[4:]]:
