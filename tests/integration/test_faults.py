@@ -204,7 +204,8 @@ def valid_params(draw):
         values[section] = {
             key: draw(range_of(key, allowed))
             for key, allowed in schema.items()
-            if key not in ("split_seed", "width", "processes", "deterministic", "patch")
+            if key
+            not in ("split_seed", "width", "processes", "deterministic", "patch", "accumulate")
         }
     values["data"]["split_seed"] = draw(st.just("auto") | st.integers(0, 2**32 - 1))
     training = values["training"]
@@ -212,6 +213,9 @@ def valid_params(draw):
     training["deterministic"] = draw(st.sampled_from(["auto", "portable", True, False]))
     if training["deterministic"] == "portable":
         training["precision"] = "auto"
+    training["accumulate"] = draw(st.integers(1, min(training["batch_size"], 20)))
+    if training["batch_size"] == 1:
+        values["augment"] |= {"mixup": 0.0, "cutmix": 0.0}
     model = values["model"]
     if model["residual"] and model["arch"] in ("convnet", "gabor"):
         model["convs_per_layer"] = max(model["convs_per_layer"], 2)

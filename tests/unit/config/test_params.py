@@ -98,6 +98,13 @@ def test_the_schema_repeats_no_default():
             "Adam",
             "training.optimizer is 'Adam'; it must be one of adam, adamw, sgd",
         ),
+        (
+            "training.accumulate",
+            101,
+            "training.accumulate is 101; it must be at most training.batch_size, 100, which it",
+        ),
+        ("training.ema", 1.0, "training.ema is 1.0; it must be a number from 0 to below 1"),
+        ("augment.mixup", -1, "augment.mixup is -1; it must be a number from 0 to 100"),
         ("model", 3, "model is 3; it must be a section with the keys arch, layers, width"),
         ("modle", 3, "modle is not a known key; known here: seed, data, augment, model"),
         ("model.depth", 3, "model.depth is not a known key; known here: arch, layers, width"),
@@ -107,6 +114,13 @@ def test_a_faulty_value_is_explained_in_one_line(key, value, explanation):
     with pytest.raises(params.ParamsError, match=explanation) as caught:
         params.check(changed(**{key: value}))
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("key", ["mixup", "cutmix"])
+def test_a_batch_of_one_image_cannot_be_mixed(key):
+    values = changed(**{f"augment.{key}": 0.5, "training.batch_size": 1})
+    with pytest.raises(params.ParamsError, match=rf"augment.{key} is 0.5; it must be 0 where .* 1"):
+        params.check(values)
 
 
 def test_a_missing_key_is_named_with_what_it_should_hold():

@@ -33,6 +33,9 @@ PLAIN = CONVNET | {"norm": "none", "dropout": 0.0}
 # Of the others, each batch norm of a process that has one image would see a single value.
 OTHER_NORMS = {"residual": "group", "mlp": "layer"}
 EVERY = {"translate": 1, "flip": True, "rotate": 5, "zoom": 0.1, "cutout": 1}
+TECHNIQUES = {
+    "augment": EVERY | {"mixup": 0.4, "cutmix": 1.0}, "clip": 0.5, "accumulate": 2, "ema": 0.9,
+}  # fmt: skip
 
 
 class Threads:
@@ -127,8 +130,10 @@ def test_every_image_of_a_batch_is_taken_once(count, size):
         {"optimizer": "sgd", "label_smoothing": 0.1, "schedule": "cosine"},
         {"augment": EVERY, "keep": "best"},
         {"augment": EVERY, "batch_size": 7},  # one image is left to the last step
+        TECHNIQUES,
+        TECHNIQUES | {"batch_size": 7},
     ],
-    ids=["adam", "sgd", "augmented", "left over"],
+    ids=["adam", "sgd", "augmented", "left over", "techniques", "techniques, left over"],
 )
 def test_each_step_has_the_loss_that_one_process_has(size, changes):
     ((_, expected, _),) = fit(1, **changes)
@@ -200,7 +205,7 @@ def test_a_state_that_one_process_wants_is_saved_by_all_at_the_same_step():
 
 @pytest.mark.parametrize("architecture", [PLAIN, CONVNET], ids=["plain", "norm"])
 def test_all_stop_together_and_go_on_to_the_same_end(architecture):
-    changes = {"architecture": architecture | {"dropout": 0.0}, "augment": EVERY}
+    changes = {"architecture": architecture | {"dropout": 0.0}} | TECHNIQUES
     undisturbed = fit(2, **changes)
     checkpointers = [Checkpointer(), Checkpointer(stop_at=7)]
     stopped = fit(2, checkpointers, **changes)

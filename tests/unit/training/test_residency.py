@@ -22,6 +22,7 @@ REGIMES = ("device", "host", "disk")
 CPU = torch.device("cpu")
 EVERYTHING = {"translate": 1, "flip": True, "rotate": 5, "zoom": 0.1, "cutout": 2, "shrink": 6,
               "shrink_until": 0.5}  # fmt: skip
+MIXED = EVERYTHING | {"mixup": 0.4, "cutmix": 1.0}
 WHITENED = SPEEDRUN | {"whiten": 2}
 COUNT = 61  # with 12 held out, the last of 4 batches has a single image
 
@@ -76,8 +77,14 @@ def content(model, rows, folder):
 
 @pytest.mark.parametrize(
     ("precision", "augment"),
-    [("float32", EVERYTHING), ("auto", {}), ("bfloat16", EVERYTHING)],
-    ids=["float32", "auto", "bfloat16"],
+    [
+        ("float32", EVERYTHING),
+        ("auto", {}),
+        ("bfloat16", EVERYTHING),
+        ("float32", MIXED),
+        ("bfloat16", MIXED),
+    ],
+    ids=["float32", "auto", "bfloat16", "mixed-float32", "mixed-bfloat16"],
 )
 def test_wherever_images_lie_the_bytes_are_the_same(folder, tmp_path, precision, augment):
     expected, *others = (
@@ -142,13 +149,14 @@ class Part(Group):
         return [value] * self.size
 
 
+@pytest.mark.parametrize("mixed", [False, True], ids=["plain", "mixed"])
 @pytest.mark.parametrize("rank", [0, 1, 2])
-def test_of_a_batch_no_more_is_read_than_the_slice_of_a_process(folder, monkeypatch, rank):
+def test_of_a_batch_no_more_is_read_than_a_process_needs(folder, monkeypatch, rank, mixed):
     group = Part(rank, 3)
     options = {
         "group": group,
         "architecture": CONVNET | {"norm": "none"},  # which would ask the other processes
-        "augment": EVERYTHING | {"shrink": 0},
+        "augment": (MIXED if mixed else EVERYTHING) | {"shrink": 0},
     }
     model, rows = train(folder, "device", **options)
     taken = []
@@ -163,8 +171,9 @@ def test_of_a_batch_no_more_is_read_than_the_slice_of_a_process(folder, monkeypa
     assert others == rows
     for name, value in other.state_dict().items():
         assert torch.equal(value, model.state_dict()[name]), name
-    parts = [group.rank_slice(size) for size in (16, 16, 16, 1, 12)]
-    expected = [part.stop - part.start for part in parts]
+    *parts, val = (group.rank_slice(size) for size in (16, 16, 16, 1, 12))
+    # A mixed image needs the one before it.
+    expected = [part.stop - part.start + mixed for part in parts] + [val.stop - val.start]
     # First come the images for whitening, then three epochs with validation.
     assert sorted(map(len, taken[1:])) == sorted(expected * 3)
 

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[3]
 AUGMENTATION = {"translate": 1, "flip": True, "rotate": 5, "zoom": 0.1, "cutout": 1, "shrink": 4,
                 "shrink_until": 0.5}  # fmt: skip
 KILLS = int(os.environ.get("STRIATE_KILLS", "30"))
+MIXED = AUGMENTATION | {"mixup": 0.4, "cutmix": 1.0}
 STEPS = 4 * 3  # of 50 images in batches of 16, over three epochs
 
 
@@ -68,6 +69,10 @@ RESUMED = {
     "bfloat16": {"precision": "bfloat16", "optimizer": "adamw", "keep": "best"},
     "augmented": {
         "augment": AUGMENTATION, "architecture": SPEEDRUN, "keep": "best", "patience": 2,
+    },
+    "all at once": {
+        "augment": MIXED, "architecture": SPEEDRUN, "keep": "best", "clip": 0.5, "accumulate": 2,
+        "ema": 0.9, "precision": "bfloat16", "optimizer": "muon",
     },
     **{name: {"optimizer": "muon", "architecture": one} for name, one in NETWORKS.items()},
 }  # fmt: skip

@@ -26,6 +26,8 @@ from striate.training.task import Task
 CPU = torch.device("cpu")
 EVERYTHING = {"translate": 1, "flip": True, "rotate": 5, "zoom": 0.1, "cutout": 1, "shrink": 4,
               "shrink_until": 0.5}  # fmt: skip
+TECHNIQUES = {"clip": 0.5, "accumulate": 2, "ema": 0.9}
+MIXED = EVERYTHING | {"mixup": 0.4, "cutmix": 1.0}
 # Of the keys that a network reads, these are set to each of their values.
 VALUES = {"activation": list(ACTIVATIONS), "norm": ["batch", "group", "none"]}
 OPTIMIZERS = ["adam", "adamw", "sgd", "muon"]
@@ -45,6 +47,7 @@ def operations(model, task, *, shrunk=False, group=SINGLE_PROCESS, pixels=None):
     indices = torch.arange(16)
     take(indices, pixels, shrunk=shrunk)
     with traced() as names:
+        state.begin_step()
         take(indices, pixels, shrunk=shrunk)
     return names
 
@@ -63,13 +66,14 @@ def test_no_setting_makes_the_host_wait(architecture, optimizer, precision):
     config = CONFIGS[architecture["arch"]]
     keys = [key for key in VALUES if key in config.model_fields]
     for *values, augment, freezes in product(
-        *(VALUES[key] for key in keys), [{}, EVERYTHING], [False, True]
+        *(VALUES[key] for key in keys), [{}, MIXED], [False, True]
     ):
         model = network(architecture | {"whiten": 2} | dict(zip(keys, values, strict=True)))
         until = next(name for name in model.layers() if name in ("layer1", "stem"))
         freeze = until if freezes else "none"
         transfer.freeze_(model, freeze)
-        loaded = settings(augment, optimizer=optimizer, freeze=freeze)
+        techniques = TECHNIQUES if augment else {}
+        loaded = settings(augment, optimizer=optimizer, freeze=freeze, **techniques)
         task = fast_task(bars(50), precision, loaded)
         assert operations(model, task, shrunk=bool(augment) and config.takes_any_size)
 
@@ -79,9 +83,19 @@ def test_images_that_are_sent_and_other_processes_make_the_host_wait_no_more(
     monkeypatch, precision
 ):
     monkeypatch.setattr(distributed.dist, "all_reduce", lambda flat: None)
-    task = fast_task(bars(50), precision, settings(EVERYTHING))
-    pixels = torch.zeros(8, 1, 6, 6, dtype=torch.uint8)
+    task = fast_task(bars(50), precision, settings(MIXED, **TECHNIQUES))
+    pixels = torch.zeros(9, 1, 6, 6, dtype=torch.uint8)  # and one to mix with
     assert operations(network(), task, group=Group(0, 2), pixels=pixels)
+
+
+@pytest.mark.parametrize("technique", [{"mixup": 0.4}, {"cutmix": 1.0}, {"clip": 0.5},
+                                       {"accumulate": 2}, {"ema": 0.9}], ids=str)  # fmt: skip
+def test_a_technique_by_itself_makes_the_host_wait_no_more(technique):
+    augments = technique.keys() <= EVERYTHING.keys() | {"mixup", "cutmix"}
+    loaded = settings(**({"augment": technique} if augments else technique))
+    task = fast_task(bars(50), "bfloat16", loaded)
+    plain = fast_task(bars(50), "bfloat16", settings())
+    assert len(operations(network(), task)) > len(operations(network(), plain))
 
 
 def test_a_host_that_would_wait_is_noticed():
