@@ -123,8 +123,8 @@ def test_a_step_that_waits_fails(cuda, monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", choose)
     monkeypatch.setattr(torch.nn.Conv2d, "forward", waiting)
     result = selfcheck.run_one("syncs", CPU)
-    # A step has the whitening layer and two layers of two convolutions.
-    assert (result.status, result.remark) == ("failed", "50 waits in 10 steps, 200 in 40")
+    # Each of three parts of a step has the whitening layer and two layers of two convolutions.
+    assert (result.status, result.remark) == ("failed", "150 waits in 10 steps, 600 in 40")
 
 
 @pytest.mark.parametrize(
