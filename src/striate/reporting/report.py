@@ -116,7 +116,7 @@ def headline(
             percent(train["train_accuracy"]),
             f"after {epochs(train.get('kept_epoch', train['epochs']))}",
         ),
-        *((metric.label, metric.shown(test), metric.note) for metric in others()),
+        *((metric.label, metric.shown(test), metric.note) for metric in others(test)),
         ("parameters", f"{train['parameters']:,}", "numbers that training changes"),
     ]
     return [
