@@ -39,7 +39,8 @@ def check(
     held_out = validation_count(params.data.val_size, count)
     check_selection(params.training, held_out)
     if network.normalizes_one_value(shrink or min(shape[1:])):
-        check_last_batch(count - held_out, params.training.batch_size, processes)
+        left = params.data.per_class * classes or count - held_out
+        check_last_batch(left, params.training.batch_size, processes)
 
 
 def check_augment(settings: Augment, shape: Sequence[int]) -> None:

@@ -76,11 +76,15 @@ class Step:
         part = self.group.rank_slice(len(indices))
         labels = self.task.train_set.labels[indices[part]]
         logits = self._forward(self._inputs(indices, part, pixels, shrunk))
+        weights = self.task.class_weights
+        reduction = "none" if weights is not None else "mean" if self.group.size == 1 else "sum"
         loss = F.cross_entropy(
             logits.float(), labels, label_smoothing=self.task.params.training.label_smoothing,
-            reduction="mean" if self.group.size == 1 else "sum",
+            reduction=reduction,
         )  # fmt: skip
-        if self.group.size > 1:
+        if weights is not None:
+            loss = (loss * weights[labels]).sum()
+        if reduction != "mean":
             loss = loss / len(indices)
         for parameter in self.parameters:
             parameter.grad = None

@@ -125,10 +125,11 @@ def test_every_image_of_a_batch_is_taken_once(count, size):
     [
         {},
         {"optimizer": "sgd", "label_smoothing": 0.1, "schedule": "cosine"},
+        {"class_weights": "balanced", "label_smoothing": 0.1},
         {"augment": EVERY, "keep": "best"},
         {"augment": EVERY, "batch_size": 7},  # one image is left to the last step
     ],
-    ids=["adam", "sgd", "augmented", "left over"],
+    ids=["adam", "sgd", "weighted", "augmented", "left over"],
 )
 def test_each_step_has_the_loss_that_one_process_has(size, changes):
     ((_, expected, _),) = fit(1, **changes)
