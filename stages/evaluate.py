@@ -39,7 +39,7 @@ def evaluate(settings: params.Params) -> None:
     )
     values = metrics.measure(found)
     json_csv.write_json(Path("metrics/test.json"), values)
-    rest = "".join(f"; {metric.label} {metric.shown(values)}" for metric in metrics.others())
+    rest = "".join(f"; {metric.label} {metric.shown(values)}" for metric in metrics.others(values))
     print(
         f"test accuracy {values['accuracy']:.2%}: {values['errors']:,} errors"
         f" in {values['n']:,} images{rest}"

@@ -49,7 +49,7 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
     """Read data/, train, and write models/ and metrics/."""
     import torch
 
-    from striate.data import arrays
+    from striate.data import arrays, splits
     from striate.models import checkpoint, devices
     from striate.models.normalization import pick_normalization
     from striate.training import norms, resume
@@ -62,6 +62,7 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
         settings, manifest["shape"], len(manifest["classes"]), manifest["train"]["count"],
         group.size,
     )  # fmt: skip
+    splits.check_per_class(settings.data, manifest)
     normalization = pick_normalization(manifest, settings.data.normalize)
     description = checkpoint.describe(settings.model.architecture(), manifest, normalization)
     torch.manual_seed(settings.seed)
@@ -107,7 +108,7 @@ def load_data(
         )
     )[group.rank]  # fmt: skip
     train_set, val_set = tensors.train_val_split(
-        images, settings.data.val_size, settings.split_seed
+        images, settings.data.val_size, settings.split_seed, settings.data.per_class
     )
     precision = devices.pick_precision(settings.training.precision, device)
     return (
@@ -151,6 +152,9 @@ def summary(model: Network, task: Task, residency: str, group: Group, whole_norm
         f"{len(task.train_set.labels):,} images {where}",
         f"on {task.device}",
     ]
+    if task.class_weights is not None:
+        low, high = task.class_weights.aminmax()
+        parts.append(f"class weights from {low:.3g} to {high:.3g}")
     if is_portable(task):
         parts.append("portable arithmetic")
     if group.size > 1:

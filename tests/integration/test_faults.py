@@ -20,7 +20,7 @@ from settings import COMMITTED, changed
 from stages import STAGES, fail_stage, run_stage, write_params
 
 from striate.config import params, validation
-from striate.data import arrays, tensors
+from striate.data import arrays, splits, tensors
 from striate.datasets import image_folder
 from striate.datasets.registry import DATASETS
 from striate.errors import UserError
@@ -184,7 +184,8 @@ def range_of(key, schema):
     if schema["type"] == "string":
         return st.just("weights/random")
     most = {"layers": 3, "kernel_size": 9, "convs_per_layer": 3, "translate": 7, "cutout": 8,
-            "shrink": 8, "whiten": 7, "orientations": 3, "heads": 2, "val_size": 15}  # fmt: skip
+            "shrink": 8, "whiten": 7, "orientations": 3, "heads": 2, "val_size": 15,
+            "per_class": 1}  # fmt: skip
     least = schema.get("minimum", schema.get("exclusiveMinimum"))
     largest = min(schema.get("maximum", schema.get("exclusiveMaximum")), most.get(key, math.inf))
     if schema["type"] == "integer":
@@ -258,16 +259,20 @@ def test_the_random_params_reach_every_key():
 def test_valid_params_take_a_step_or_say_that_the_loss_diverged(finished, values, count):
     loaded = params.check(values)
     manifest = arrays.load_manifest(Path("data"))
+    everything = tensors.load_split(Path("data"), "train", torch.device("cpu"))
+    some = tensors.Split(*(part[:count] for part in everything))
+    of_each = some.labels.bincount(minlength=10).tolist()
     try:
         validation.check(loaded, manifest["shape"], len(manifest["classes"]), count)
+        splits.check_per_class(loaded.data, manifest | {"train": {"per_class": of_each}})
     except UserError:
         assume(False)
     normalize = normalization.pick_normalization(manifest, loaded.data.normalize)
     torch.manual_seed(loaded.seed)
     model = checkpoint.build(checkpoint.describe(values["model"], manifest, normalize))
-    everything = tensors.load_split(Path("data"), "train", torch.device("cpu"))
-    some = tensors.Split(*(part[:count] for part in everything))
-    train_set, val_set = tensors.train_val_split(some, loaded.data.val_size, loaded.split_seed)
+    train_set, val_set = tensors.train_val_split(
+        some, loaded.data.val_size, loaded.split_seed, loaded.data.per_class
+    )
     model.fit_to_data(normalize(train_set.images))
     transfer.freeze_(model, loaded.training.freeze)
     try:

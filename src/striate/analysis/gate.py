@@ -104,7 +104,7 @@ def check_rules(rules: Rules, before: Metrics, now: Metrics, revision: str) -> N
         raise UserError("gate.yaml has no rule for any metric, so nothing would be compared")
     for file, metric in judged:
         old, new = before.get(file, {}), now.get(file, {})
-        if metric not in old and metric not in new:
+        if metric not in old and metric not in new and not _may_lack(file, metric):
             there = dict.fromkeys([*old, *new] or [*before, *now])
             names = f"there are {', '.join(there)}" if there else "there are no metrics"
             raise UserError(
@@ -128,6 +128,11 @@ def check_rules(rules: Rules, before: Metrics, now: Metrics, revision: str) -> N
         )
 
 
+def _may_lack(file: str, metric: str) -> bool:
+    """Whether it is a metric that means something for some data sets only."""
+    return file == records.TEST and metric in METRICS and METRICS[metric].where is not None
+
+
 def compare(before: Side, now: Side, rules: Rules) -> list[MetricCheck]:
     """Judge every metric that has a rule, and list the others."""
     checks = []
@@ -138,6 +143,8 @@ def compare(before: Side, now: Side, rules: Rules) -> list[MetricCheck]:
             check = _check(file, metric, before, now, rule)
             if check.status == "missing" and metric in new:
                 check = check._replace(status="not a number")
+            elif check.status == "missing" and metric not in old:  # see `_may_lack`
+                check = check._replace(status="not judged")
             if rule or check.before or check.now:
                 checks.append(check)
     return checks

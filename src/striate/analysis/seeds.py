@@ -31,9 +31,14 @@ def table(group: Group) -> list[list[str]]:
 
 def drawn(group: Group) -> str:
     """What differs between the seeds of a group, in a sentence."""
-    fixed = group.members[0].params.get("data.split_seed", "auto")
-    split = "the validation split, " if fixed == "auto" else ""
-    rest = "" if fixed == "auto" else f" All hold out the same images (data.split_seed {fixed})."
+    params = group.members[0].params  # older ones lack both keys
+    fixed, some = params.get("data.split_seed", "auto"), params.get("data.per_class", 0)
+    split, rest = "", ""
+    if fixed == "auto":
+        split = "the validation split, " + "the training images, " * bool(some)
+    else:
+        same = "hold out" + " and train on" * bool(some)
+        rest = f" All {same} the same images (data.split_seed {fixed})."
     return (
         f"The seed draws {split}the initial weights, the order of the batches and the"
         f" augmentation.{rest}"

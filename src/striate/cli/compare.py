@@ -66,7 +66,7 @@ def _summary_rows(settings: Params, train: dict[str, Any], test: dict[str, Any])
         rows["validation accuracy"] = f"{train['val_accuracy']:.2%}"
     wrong = metrics.METRICS["errors"].shown(test)
     rows["test accuracy"] = f"{test['accuracy']:.2%} ({wrong} of {test['n']:,} wrong)"
-    return rows | {metric.label: metric.shown(test) for metric in metrics.others()}
+    return rows | {metric.label: metric.shown(test) for metric in metrics.others(test)}
 
 
 def _seeds_rows(root: Path, here: Record) -> dict[str, str]:

@@ -40,6 +40,7 @@ class Data(Section):
     test_size: Annotated[float, Field(gt=0, lt=1)]
     val_size: Annotated[float, Field(ge=0, le=1_000_000)]
     split_seed: Annotated[int | str, Field(description=SPLIT_SEED)]
+    per_class: Annotated[int, Field(ge=0, le=1_000_000)]
     normalize: Literal["unit", "standard"]
     residency: Literal["auto", "device", "host", "disk"]
 
@@ -98,6 +99,7 @@ class Training(Section):
     clip: Annotated[float, Field(ge=0, le=1_000_000)]
     accumulate: Count
     ema: Fraction
+    class_weights: Literal["none", "balanced"]
     device: Literal["auto", "cpu", "cuda", "mps"]
     processes: Annotated[int | str, Field(description=PROCESSES)]
     precision: Literal["auto", "float32", "bfloat16"]
@@ -158,7 +160,7 @@ class Params(Section):
 
     @property
     def split_seed(self) -> int:
-        """The seed of the validation split."""
+        """The seed of the validation split, and of the images that `data.per_class` takes."""
         own = self.data.split_seed
         return own if isinstance(own, int) else self.seed
 

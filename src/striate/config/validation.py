@@ -40,7 +40,8 @@ def check(
     check_selection(params.training, held_out)
     if network.normalizes_one_value(shrink or min(shape[1:])):
         training = params.training
-        check_last_batch(count - held_out, training.batch_size, processes, training.accumulate)
+        left = params.data.per_class * classes or count - held_out
+        check_last_batch(left, training.batch_size, processes, training.accumulate)
 
 
 def check_augment(settings: Augment, shape: Sequence[int]) -> None:

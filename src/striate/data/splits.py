@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from striate.errors import UserError
 
 if TYPE_CHECKING:
-    from striate.config.params import Training
+    from striate.config.params import Data, Training
 
 
 def held_out_count(total: int, size: float) -> int:
@@ -42,16 +42,46 @@ def stratified_split(labels: np.ndarray, size: float, seed: int) -> tuple[np.nda
     count = held_out_count(total, size)
     random = np.random.RandomState(seed)
     classes, class_sizes = np.unique(labels, return_counts=True)
-    # Largest remainder method: the quotas add up to `count`, and differ from exact ones by below 1.
-    exact = class_sizes * count / total
-    quotas = np.floor(exact).astype(int)
-    quotas[np.argsort(quotas - exact, kind="stable")[: count - quotas.sum()]] += 1
     chosen = [
         random.permutation(np.flatnonzero(labels == label))[:quota]
-        for label, quota in zip(classes, quotas, strict=True)
+        for label, quota in zip(classes, class_quotas(class_sizes, count), strict=True)
     ]
     held_out = np.sort(np.concatenate(chosen)).astype(int)
     return np.setdiff1d(np.arange(total), held_out), held_out
+
+
+def class_quotas(class_sizes: np.ndarray, count: int) -> np.ndarray:
+    """How many images of each class are among `count` that keep its proportion.
+
+    Largest remainder method: the quotas add up to `count`, and differ from exact ones by below 1.
+
+    Args:
+        class_sizes: images of each class, (classes,).
+        count: images in all.
+    """
+    exact = class_sizes * count / class_sizes.sum()
+    quotas: np.ndarray = np.floor(exact).astype(int)
+    quotas[np.argsort(quotas - exact, kind="stable")[: count - quotas.sum()]] += 1
+    return quotas
+
+
+def draw_per_class(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Draw `count` indices of each class, ascending; those of a smaller count are among them.
+
+    Args:
+        labels: integer classes, (N,).
+        count: of each class.
+        seed: of NumPy's legacy generator, as in `stratified_split`.
+
+    Raises:
+        ValueError: a class has fewer.
+    """
+    # A stream of its own: that of the seed alone has drawn the validation images.
+    random = np.random.RandomState([seed, 1])
+    orders = [random.permutation(np.flatnonzero(labels == one)) for one in np.unique(labels)]
+    if any(len(order) < count for order in orders):
+        raise ValueError(f"a class has fewer than {count} images")
+    return np.sort(np.concatenate([order[:count] for order in orders]))
 
 
 def validation_count(val_size: float, count: int) -> int:
@@ -64,6 +94,26 @@ def validation_count(val_size: float, count: int) -> int:
         return held_out_count(count, val_size)
     except ValueError as error:
         raise UserError(f"data.val_size is {val_size:g}: {error} for training") from None
+
+
+def check_per_class(data: Data, manifest: dict[str, Any]) -> None:
+    """Refuse to train on more images of each class than the validation set leaves.
+
+    Args:
+        data: the section of params.yaml.
+        manifest: of the data; the keys classes and train are read.
+
+    Raises:
+        UserError: names the largest possible value, and the class that has no more.
+    """
+    sizes = np.array(manifest["train"]["per_class"])
+    left = sizes - class_quotas(sizes, validation_count(data.val_size, sizes.sum()))
+    if data.per_class > left.min():
+        name = manifest["classes"][int(left.argmin())]
+        raise UserError(
+            f"data.per_class is {data.per_class}; the largest possible value is {left.min()}: class"
+            f" {name} has no more images beside the validation set"
+        )
 
 
 def check_selection(training: Training, val_count: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from striate.data.arrays import map_split
-from striate.data.splits import stratified_split, validation_count
+from striate.data.splits import draw_per_class, stratified_split, validation_count
 
 if TYPE_CHECKING:
     from striate.training.lazy_images import Stored
@@ -46,7 +46,7 @@ def load_split(folder: Path, split: str, device: torch.device) -> Split[Tensor]:
 
 
 def train_val_split(
-    split: Split[Pixels], val_size: float, seed: int
+    split: Split[Pixels], val_size: float, seed: int, per_class: int = 0
 ) -> tuple[Split[Pixels], Split[Pixels] | None]:
     """Split the stored training images into a training and a stratified validation set.
 
@@ -54,19 +54,27 @@ def train_val_split(
         split: all stored training images.
         val_size: `data.val_size`: a fraction below 1 or a number of images.
         seed: as in `stratified_split`.
+        per_class: `data.per_class`: images of each class to train on, drawn once the validation
+            set is held out; 0 for all that are left.
 
     Returns:
         The training set, and the validation set or None if it would be empty.
 
     Raises:
         UserError: the training set would be empty.
+        ValueError: a class has fewer than `per_class` images left, which
+            `striate.data.splits.check_per_class` tells before.
     """
-    if val_size == 0:
-        return split, None
-    validation_count(val_size, len(split.labels))
-    both = stratified_split(split.labels.cpu().numpy(), val_size, seed)
-    train, val = (
-        Split(split.images[indices], split.labels[indices])
-        for indices in (torch.from_numpy(part).to(split.labels.device) for part in both)
-    )
-    return train, val if len(val.labels) else None
+    train, val = split, None
+    if val_size:
+        validation_count(val_size, len(split.labels))
+        both = stratified_split(split.labels.cpu().numpy(), val_size, seed)
+        train, val = (_chosen(split, part) for part in both)
+    if per_class:
+        train = _chosen(train, draw_per_class(train.labels.cpu().numpy(), per_class, seed))
+    return train, val if val is not None and len(val.labels) else None
+
+
+def _chosen(split: Split[Pixels], indices: np.ndarray) -> Split[Pixels]:
+    chosen = torch.from_numpy(indices).to(split.labels.device)
+    return Split(split.images[chosen], split.labels[chosen])

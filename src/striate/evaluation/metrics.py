@@ -6,7 +6,7 @@ model card, `striate summary`, `compare` and `gate` find it in `METRICS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -47,6 +47,7 @@ class Metric(NamedTuple):
         better: which direction is better; None where neither is.
         note: what it is, in a few words; may be empty.
         compute: returns a number.
+        where: whether it means something for these test images; None where it always does.
     """
 
     key: str
@@ -55,9 +56,10 @@ class Metric(NamedTuple):
     better: Direction | None
     note: str
     compute: Callable[[Predictions], Any]
+    where: Callable[[Predictions], bool] | None = None
 
-    def shown(self, values: dict[str, float]) -> str:
-        """Its value in metrics/test.json; – where that file is older than the metric."""
+    def shown(self, values: Mapping[str, float]) -> str:
+        """Its value in metrics/test.json; – where that file lacks it."""
         return format(values[self.key], self.format_spec) if self.key in values else MISSING
 
 
@@ -65,7 +67,11 @@ METRICS: dict[str, Metric] = {}  # by key, in the order of metrics/test.json
 
 
 def metric(
-    label: str, format_spec: str, better: Direction | None = None, note: str = ""
+    label: str,
+    format_spec: str,
+    better: Direction | None = None,
+    note: str = "",
+    where: Callable[[Predictions], bool] | None = None,
 ) -> Callable[[Callable[[Predictions], Any]], Callable[[Predictions], Any]]:
     """Register a function as a metric; its name is the key.
 
@@ -77,7 +83,7 @@ def metric(
 
     def register(compute: Callable[[Predictions], Any]) -> Callable[[Predictions], Any]:
         key = compute.__name__
-        METRICS[key] = Metric(key, label, format_spec, better, note, compute)
+        METRICS[key] = Metric(key, label, format_spec, better, note, compute, where)
         return compute
 
     return register
@@ -105,6 +111,45 @@ def macro_f1(predictions: Predictions) -> float:
     return float(np.mean([row["f1"] for row in scores.per_class_scores(predictions.confusion)]))
 
 
+IMBALANCE = 2  # times the images of the rarest class that the commonest may have
+TOP, MANY = 5, 10  # classes
+
+
+def is_imbalanced(predictions: Predictions) -> bool:
+    """Whether the commonest class has more than twice the test images of the rarest.
+
+    Otherwise balanced accuracy is hardly another number than accuracy: digits has 33 to 37 images
+    of each class, MNIST 892 to 1,135.
+    """
+    support = predictions.confusion.sum(1)
+    return bool(support.max() > IMBALANCE * support.min())
+
+
+@metric("balanced accuracy", ".2%", "higher", "mean recall of the classes", is_imbalanced)
+def balanced_accuracy(predictions: Predictions) -> float:
+    """The mean of the classes' recalls: the accuracy if all classes were equally frequent.
+
+    K. H. Brodersen et al., "The Balanced Accuracy and Its Posterior Distribution", ICPR 2010. A
+    class without test images does not count.
+    """
+    return float(scores.mean_recall(predictions.confusion))
+
+
+def has_many_classes(predictions: Predictions) -> bool:
+    """Whether there are more than 10 classes; of 10, chance alone is right in half of the cases."""
+    return len(predictions.confusion) > MANY
+
+
+@metric("top-5 accuracy", ".2%", "higher", "class among the likeliest five", has_many_classes)
+def top5_accuracy(predictions: Predictions) -> float:
+    """The fraction of images whose class has one of the five largest logits.
+
+    Of equal logits the first one counts as the larger, as in the accuracy.
+    """
+    likeliest = np.argsort(-predictions.logits, axis=1, kind="stable")[:, :TOP]
+    return int((likeliest == predictions.labels[:, None]).sum()) / len(predictions.labels)
+
+
 @metric("calibration error", ".2%", "lower", "confidence against accuracy")
 def ece(predictions: Predictions) -> float:
     """The expected calibration error."""
@@ -127,9 +172,18 @@ def n(predictions: Predictions) -> int:
 _STATED_TOGETHER = ("accuracy", "errors", "n")
 
 
-def others() -> list[Metric]:
-    """All metrics but the accuracy and the counts behind it."""
-    return [entry for key, entry in METRICS.items() if key not in _STATED_TOGETHER]
+def others(values: Mapping[str, float]) -> list[Metric]:
+    """All metrics but the accuracy and the counts behind it.
+
+    Args:
+        values: what metrics/test.json holds. A metric that means something for some data sets only
+            is left out where that file lacks it.
+    """
+    return [
+        entry
+        for key, entry in METRICS.items()
+        if key not in _STATED_TOGETHER and (entry.where is None or key in values)
+    ]
 
 
 def predictions_of(logits: Tensor, labels: Tensor) -> Predictions:
@@ -149,12 +203,16 @@ def predictions_of(logits: Tensor, labels: Tensor) -> Predictions:
 
 
 def measure(predictions: Predictions) -> dict[str, float]:
-    """Compute every metric: key → value, as metrics/test.json holds it.
+    """Compute every metric that means something here: key → value, as metrics/test.json holds it.
 
     Raises:
         UserError: a value is not a finite number.
     """
-    values = {key: entry.compute(predictions) for key, entry in METRICS.items()}
+    values = {
+        key: entry.compute(predictions)
+        for key, entry in METRICS.items()
+        if entry.where is None or entry.where(predictions)
+    }
     for key, value in values.items():
         if not np.isfinite(value):
             raise UserError(f"metric {key} is {value}; a metric must be a finite number")

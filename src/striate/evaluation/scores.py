@@ -56,6 +56,13 @@ def per_class_scores(confusion: np.ndarray) -> list[dict[str, float]]:
     ]
 
 
+def mean_recall(confusion: np.ndarray) -> np.ndarray:
+    """The mean recall of the classes that have images, of each matrix (…, classes, classes)."""
+    hits, support = np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(-1)
+    recalls = hits / np.maximum(support, 1)
+    return np.asarray(recalls.sum(-1) / (support > 0).sum(-1))
+
+
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """The expected calibration error, from 0 to 1, over 15 bins of equal width.
 

@@ -85,8 +85,14 @@ def metric_rows(results: Results) -> list[tuple[str, str, str]]:
         "macro_f1": ("macro F1 (bootstrap)", _from_to(f1_interval(confusion))),
         "ece": ("expected calibration error", MISSING),
     }
+    if "balanced_accuracy" in results.test:
+        low, high = (f"{100 * bound:.2f}" for bound in mean_recall_interval(confusion))
+        known["balanced_accuracy"] = "balanced accuracy (bootstrap)", f"{low} to {high}%"
+    if "top5_accuracy" in results.test:
+        hits = round(results.test["top5_accuracy"] * len(results.labels))
+        known["top5_accuracy"] = "top-5 accuracy (Wilson)", interval(hits, len(results.labels))
     rows = []
-    for metric in [METRICS["accuracy"], *others()]:
+    for metric in [METRICS["accuracy"], *others(results.test)]:
         name, bounds = known.get(metric.key, (metric.label, MISSING))
         rows.append((name, metric.shown(results.test), bounds))
     return rows
@@ -143,12 +149,26 @@ def loss_interval(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]
 
 def f1_interval(confusion: np.ndarray) -> tuple[float, float]:
     """The 95 % interval of the macro F1: bootstrap over test images, with a fixed seed."""
-    total = int(confusion.sum())
-    draws = np.random.RandomState(0).multinomial(total, confusion.ravel() / total, DRAWS)
-    drawn = draws.reshape(-1, *confusion.shape)
+    drawn = _resampled(confusion)
     hits = np.diagonal(drawn, axis1=1, axis2=2)
     f1 = 2 * hits / np.maximum(drawn.sum(1) + drawn.sum(2), 1)
-    low, high = np.quantile(f1.mean(1), [0.025, 0.975])
+    return _middle(f1.mean(1))
+
+
+def mean_recall_interval(confusion: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of the balanced accuracy, likewise."""
+    return _middle(scores.mean_recall(_resampled(confusion)))
+
+
+def _resampled(confusion: np.ndarray) -> np.ndarray:
+    """Confusion matrices of test images drawn with replacement, (DRAWS, classes, classes)."""
+    total = int(confusion.sum())
+    draws = np.random.RandomState(0).multinomial(total, confusion.ravel() / total, DRAWS)
+    return draws.reshape(-1, *confusion.shape)
+
+
+def _middle(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
 
 

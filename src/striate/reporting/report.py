@@ -116,7 +116,7 @@ def headline(
             percent(train["train_accuracy"]),
             f"after {epochs(train.get('kept_epoch', train['epochs']))}",
         ),
-        *((metric.label, metric.shown(test), metric.note) for metric in others()),
+        *((metric.label, metric.shown(test), metric.note) for metric in others(test)),
         ("parameters", f"{train['parameters']:,}", "numbers that training changes"),
     ]
     return [
@@ -138,8 +138,13 @@ def seeds_sentence(results: Results) -> str:
     is_fixed = results.params["data.split_seed"] != "auto"
     if results.validation_count and not is_fixed:
         draws.insert(0, "the validation set")
+    fixed = "the validation set"
+    if results.params["data.per_class"]:
+        fixed += " and the training images"
+        if not is_fixed:
+            draws.insert(-3, "the training images")
     drawn = f"The seed draws {', '.join(draws[:-1])} and {draws[-1]}"
-    drawn += "; data.split_seed fixes the validation set." if is_fixed else "."
+    drawn += f"; data.split_seed fixes {fixed}." if is_fixed else "."
     if not results.means:
         return (
             f"{drawn} These are the results of one seed; `striate repeat` trains others, and this"

@@ -80,8 +80,8 @@ class Results:
     @property
     def train_count(self) -> int:
         """How many images the training set has, without the validation set."""
-        count: int = self.manifest["train"]["count"]
-        return count - self.validation_count
+        drawn: int = self.params["data.per_class"] * len(self.classes)
+        return drawn or self.manifest["train"]["count"] - self.validation_count
 
     @cached_property
     def means(self) -> dict[str, Mean]:

@@ -35,17 +35,29 @@ class Targets(NamedTuple):
         partners = self.partners.tensor_split(parts)
         return [Targets(*both, self.share) for both in zip(labels, partners, strict=True)]
 
-    def loss(self, logits: Tensor, label_smoothing: float, reduction: str) -> Tensor:
+    def loss(
+        self,
+        logits: Tensor,
+        label_smoothing: float,
+        class_weights: Tensor | None,
+        reduction: str,
+    ) -> Tensor:
         """Cross-entropy, of mixed images the mean of that of both labels by their shares, ().
 
         Args:
             logits: float32 (B, classes).
             label_smoothing: from 0 to below 1.
-            reduction: `mean` or `sum`.
+            class_weights: multiply the loss of each label, float (classes,); None for none.
+            reduction: `mean` or `sum` over the images, whatever they weigh.
         """
-        entropy = partial(
-            F.cross_entropy, logits, label_smoothing=label_smoothing, reduction=reduction
-        )
+
+        def entropy(labels: Tensor) -> Tensor:
+            reduced = partial(F.cross_entropy, logits, labels, label_smoothing=label_smoothing)
+            if class_weights is None:
+                return reduced(reduction=reduction)
+            each = reduced(reduction="none") * class_weights[labels]
+            return each.mean() if reduction == "mean" else each.sum()
+
         loss = entropy(self.labels)
         if self.partners is None or self.share is None:
             return loss

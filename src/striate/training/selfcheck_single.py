@@ -35,10 +35,10 @@ NORMALIZE = Normalization(255, None, None)
 TRAINING: dict[str, Any] = {
     "epochs": 2, "batch_size": 96, "optimizer": "adam", "learning_rate": 0.002, "bias_rate": 1.0,
     "head_rate": 1.0, "momentum": 0.9, "weight_decay": 0.01, "schedule": "linear", "warmup": 0.1,
-    "label_smoothing": 0.1, "clip": 0.0, "accumulate": 1, "ema": 0.0, "device": "auto",
-    "processes": 1, "precision": "auto", "capture": "auto", "deterministic": True,
-    "log_every": 1000, "keep": "last", "patience": 0, "checkpoint_minutes": 10,
-    "init_from": "weights/random", "freeze": "none",
+    "label_smoothing": 0.1, "clip": 0.0, "accumulate": 1, "ema": 0.0, "class_weights": "none",
+    "device": "auto", "processes": 1, "precision": "auto", "capture": "auto",
+    "deterministic": True, "log_every": 1000, "keep": "last", "patience": 0,
+    "checkpoint_minutes": 10, "init_from": "weights/random", "freeze": "none",
 }  # fmt: skip
 AUGMENT: dict[str, Any] = {
     "translate": 0, "flip": False, "rotate": 0, "zoom": 0.0, "cutout": 0, "shrink": 0,

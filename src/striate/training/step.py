@@ -108,7 +108,9 @@ class Step:
         for images, wanted in zip(inputs.tensor_split(parts), targets.split(parts), strict=True):
             logits = self._forward(images)
             reduction = "mean" if is_whole else "sum"
-            loss = wanted.loss(logits.float(), settings.label_smoothing, reduction)
+            loss = wanted.loss(
+                logits.float(), settings.label_smoothing, self.task.class_weights, reduction
+            )
             if not is_whole:
                 loss = loss / size
             loss.backward()

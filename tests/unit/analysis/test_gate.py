@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import math
 import re
 import subprocess
 import sys
@@ -163,6 +164,21 @@ def test_metrics_of_the_test_set_know_which_direction_is_better(tmp_path):
     statuses = {check.metric: check.status for check in compare(before, known, rules)}
     assert statuses["x"] == "missing"
     assert statuses["accuracy"] == "new"
+
+
+def test_a_metric_that_means_nothing_for_these_images_is_a_dash_and_passes():
+    file = "metrics/test.json"
+    rules = {file: RULES[file] | {"balanced_accuracy": gate.Rule(better="higher", tolerance=0)}}
+    gate.check_rules(rules, {file: BEFORE}, {file: BEFORE}, "HEAD")
+    checks = compare({file: BEFORE}, {file: BEFORE}, rules)
+    assert "| balanced_accuracy | – | – | – | 0 | not judged |" in gate.table(checks)
+    assert gate.outcome(checks) == "passed, no metric differs"
+    # Once it is there, it must not go, nor be anything but a number.
+    measured = BEFORE | {"balanced_accuracy": 0.5}
+    gone = compare({file: measured}, {file: BEFORE}, rules)
+    assert gate.outcome(gone) == "FAILED: balanced_accuracy is missing"
+    broken = compare({file: BEFORE}, {file: BEFORE | {"balanced_accuracy": math.nan}}, rules)
+    assert gate.outcome(broken) == "FAILED: balanced_accuracy is not a number"
 
 
 def test_what_is_new_is_named_beside_the_outcome():

@@ -5,12 +5,13 @@ from striate.tracking import groups, records
 from striate.tracking.records import Name, Record
 
 
-def group(*accuracies, split="auto", repeated=0):
+def group(*accuracies, split="auto", repeated=0, **params):
     numbers = [*range(len(accuracies)), *[0] * repeated]
     found = [
         Record(
             [Name(f"one-{number}" if order < len(accuracies) else f"again-{order}", "c", "b")],
-            {records.DATA: "d", "n": str(order)}, {"seed": number, "data.split_seed": split},
+            {records.DATA: "d", "n": str(order)},
+            {"seed": number, "data.split_seed": split} | params,
             {"val_accuracy": 0.9}, {"accuracy": accuracies[number]}, "c", {}, [],
         )
         for order, number in enumerate(numbers)
@@ -50,3 +51,11 @@ def test_what_the_seed_draws_and_what_so_many_can_show_is_said():
     assert "The seed draws the initial weights" in fixed
     assert "All hold out the same images (data.split_seed 7)." in fixed
     assert "1 further experiment of the same seeds (again-2) is not counted." in fixed
+
+
+def test_the_seed_draws_the_training_images_where_some_of_each_class_are_taken():
+    some = {"data.per_class": 10}
+    said = seeds.drawn(group(0.96, 0.98, **some))
+    assert said.startswith("The seed draws the validation split, the training images, the initial")
+    fixed = seeds.drawn(group(0.96, 0.98, split=7, **some))
+    assert fixed.endswith("All hold out and train on the same images (data.split_seed 7).")

@@ -56,9 +56,64 @@ def test_metrics_come_in_order_as_plain_numbers_and_older_files_show_a_dash(
     assert list(values) == ["accuracy", "loss", "macro_f1", "ece", "errors", "n", "smallest"]
     assert {type(value) for value in values.values()} == {int, float}
     entry = metrics.METRICS["smallest"]
-    assert metrics.others()[-1] is entry
+    assert metrics.others(values)[-1] is entry
     assert entry.shown(values) == "0"
     assert entry.shown({"accuracy": 0.5}) == "–"
+
+
+def measured(labels, classes, spread=1.5):
+    """Metrics of noisy logits for these labels, and what they are measured on."""
+    random = np.random.RandomState(1)
+    logits = random.randn(len(labels), classes).astype(np.float32)
+    logits[np.arange(len(labels)), labels] += spread
+    both = torch.from_numpy(logits), torch.from_numpy(labels)
+    return metrics.measure(metrics.predictions_of(*both)), logits
+
+
+def test_balanced_accuracy_is_that_of_scikit_learn_where_classes_are_unequal():
+    labels = np.repeat([0, 1, 2], [300, 40, 7])
+    values, logits = measured(labels, 3)
+    expected = reference.balanced_accuracy_score(labels, logits.argmax(1))
+    assert values["balanced_accuracy"] == pytest.approx(expected, abs=1e-12)
+    assert abs(values["balanced_accuracy"] - values["accuracy"]) > 0.01
+    assert "top5_accuracy" not in values
+
+
+@pytest.mark.parametrize(("sizes", "shown"), [([20, 20], False), ([20, 10], False),
+                                              ([21, 10], True), ([3, 1], True)])  # fmt: skip
+def test_balanced_accuracy_is_measured_from_more_than_twice_as_many_images(sizes, shown):
+    values, _ = measured(np.repeat([0, 1], sizes), 2)
+    assert ("balanced_accuracy" in values) == shown
+
+
+def test_a_class_without_images_is_no_part_of_the_mean_recall():
+    assert scores.mean_recall(np.array([[3, 1, 0], [0, 1, 1], [0, 0, 0]])) == 0.625
+
+
+def test_top_5_is_that_of_scikit_learn_from_eleven_classes_on():
+    labels = np.arange(600) % 12
+    values, logits = measured(labels, 12)
+    expected = reference.top_k_accuracy_score(labels, logits, k=5)
+    assert values["top5_accuracy"] == pytest.approx(expected, abs=1e-12)
+    assert values["accuracy"] < values["top5_accuracy"] < 1
+    assert "balanced_accuracy" not in values
+    assert "top5_accuracy" in measured(np.arange(110) % 11, 11)[0]
+    assert "top5_accuracy" not in measured(np.arange(100) % 10, 10)[0]
+
+
+def test_of_equal_logits_the_first_five_are_the_likeliest():
+    labels = np.array([0, 4, 5, 11])
+    same = torch.zeros(4, 12), torch.from_numpy(labels)
+    values = metrics.measure(metrics.predictions_of(*same))
+    assert (values["accuracy"], values["top5_accuracy"]) == (0.25, 0.5)
+
+
+def test_metrics_that_mean_nothing_here_are_left_out_of_the_tables_of_one_experiment():
+    everywhere = ["loss", "macro_f1", "ece"]
+    assert [metric.key for metric in metrics.others({})] == everywhere
+    values, _ = measured(np.repeat(np.arange(11), [50, *[5] * 10]), 11)
+    shown = [metric.key for metric in metrics.others(values)]
+    assert shown == ["loss", "macro_f1", "balanced_accuracy", "top5_accuracy", "ece"]
 
 
 def test_metrics_are_known_without_torch():

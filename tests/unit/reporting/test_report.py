@@ -110,6 +110,14 @@ def test_what_the_seed_draws_depends_on_the_validation_set():
     assert "validation" not in report.seeds_sentence(made_up_results(CLASSES, data__val_size=0))
 
 
+def test_what_the_seed_draws_includes_the_training_images_of_each_class():
+    some = report.seeds_sentence(made_up_results(CLASSES, data__per_class=3))
+    assert some.startswith("The seed draws the validation set, the training images, the first")
+    fixed = report.seeds_sentence(made_up_results(CLASSES, data__per_class=3, data__split_seed=7))
+    assert "data.split_seed fixes the validation set and the training images." in fixed
+    assert made_up_results(CLASSES, data__per_class=3).train_count == 9
+
+
 def test_a_mistake_is_framed_and_named(results):
     logits, labels = results.logits, results.labels
     images = np.zeros((40, 1, 4, 4), np.float32)

@@ -128,12 +128,21 @@ def test_every_image_of_a_batch_is_taken_once(count, size):
     [
         {},
         {"optimizer": "sgd", "label_smoothing": 0.1, "schedule": "cosine"},
+        {"class_weights": "balanced", "label_smoothing": 0.1},
         {"augment": EVERY, "keep": "best"},
         {"augment": EVERY, "batch_size": 7},  # one image is left to the last step
         TECHNIQUES,
         TECHNIQUES | {"batch_size": 7},
     ],
-    ids=["adam", "sgd", "augmented", "left over", "techniques", "techniques, left over"],
+    ids=[
+        "adam",
+        "sgd",
+        "weighted",
+        "augmented",
+        "left over",
+        "techniques",
+        "techniques, left over",
+    ],
 )
 def test_each_step_has_the_loss_that_one_process_has(size, changes):
     ((_, expected, _),) = fit(1, **changes)

@@ -64,6 +64,7 @@ def same(first, second):
 
 RESUMED = {
     "adam": {},
+    "weighted": {"class_weights": "balanced", "label_smoothing": 0.1},
     "sgd": {"optimizer": "sgd", "schedule": "cosine", "warmup": 0.2},
     "muon": {"optimizer": "muon", "bias_rate": 2.0, "architecture": SPEEDRUN},
     "bfloat16": {"precision": "bfloat16", "optimizer": "adamw", "keep": "best"},
