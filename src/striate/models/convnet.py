@@ -13,6 +13,20 @@ from striate.models.sizing import channels, check_layers, side_after_layers
 RISING = ("relu", "leaky_relu", "tanh")
 
 
+def conv(
+    inputs: int, outputs: int, kernel_size: int, stride: int, *, bias: bool = True
+) -> list[nn.Module]:
+    """A convolution that keeps the size, or divides it by the stride, rounding up.
+
+    With filters of one pixel, a pooling of one pixel takes the stride. PyTorch 2.15 writes outside
+    its memory in the backward pass of such a convolution with a stride, in float32 on a CPU, where few
+    input channels are innermost.
+    """
+    if kernel_size == 1 and stride > 1:
+        return [nn.AvgPool2d(1, stride), nn.Conv2d(inputs, outputs, 1, bias=bias)]
+    return [nn.Conv2d(inputs, outputs, kernel_size, stride, kernel_size // 2, bias=bias)]
+
+
 def convolutions(
     in_channels: int,
     out_channels: int,
@@ -38,7 +52,7 @@ def convolutions(
     for number in range(1, count + 1):
         inputs = in_channels if number == 1 else out_channels
         step = stride if number == count else 1
-        modules.append(nn.Conv2d(inputs, out_channels, kernel_size, step, kernel_size // 2))
+        modules += conv(inputs, out_channels, kernel_size, step)
         modules += norm_layers(norm, out_channels)
         if number < count:
             modules.append(ACTIVATIONS[activation]())
@@ -78,8 +92,8 @@ def residual_convolutions(
     """
     skip = None
     if inputs != outputs or stride > 1:
-        projection = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-        skip = nn.Sequential(projection, *norm_layers(norm, outputs))
+        projection = conv(inputs, outputs, 1, stride, bias=False)
+        skip = nn.Sequential(*projection, *norm_layers(norm, outputs))
     return Residual(nn.Sequential(*convs), skip)
 
 

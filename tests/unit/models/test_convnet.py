@@ -9,7 +9,7 @@ from torch import nn
 
 from striate.errors import UserError
 from striate.evaluation import inspection
-from striate.models import configs, layers, registry
+from striate.models import configs, convnet, layers, registry
 from striate.models.model_json import FIRST
 from striate.training import loop
 
@@ -40,9 +40,26 @@ def test_a_skip_is_projected_where_channels_or_size_change(pool):
     model = build((3, 8, 8), width=[3, 4], pool=pool, **RESIDUAL)
     skips = [type(layer[0].skip) for layer in model.layers().values()]
     assert skips == [nn.Identity if pool == "max" else nn.Sequential, nn.Sequential]
-    assert model.layer2[0].skip[0].weight.shape == (4, 3, 1, 1)
+    (projection,) = (part for part in model.layer2[0].skip if isinstance(part, nn.Conv2d))
+    assert projection.weight.shape == (4, 3, 1, 1)
     assert list(inspection.filters(model))[-1] == "layer2_conv3"
     assert model(torch.rand(2, 3, 8, 8)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_no_filter_of_one_pixel_has_a_stride(kernel_size):
+    # Its backward pass may write outside its memory.
+    model = build((3, 9, 9), width=4, kernel_size=kernel_size, pool="stride", **RESIDUAL)
+    sides = [part.stride for part in model.modules() if getattr(part, "kernel_size", 0) == (1, 1)]
+    assert set(sides) == {(1, 1)}
+    assert model.layer1(torch.rand(2, 3, 9, 9)).shape == (2, 4, 5, 5)
+
+
+def test_a_filter_of_one_pixel_takes_the_pixels_of_its_stride():
+    layer = nn.Sequential(*convnet.conv(3, 4, 1, 2))
+    images = torch.randn(2, 3, 9, 8)
+    expected = nn.functional.conv2d(images, layer[-1].weight, layer[-1].bias, stride=2)
+    torch.testing.assert_close(layer(images), expected)
 
 
 def test_parameters_of_a_residual_network_on_mnist():
