@@ -151,7 +151,7 @@ def config(arch: str) -> Any:
     if not timm.is_model(name):
         like = [f"{PREFIX}{one}" for one in get_close_matches(own, timm.list_models(), n=3)]
         hint = f"; similar names: {', '.join(like)}" if like else ""
-        raise UserError(f"model.arch is {arch}, which timm {timm.__version__} does not have{hint}")
+        raise UserError(f"timm {timm.__version__} has no network {arch}{hint}")
     try:
         return get_pretrained_cfg(name)
     except RuntimeError:
@@ -164,7 +164,7 @@ def config(arch: str) -> Any:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence what timm and PyTorch say of networks that are built for unusual sizes."""
-    logging.getLogger("timm").setLevel(logging.ERROR)
+    logging.getLogger("timm").setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -237,7 +237,7 @@ def pretrained_weights(model: Network, folder: Path) -> dict[str, Tensor]:
     Raises:
         UserError: the folder is damaged, or of another network.
     """
-    note = read_json(folder / PRETRAINED)
+    note, content = _read_kept(folder)
     if not isinstance(model, TimmNetwork) or not model.pretrained:
         raise UserError(
             f"training.init_from is {folder}, which holds published weights of {note.get('arch')};"
@@ -250,12 +250,6 @@ def pretrained_weights(model: Network, folder: Path) -> dict[str, Tensor]:
         )
     from safetensors.torch import load
 
-    content = (folder / WEIGHTS).read_bytes()
-    if hashlib.sha256(content).hexdigest() != note.get("sha256"):
-        raise CheckpointError(
-            f"{folder / WEIGHTS} is not the file that {folder / PRETRAINED} names;"
-            f" `striate fetch {note.get('arch')} --to {folder}` brings it again"
-        )
     published = load(content)
     overlay = {"state_dict": dict(published)}
     net = create(model.arch, model.shape, pretrained=True, pretrained_cfg_overlay=overlay)
@@ -287,19 +281,47 @@ def keep(arch: str, target: Path, file: Path | None) -> None:
     found = config(arch)
     if found is None:
         raise UserError(f"timm has no published weights of {arch}")
+    full = f"{PREFIX}{found.architecture}{'.' if found.tag else ''}{found.tag or ''}"
+    if file is None and is_kept(full, target):
+        return
     net = _downloaded(arch) if file is None else _read(arch, file)
     from safetensors.torch import save
 
     weights = {name: value.detach().contiguous() for name, value in net.state_dict().items()}
     content = save(weights)
     note = {
-        "arch": f"{PREFIX}{found.architecture}{'.' if found.tag else ''}{found.tag or ''}",
+        "arch": full,
         "classes": net.num_classes,
         "source": f"{found.hf_hub_id or found.url}" if file is None else file.name,
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     files.write(target / WEIGHTS, content)
     files.write(target / PRETRAINED, (json.dumps(note, indent=2) + "\n").encode())
+
+
+def is_kept(arch: str, folder: Path) -> bool:
+    """Whether a folder holds the published weights of a network, undamaged."""
+    if not (folder / PRETRAINED).is_file():
+        return False
+    try:
+        return bool(_read_kept(folder)[0]["arch"] == arch)
+    except (UserError, OSError):
+        return False
+
+
+def _read_kept(folder: Path) -> tuple[dict[str, Any], bytes]:
+    """The description in a folder that `keep` wrote, and the bytes of its weights.
+
+    Raises:
+        CheckpointError: they do not belong together.
+    """
+    note, content = read_json(folder / PRETRAINED), (folder / WEIGHTS).read_bytes()
+    if hashlib.sha256(content).hexdigest() != note.get("sha256"):
+        raise CheckpointError(
+            f"{folder / WEIGHTS} is not the file that {folder / PRETRAINED} names;"
+            f" `striate fetch {note.get('arch')} --to {folder}` brings it again"
+        )
+    return note, content
 
 
 def _downloaded(arch: str) -> Any:
@@ -332,6 +354,8 @@ def _read(arch: str, file: Path) -> Any:
     import timm
     from timm.models import load_state_dict
 
+    if not file.is_file():
+        raise UserError(f"--from is {file}, which is not a file")
     try:
         with quiet():
             weights = load_state_dict(str(file), device="cpu", weights_only=True)
