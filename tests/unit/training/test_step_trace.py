@@ -64,7 +64,7 @@ def test_no_setting_makes_the_host_wait(architecture, optimizer, precision):
         *(VALUES[key] for key in keys), [{}, EVERYTHING], [False, True]
     ):
         model = network(architecture | {"whiten": 2} | dict(zip(keys, values, strict=True)))
-        until = next(name for name in model.layers() if name in ("layer1", "stem"))
+        until = next(name for name in model.layers() if name in ("layer1", "stem", "trunk"))
         freeze = until if freezes else "none"
         transfer.freeze_(model, freeze)
         loaded = settings(augment, optimizer=optimizer, freeze=freeze)
