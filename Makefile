@@ -142,7 +142,7 @@ screenshots: setup ## keep the pictures in docs/images that the browser tests se
 	STRIATE_SCREENSHOTS=docs/images pytest tests/integration/test_browser.py
 
 lock: setup ## resolve the dependencies anew
-	uv pip compile --quiet pyproject.toml --extra team --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -o requirements.lock
+	uv pip compile --quiet pyproject.toml --extra team --extra timm --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -o requirements.lock
 
 clean: ## remove .venv and what tools leave behind; data, models and runs stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov src/*.egg-info

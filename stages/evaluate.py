@@ -32,8 +32,9 @@ def evaluate(settings: params.Params) -> None:
     json_csv.write_table(Path("metrics/per_class.csv"), named)
     predictions.write_predictions(found.logits, found.labels, trained.classes, Path("predictions"))
     maps = inspection.feature_maps(trained.model, trained.normalization(test.images[:1]))
+    filters = inspection.shown_filters(trained.model)
     predictions.write_network(
-        {name: weight.cpu().numpy() for name, weight in inspection.filters(trained.model).items()},
+        {name: weight.cpu().numpy() for name, weight in filters.items()},
         {name: value[0].cpu().numpy() for name, value in maps.items()},
         Path("predictions"),
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from striate.config import params, validation
 from striate.console import waiting
 from striate.models import portable
+from striate.models.model_json import PRETRAINED
 from striate.pipeline.stage import stage
 from striate.tracking.logger import Logbook, logbook
 from striate.training import torchrun
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from striate.training.task import Task
 
 DATA, MODELS, METRICS = Path("data"), Path("models"), Path("metrics")
+MAX_NAMES = 20  # of parts, in a line that says which weights were loaded
 FEW_STEPS = 50  # below, Adam at its usual rate of 0.001 barely changes the weights
 
 
@@ -125,13 +127,23 @@ def initialize(model: Network, settings: params.Params) -> list[str]:
     from striate.training import transfer
 
     source = Path(settings.training.init_from)
-    weights = checkpoint.first_weights(source)
+    if (source / PRETRAINED).is_file():
+        from striate.models import timm_network
+
+        weights: dict[str, Tensor] | None = timm_network.pretrained_weights(model, source)
+    else:
+        weights = checkpoint.first_weights(source)
     messages = []
     if weights is not None:
-        taken, others = (", ".join(parts) or "none" for parts in transfer.transfer_(model, weights))
+        taken, others = map(named, transfer.transfer_(model, weights))
         messages.append(f"weights from {source}: {taken}; new: {others}")
     transfer.freeze_(model, settings.training.freeze)
     return messages
+
+
+def named(parts: list[str]) -> str:
+    """The names of parts, or how many there are where that is a long list."""
+    return f"{len(parts)} parts" if len(parts) > MAX_NAMES else ", ".join(parts) or "none"
 
 
 def summary(model: Network, task: Task, residency: str, group: Group, whole_norms: bool) -> str:

@@ -72,6 +72,7 @@ ELSEWHERE = {
     "make serve": "tests/integration/test_browser.py",
     "dvc exp run -S data.name=folder": "tests/unit/datasets/test_folders.py; it needs pictures",
     "MLFLOW_TRACKING_URI=sqlite:///mlflow.db mlflow models serve": "test_agreement.py",
+    "dvc exp run -n backbone": "tests/unit/models/test_timm_network.py; it needs the network",
     "dvc exp run $(striate recipe cifar10-94)": "test_recipes.py; it takes ten minutes",
     "STRIATE_MIRROR=/path/to/mirror python benchmarks/training.py": "it takes ten minutes",
     "STRIATE_MIRROR=/path/to/mirror python benchmarks/tuning.py": "it takes more than an hour",

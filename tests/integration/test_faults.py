@@ -235,6 +235,7 @@ def valid_params(draw):
         values["data"]["val_size"] = float(int(values["data"]["val_size"]))
     if model["arch"] != "speedrun":
         model["whiten"] = 0
+    model["pretrained"] = False  # networks of timm are not drawn
     if not config.takes_any_size:
         values["augment"]["shrink"] = 0
     values["data"] |= {"name": "digits", "size": 0}

@@ -54,10 +54,12 @@ def _summary_rows(settings: Params, train: dict[str, Any], test: dict[str, Any])
     from striate.evaluation import metrics
 
     model, training = settings.model, settings.training
+    size = f" {model.layers} layer{'s' if model.layers > 1 else ''}, width {model.width},"
+    if not model.layers:  # timm alone knows
+        size = ""
     rows = {
         "data": f"{settings.data.name}, seed {settings.seed}",
-        "network": f"{model.arch}, {model.layers} layer{'s' if model.layers > 1 else ''},"
-        f" width {model.width}, {train['parameters']:,} parameters",
+        "network": f"{model.arch},{size} {train['parameters']:,} parameters",
         "training": f"{train['epochs']:,} epoch{'s' if train['epochs'] != 1 else ''}"
         f" of {training.optimizer}, batches of {training.batch_size}",
         "training accuracy": f"{train['train_accuracy']:.2%}",

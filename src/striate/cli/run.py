@@ -53,14 +53,20 @@ def recipe(name: str | None) -> None:
 @command(
     argument(
         "source", metavar="SOURCE", values="sources",
-        help="an experiment, branch, commit or folder, or models:/NAME@ALIAS",
+        help="an experiment, branch, commit or folder, models:/NAME@ALIAS, or timm:NAME for"
+        " published weights",
     ),
     argument(
         "--to", metavar="FOLDER", type=Path, values="directory",
         help="where to copy them (default: weights/NAME)",
     ),
+    argument(
+        "--from", metavar="FILE", type=Path, values="file", dest="file",
+        help="read those of timm:NAME from a .safetensors or .pth file, not from the Hugging Face"
+        " Hub",
+    ),
 )  # fmt: skip
-def fetch(source: str, to: Path | None) -> None:
+def fetch(source: str, to: Path | None, file: Path | None) -> None:
     """Copy trained weights here to start a training from.
 
     Prints their folder: `dvc exp run -S training.init_from=$(striate fetch mnist)`.
@@ -70,10 +76,12 @@ def fetch(source: str, to: Path | None) -> None:
     with waiting("loading PyTorch"):
         from striate.serving import sources
 
+    if file and not source.startswith("timm:"):
+        raise UserError(f"--from goes with timm:NAME only, not with {source}")
     target = to or sources.default_folder(source)
     try:
         with waiting(f"reading the network of {source}"):
-            sources.keep(source, target)
+            sources.keep(source, target, file)
     except UserError:
         # In `dvc exp run -S training.init_from=$(striate fetch …)` nothing sees this command's
         # status, and an empty value is an internal error to DVC.

@@ -182,6 +182,7 @@ class Params(Section):
                     f"augment.{key} is {getattr(self.augment, key)}; it must be 0 where"
                     " training.batch_size is 1, which leaves no image to mix with"
                 )
+        self._check_pretrained()
         known = ["none", "features", *self.model.layer_names()]
         if self.training.freeze not in known:
             fixed = "layers" not in type(self.model).model_fields
@@ -191,6 +192,20 @@ class Params(Section):
                 f"{'' if fixed else f' and model.layers {self.model.layers}'}"
             )
         return self
+
+    def _check_pretrained(self) -> None:
+        if not (isinstance(self.model, configs.TimmConfig) and self.model.pretrained):
+            return
+        if self.data.normalize != "unit":
+            raise ValueError(
+                f"data.normalize is {self.data.normalize}; it must be unit where model.pretrained"
+                " is true, as the network normalizes images as its weights expect"
+            )
+        if Path(self.training.init_from) == Path("weights/random"):
+            raise ValueError(
+                "training.init_from is weights/random; where model.pretrained is true it must be"
+                f" the folder of those weights: $(striate fetch {self.model.arch})"
+            )
 
 
 def sections() -> dict[str, type[BaseModel]]:

@@ -1,10 +1,14 @@
 """The filters and feature maps of a network."""
 
+import re
+
 import torch
 from torch import Tensor, nn
 
 from striate.models.layers import ImageLinear
 from striate.models.registry import Network
+
+MOST_FILTERS = 8  # convolutions that are all drawn
 
 
 @torch.no_grad()
@@ -14,11 +18,10 @@ def feature_maps(model: Network, images: Tensor) -> dict[str, Tensor]:
     A unit of a linear layer is a channel of one pixel.
     """
     model.eval()
-    maps, features = {}, images
-    for name, layer in model.layers().items():
-        features = layer(features)
-        maps[name] = features if features.dim() == 4 else features[:, :, None, None]
-    return maps
+    return {
+        name: value if value.dim() == 4 else value[:, :, None, None]
+        for name, value in model.feature_maps(images).items()
+    }
 
 
 def filters(model: Network) -> dict[str, Tensor]:
@@ -36,3 +39,12 @@ def filters(model: Network) -> dict[str, Tensor]:
         for number, weight in enumerate(weights, start=1):
             found[name if len(weights) == 1 else f"{name}_conv{number}"] = weight.detach()
     return found
+
+
+def shown_filters(model: Network) -> dict[str, Tensor]:
+    """Those of `filters` that the report draws: of a deep network, the first of each layer."""
+    found = filters(model)
+    if len(found) <= MOST_FILTERS:
+        return found
+    later = re.compile(r".*_conv(?!1$)\d+")
+    return {name: weight for name, weight in found.items() if not later.fullmatch(name)}

@@ -6,7 +6,9 @@ its class at the end.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from itertools import pairwise
 from math import prod
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -65,7 +67,7 @@ class NetworkConfig(Section):
     off: ClassVar[dict[str, Any]] = {}
     # Keys that came later, with the value of `model_json.FIRST`: `model.json` omits them where they
     # have it, and stays the same file.
-    implied: ClassVar[dict[str, Any]] = {}
+    implied: ClassVar[dict[str, Any]] = {"pretrained": False}
     # Whether trained weights take images of any size, as `augment.shrink` needs it.
     takes_any_size: ClassVar[bool] = False
     # Keys by which a message says what makes the images too small, and the network too large.
@@ -132,7 +134,7 @@ class NetworkConfig(Section):
 
     def architecture(self) -> dict[str, Any]:
         """What `model.json` keeps: the keys that the network reads, and what others have off."""
-        off = {key for config in CONFIGS.values() for key in config.off}
+        off = {key for config in every() for key in config.off}
         known = {*type(self).model_fields, *off}
         return {
             key: value
@@ -143,7 +145,8 @@ class NetworkConfig(Section):
 
 C = TypeVar("C", bound=NetworkConfig)
 
-CONFIGS: dict[str, type[NetworkConfig]] = {}  # by `model.arch`
+CONFIGS: dict[str, type[NetworkConfig]] = {}  # by `model.arch`; those of timm are not listed
+TIMM = re.compile(r"timm:\w+(\.\w+)?")  # as `model.arch`: a network of timm, and perhaps its tag
 
 
 def register(arch: str) -> Callable[[type[C]], type[C]]:
@@ -156,10 +159,30 @@ def register(arch: str) -> Callable[[type[C]], type[C]]:
     return add
 
 
+def every() -> list[type[NetworkConfig]]:
+    """The configs of all networks, those of timm last."""
+    return [*CONFIGS.values(), TimmConfig]
+
+
+def find(arch: Any) -> type[NetworkConfig] | None:
+    """The config of the network that a value of `model.arch` names; None if there is none."""
+    if not isinstance(arch, str):
+        return None
+    return TimmConfig if TIMM.fullmatch(arch) else CONFIGS.get(arch)
+
+
 def section() -> type[Section]:
     """The section `model` of params.yaml: `arch`, and the keys of all networks."""
-    fields: dict[str, Any] = {"arch": (Literal[tuple(CONFIGS)], ...)}
-    for config in CONFIGS.values():
+    known = f"one of {', '.join(CONFIGS)}, or timm:NAME, such as timm:resnet18"
+
+    def check_arch(value: str) -> str:
+        if find(value) is None:
+            raise ValueError(known)
+        return value
+
+    field = Field(description=known, json_schema_extra={"enum": [*CONFIGS]})
+    fields: dict[str, Any] = {"arch": (Annotated[str, AfterValidator(check_arch), field], ...)}
+    for config in every():
         for key, field in config.model_fields.items():
             fields.setdefault(key, (field.annotation, field))
     return create_model("Model", __base__=Section, **fields)
@@ -171,20 +194,20 @@ def parse(values: Any) -> NetworkConfig:
     Raises:
         ValidationError, ValueError: a key is faulty, or contradicts another.
     """
-    every = section()
+    schema = section()
     arch = values.get("arch") if isinstance(values, dict) else None
-    if not isinstance(arch, str) or arch not in CONFIGS:
-        every.model_validate(values)  # raises, and names all faults
+    config = find(arch)
+    if config is None:
+        schema.model_validate(values)  # raises, and names all faults
         raise ValueError(f"model.arch is {arch}, of which there is no network")
-    config = CONFIGS[arch]
     others = {
         key: value
         for key, value in values.items()
-        if key in every.model_fields and key not in config.model_fields
+        if key in schema.model_fields and key not in config.model_fields
     }
     own = {key: value for key, value in values.items() if key not in others}
     checked = config.model_validate(own, extra="forbid")
-    for other in CONFIGS.values():
+    for other in every():
         for key, off in other.off.items():
             if key in others and (type(others[key]), others[key]) != (type(off), off):
                 raise ValueError(
@@ -212,7 +235,7 @@ def stated_size(params: Mapping[str, Any]) -> dict[str, Any]:
 
     It takes params of any network, also of one that is not known here.
     """
-    config = CONFIGS.get(params.get("model.arch", ""))
+    config = find(params.get("model.arch"))
     return {
         key: params[f"model.{key}"]
         for key in ("layers", "width")
@@ -268,7 +291,7 @@ class PlainConvConfig(NetworkConfig):
 class ConvNetConfig(PlainConvConfig):
     """`striate.models.convnet`: each layer halves the image."""
 
-    implied = {"residual": False, "pool": "max"}  # noqa: RUF012
+    implied = {**NetworkConfig.implied, "residual": False, "pool": "max"}  # noqa: RUF012
 
     residual: bool
     pool: Pool
@@ -546,3 +569,36 @@ class VisionTransformerConfig(PatchConfig):
         mlp = (width + 1) * hidden + (hidden + 1) * width
         blocks = self.layers * (attention + mlp + 4 * width)
         return filters + positions + blocks + 2 * width + (width + 1) * classes
+
+
+class TimmConfig(NetworkConfig):
+    """`striate.models.timm_network`: any network of timm, which alone knows its layers and sizes.
+
+    What follows from those, such as the number of parameters, is checked as it is built.
+    """
+
+    off = {"pretrained": False}  # noqa: RUF012
+
+    layers: ClassVar[int] = 0  # type: ignore[misc]  # neither is a key, or known here
+    width: ClassVar[int] = 0  # type: ignore[misc]
+    dropout: Dropout
+    pretrained: bool
+
+    def layer_names(self) -> list[str]:
+        """All of it but the linear layer at its end."""
+        return ["trunk"]
+
+    def normalizes_one_value(self, side: int) -> bool:
+        """Most networks divide height and width by 32."""
+        return side <= sizing.TIMM_STRIDE
+
+    def check_fits(self, shape: Sequence[int], classes: int) -> None:
+        """Refuse a network of timm where timm is not installed.
+
+        Raises:
+            UserError: names the extra.
+        """
+        if find_spec("timm") is None:
+            raise UserError(
+                f"model.arch is {self.arch}, which needs the extra timm: pip install '.[timm]'"
+            )

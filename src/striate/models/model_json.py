@@ -15,10 +15,13 @@ from striate.errors import UserError, one_line
 
 WEIGHTS = "cnn_trained.ckpt"
 DESCRIPTION = "model.json"
+PRETRAINED = "pretrained.json"  # instead of it, beside the published weights of timm
 FALSE_ALARMS = 0.05  # false-positive rate of the out-of-distribution flag
 LEAST_IMAGES = 100  # fewer validation images give no calibration and no such flag
 # What older checkpoints mean, which do not name these keys.
-FIRST = {"arch": "convnet", "whiten": 0, "residual": False, "pool": "max"}
+FIRST = {
+    "arch": "convnet", "whiten": 0, "residual": False, "pool": "max", "pretrained": False,
+}  # fmt: skip
 # Older descriptions lack how pictures are framed, and the calibration.
 ADDED: dict[str, Any] = {"frame": framing.WHOLE, "confidence": None}
 KEYS = {"architecture", "data", "shape", "classes", "normalization", *ADDED}

@@ -47,6 +47,17 @@ class Network(nn.Module):
         """
         raise NotImplementedError
 
+    def feature_maps(self, images: Tensor) -> dict[str, Tensor]:
+        """The output of each layer by name: normalised images, float (N, C, H, W) → features."""
+        maps = {}
+        for name, layer in self.layers().items():
+            maps[name] = images = layer(images)
+        return maps
+
+    def synchronize_norms_(self) -> None:
+        """Make batch norms see the whole batch of several processes, which needs CUDA."""
+        nn.SyncBatchNorm.convert_sync_batchnorm(self)
+
     def fit_to_data(self, images: Tensor) -> None:
         """Set weights that follow from the data; called once, before training.
 
@@ -59,7 +70,10 @@ NETWORKS: dict[str, Callable[..., Network]] = {}  # by `model.arch`; filled as f
 
 
 def register(arch: str) -> Callable[[type[N]], type[N]]:
-    """Make a class the network that `model.arch` calls `arch`; its file has the same name."""
+    """Make a class the network that `model.arch` calls `arch`; its file has the same name.
+
+    That of `timm:NAME` is `timm`, in `timm_network`.
+    """
 
     def add(network: type[N]) -> type[N]:
         NETWORKS[arch] = network
@@ -81,8 +95,9 @@ def build(shape: tuple[int, int, int], classes: int, architecture: dict[str, Any
         UserError: the images are too small.
     """
     keys: dict[str, Any] = FIRST | architecture
-    import_module(f"striate.models.{keys['arch']}")
-    network = NETWORKS[keys["arch"]]
+    arch = keys["arch"].partition(":")[0]
+    import_module(f"striate.models.{'timm_network' if arch == 'timm' else arch}")
+    network = NETWORKS[arch]
     own = inspect.getfullargspec(network).kwonlyargs
     return network(shape, classes, **{key: keys[key] for key in own})
 

@@ -18,7 +18,7 @@ from striate.evaluation import scores
 from striate.evaluation.metrics import METRICS, others
 from striate.models import model_json
 from striate.reporting.html import environment
-from striate.reporting.numbers import epochs, interval, percent, plural
+from striate.reporting.numbers import epochs, interval, percent
 from striate.reporting.report import class_rows, seeds_sentence
 from striate.reporting.results import Results
 
@@ -37,7 +37,7 @@ def card(results: Results) -> str:
         .render(
             front=yaml.safe_dump(front, sort_keys=False).strip(),
             params=params,
-            layers=plural(results.layers, "layer"),
+            layers=results.layers,
             train=train,
             test=test,
             manifest=results.manifest,

@@ -31,14 +31,14 @@ def page(results: Results, drawings: Sequence[Drawing]) -> str:
     """
     train, test, params = results.train, results.test, results.params
     data, arch = params["data.name"], params["model.arch"]
-    layers = plural(results.layers, "layer")
     size = configs.stated_size(params)
+    network = ", ".join(filter(None, [arch, results.layers]))
     width = f", width {size['width']}" if "width" in size else ""
     return render(
         "report.html.j2",
-        title=f"{data}: {arch}, {layers}, {percent(test['accuracy'])} test accuracy",
+        title=f"{data}: {network}, {percent(test['accuracy'])} test accuracy",
         sentence=(
-            f"This network ({arch}, {layers}{width}, {train['parameters']:,} parameters) was"
+            f"This network ({network}{width}, {train['parameters']:,} parameters) was"
             f" trained on {results.train_count:,} images of {data} for {epochs(train['epochs'])}"
             f" with {params['training.optimizer']} and batches of {params['training.batch_size']},"
             f" then scored once on {test['n']:,} test images."

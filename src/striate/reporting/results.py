@@ -11,6 +11,7 @@ from striate.data.splits import held_out_count
 from striate.evaluation import scores
 from striate.models import configs
 from striate.reporting import seeds
+from striate.reporting.numbers import plural
 from striate.reporting.seeds import Row
 from striate.reporting.uncertainty import Mean
 
@@ -38,7 +39,8 @@ class Results:
         images: float32 (N, C, H, W) in 0..1, all test images.
         labels: int64 (N,).
         logits: float32 (N, classes).
-        filters: weights of each convolution, by name, float32 (out, in, height, width).
+        filters: weights of each convolution, or of the first of each layer, by name, float32 (out,
+            in, height, width).
         feature_maps: of the first test image, behind each layer by name, float32 (channels,
             height, width).
     """
@@ -68,9 +70,15 @@ class Results:
         return classes
 
     @property
-    def layers(self) -> int:
-        """How many layers the network has, as its params or else its feature maps say."""
-        return int(configs.stated_size(self.params).get("layers", len(self.feature_maps)))
+    def layers(self) -> str:
+        """How many layers the network has, as its params or else its feature maps say.
+
+        It is nothing for a network of timm, whose name alone says that.
+        """
+        if configs.find(self.params["model.arch"]) is configs.TimmConfig:
+            return ""
+        stated = configs.stated_size(self.params)
+        return plural(int(stated.get("layers", len(self.feature_maps))), "layer")
 
     @property
     def validation_count(self) -> int:

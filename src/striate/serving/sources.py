@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from striate.errors import UserError
-from striate.models import checkpoint
+from striate.models import checkpoint, timm_network
 from striate.tracking import mlflow_store, records
 
 REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
@@ -64,12 +64,20 @@ def _registered(source: str, scratch: Path) -> Path:
     return scratch / ARTIFACT
 
 
-def keep(source: str, target: Path) -> None:
+def keep(source: str, target: Path, file: Path | None = None) -> None:
     """Copy the checkpoint of a source to a folder, whole or not at all; replace one that is there.
+
+    Args:
+        source: as in `find`, or `timm:NAME`, whose published weights are kept.
+        target: the folder.
+        file: that has the weights of `timm:NAME`; None downloads them.
 
     Raises:
         UserError: there is no such network, or the folder contains other files.
     """
+    if source.startswith("timm:"):
+        timm_network.keep(source, target, file)
+        return
     names = {checkpoint.WEIGHTS, checkpoint.DESCRIPTION}
     if target.exists() and not (
         target.is_dir() and {path.name for path in target.iterdir()} <= names

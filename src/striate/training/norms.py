@@ -26,7 +26,7 @@ def synchronize_(model: Network, device: torch.device) -> bool:
         Whether all norms see the whole batch.
     """
     if device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model.synchronize_norms_()
         for part in model.modules():
             if isinstance(part, nn.SyncBatchNorm):
                 part.register_forward_pre_hook(_widen_nothing)

@@ -10,7 +10,8 @@ from striate.models.registry import Network
 def transfer_(model: Network, weights: dict[str, Tensor]) -> tuple[list[str], list[str]]:
     """Load the weights of every part of a network whose names and shapes match.
 
-    A part is a convolution, a norm or a linear layer, loaded whole or not at all.
+    A part is a convolution, a norm, a linear layer, or what a larger part learns beside those, such
+    as positions. It is loaded whole or not at all.
 
     Args:
         model: changed in place.
@@ -22,12 +23,18 @@ def transfer_(model: Network, weights: dict[str, Tensor]) -> tuple[list[str], li
     loaded: list[str] = []
     unmatched: list[str] = []
     for name, part in model.named_modules():
-        own = part.state_dict(prefix=f"{name}.")
-        if not own or next(part.children(), None) is not None:
+        prefix = f"{name}." if name else ""
+        own = {
+            key: value
+            for key, value in part.state_dict(prefix=prefix).items()
+            if "." not in key.removeprefix(prefix)
+        }
+        if not own:
             continue
         fits = all(key in weights and weights[key].shape == own[key].shape for key in own)
         if fits:
-            part.load_state_dict({key[len(name) + 1 :]: weights[key] for key in own})
+            for key, value in own.items():
+                value.copy_(weights[key])
         (loaded if fits else unmatched).append(name)
     return loaded, unmatched
 

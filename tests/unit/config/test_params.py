@@ -9,7 +9,7 @@ from paths import ROOT
 from settings import COMMITTED, changed
 
 from striate.config import params
-from striate.models.configs import CONFIGS
+from striate.models.configs import CONFIGS, TimmConfig
 
 
 def test_the_committed_file_is_valid_and_every_value_is_kept():
@@ -28,8 +28,8 @@ def test_every_key_of_the_committed_file_has_a_comment():
 def test_every_network_is_named_in_the_comment_of_its_key():
     (comment,) = re.findall(r"^  arch: .*# (.*)$", (ROOT / "params.yaml").read_text(), re.M)
     named = [entry.split()[0] for entry in comment.split(" | ")]
-    assert named == list(CONFIGS)
-    assert all(re.fullmatch(r"\w+ \(.+\)", entry) for entry in comment.split(" | "))
+    assert named == [*CONFIGS, "timm:NAME"]
+    assert all(re.fullmatch(r"[\w:]+ \(.+\)", entry) for entry in comment.split(" | "))
 
 
 def test_the_schema_repeats_no_default():
@@ -138,7 +138,8 @@ def test_any_key_that_is_missing_is_named(key):
     section, _, name = key.rpartition(".")
     values = changed()
     if section == "model":
-        readers = (arch for arch, config in CONFIGS.items() if name in config.model_fields)
+        every = CONFIGS | {"timm:resnet18": TimmConfig}
+        readers = (arch for arch, config in every.items() if name in config.model_fields)
         values["model"]["arch"] = next(readers)
     del (values[section] if section else values)[name]
     with pytest.raises(params.ParamsError, match=f"^params.yaml: {key} is missing; it must be "):

@@ -12,8 +12,7 @@ from tracing import traced
 
 from striate.config import params, recipes
 from striate.data.tensors import Split
-from striate.models import registry
-from striate.models.configs import CONFIGS
+from striate.models import configs, registry
 from striate.models.devices import Precision
 from striate.models.layers import ACTIVATIONS
 from striate.training import distributed, step, transfer
@@ -63,13 +62,13 @@ def fast_task(train, precision, loaded):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("architecture", NETWORKS.values(), ids=NETWORKS)
 def test_no_setting_makes_the_host_wait(architecture, optimizer, precision):
-    config = CONFIGS[architecture["arch"]]
+    config = configs.find(architecture["arch"])
     keys = [key for key in VALUES if key in config.model_fields]
     for *values, augment, freezes in product(
         *(VALUES[key] for key in keys), [{}, MIXED], [False, True]
     ):
         model = network(architecture | {"whiten": 2} | dict(zip(keys, values, strict=True)))
-        until = next(name for name in model.layers() if name in ("layer1", "stem"))
+        until = next(name for name in model.layers() if name in ("layer1", "stem", "trunk"))
         freeze = until if freezes else "none"
         transfer.freeze_(model, freeze)
         techniques = TECHNIQUES if augment else {}

@@ -11,8 +11,7 @@ from torch import nn
 from striate.data import json_csv
 from striate.data.tensors import Split
 from striate.errors import UserError
-from striate.models import checkpoint
-from striate.models.configs import CONFIGS
+from striate.models import checkpoint, configs
 from striate.training import history, loop, schedule
 from striate.training import step as steps
 from striate.training.capture import CapturedStep
@@ -58,7 +57,7 @@ def test_every_network_learns_what_can_be_learnt(name, optimizer, precision):
 @pytest.mark.parametrize("architecture", NETWORKS.values(), ids=NETWORKS)
 def test_every_network_is_the_same_to_the_last_byte_for_the_same_seed(architecture, tmp_path):
     augment = EVERYTHING
-    if not CONFIGS[architecture["arch"]].takes_any_size:
+    if not configs.find(architecture["arch"]).takes_any_size:
         augment = EVERYTHING | {"shrink": 0}
     contents = []
     for attempt in ("first", "second"):

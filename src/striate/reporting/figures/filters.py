@@ -24,15 +24,23 @@ from striate.reporting.figures.style import FAINT, INK, TEXT_SIZE, text_width
 from striate.reporting.results import Results
 
 
+def caption(results: Results) -> str:
+    """What the figures show: of a deep network, the first convolution of each layer."""
+    names = results.filters
+    first = any(name.endswith("_conv1") and f"{name[:-1]}2" not in names for name in names)
+    which = "the first convolution of each layer" if first else "each convolution"
+    return f"The weights of {which}: grey is near zero, dark negative, light positive."
+
+
 @figure(
     "filters",
     section="filters",
     alt="Filters",
-    caption="The weights of each convolution: grey is near zero, dark negative, light positive.",
+    caption=caption,
     chart=False,
 )
 def draw(results: Results) -> dict[str, Figure]:
-    """A figure for each convolution."""
+    """A figure for each convolution that `predictions/` holds."""
     return {name: filters(weight, name) for name, weight in results.filters.items()}
 
 

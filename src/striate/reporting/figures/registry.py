@@ -48,7 +48,7 @@ class Entry(NamedTuple):
     name: str
     section: str | None
     alt: str
-    caption: str
+    caption: str | Callable[[Results], str]
     chart: bool
     draw: Draw
     narrow: Callable[[Results], Figure] | None
@@ -82,7 +82,7 @@ def figure(
     *,
     section: str | None,
     alt: str,
-    caption: str = "",
+    caption: str | Callable[[Results], str] = "",
     chart: bool = True,
     narrow: Callable[[Results], Figure] | None = None,
 ) -> Callable[[Draw], Draw]:
@@ -95,7 +95,7 @@ def figure(
             several.
         section: a key of `SECTIONS`; None for a file that the page does not show.
         alt: the text alternative; "of" and the part follow if there are several.
-        caption: a sentence above the figure.
+        caption: a sentence above the figure, or a function that words it.
         chart: whether dark pages may invert it; not for images.
         narrow: draws the figure for narrow screens.
 
@@ -124,11 +124,12 @@ def registered() -> list[Entry]:
 def drawings(entry: Entry, results: Results) -> list[Drawing]:
     """Draw a figure: one drawing, or one for each of its parts."""
     drawn = entry.draw(results)
+    caption = entry.caption if isinstance(entry.caption, str) else entry.caption(results)
     if isinstance(drawn, Figure):
         narrow = png(entry.narrow(results)) if entry.narrow else None
-        return [Drawing(entry.name, entry.alt, entry.caption, entry, png(drawn), narrow)]
-    captions = [entry.caption] + [""] * len(drawn)
+        return [Drawing(entry.name, entry.alt, caption, entry, png(drawn), narrow)]
+    captions = [caption] + [""] * len(drawn)
     return [
-        Drawing(f"{entry.name}_{part}", f"{entry.alt} of {part}", caption, entry, png(figure))
-        for caption, (part, figure) in zip(captions, drawn.items(), strict=False)
+        Drawing(f"{entry.name}_{part}", f"{entry.alt} of {part}", above, entry, png(figure))
+        for above, (part, figure) in zip(captions, drawn.items(), strict=False)
     ]
