@@ -18,9 +18,9 @@ def conv(
 ) -> list[nn.Module]:
     """A convolution that keeps the size, or divides it by the stride, rounding up.
 
-    With filters of one pixel, a pooling of one pixel takes the stride. PyTorch 2.15 writes outside
-    its memory in the backward pass of such a convolution with a stride, in float32 on a CPU, where few
-    input channels are innermost.
+    Before filters of one pixel a pooling of one pixel takes the stride. PyTorch 2.15 writes outside
+    its memory in the backward pass of a convolution with such filters and a stride, in float32 on a
+    CPU, where few input channels are innermost.
     """
     if kernel_size == 1 and stride > 1:
         return [nn.AvgPool2d(1, stride), nn.Conv2d(inputs, outputs, 1, bias=bias)]
