@@ -73,6 +73,8 @@ ELSEWHERE = {
     "dvc exp run -S data.name=folder": "tests/unit/datasets/test_folders.py; it needs pictures",
     "MLFLOW_TRACKING_URI=sqlite:///mlflow.db mlflow models serve": "test_agreement.py",
     "dvc exp run $(striate recipe cifar10-94)": "test_recipes.py; it takes ten minutes",
+    "make ladder": "tests/unit/cli/test_measure.py; it takes ten minutes",
+    "striate ablate ladder/convnet": "tests/unit/cli/test_measure.py",
     "STRIATE_MIRROR=/path/to/mirror python benchmarks/training.py": "it takes ten minutes",
     "STRIATE_MIRROR=/path/to/mirror python benchmarks/tuning.py": "it takes more than an hour",
     "python benchmarks/residency.py": "it needs the rights of root",
