@@ -19,7 +19,7 @@ SERVING := mlflow.server.fastapi_app, mlflow.cli, mlflow.pyfunc.scoring_server
 COMPUTING := torch.export, torch._dynamo, torchvision.datasets, sklearn.datasets, matplotlib.figure, optuna, pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro compare sweep sync verify test test-slow test-fast lint format fresh nightly gate audit ui docs screenshots lock clean
+.PHONY: help setup repro compare sweep ladder sync verify test test-slow test-fast lint format fresh nightly gate audit ui docs screenshots lock clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,12 @@ sweep: setup ## train 12 networks on two workers; draw accuracy against size and
 	OMP_NUM_THREADS=1 dvc exp run --run-all --jobs $(WORKERS)
 	@striate sync
 	@striate pareto
+
+DATA ?= digits
+SEEDS ?= 5
+
+ladder: setup ## train the networks of 1986 to 2024 on DATA=digits; a page and a picture in docs/ladder
+	@striate ladder $(DATA) --seeds $(SEEDS) --to docs/ladder
 
 sync: setup ## give every DVC experiment its run in MLflow
 	@striate sync

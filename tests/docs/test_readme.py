@@ -74,6 +74,8 @@ ELSEWHERE = {
     "MLFLOW_TRACKING_URI=sqlite:///mlflow.db mlflow models serve": "test_agreement.py",
     "dvc exp run -n backbone": "tests/unit/models/test_timm_network.py; it needs the network",
     "dvc exp run $(striate recipe cifar10-94)": "test_recipes.py; it takes ten minutes",
+    "make ladder": "tests/unit/cli/test_measure.py; it takes ten minutes",
+    "striate ablate ladder/convnet": "tests/unit/cli/test_measure.py",
     "STRIATE_MIRROR=/path/to/mirror python benchmarks/training.py": "it takes ten minutes",
     "STRIATE_MIRROR=/path/to/mirror python benchmarks/tuning.py": "it takes more than an hour",
     "python benchmarks/residency.py": "it needs the rights of root",

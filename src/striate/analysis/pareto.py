@@ -16,8 +16,7 @@ from striate.reporting.uncertainty import Mean, summarize
 from striate.tracking import records
 from striate.tracking.groups import Group
 from striate.tracking.records import LeftOut, Record
-
-Timing = tuple[float | None, str]  # seconds of training, if known, and on what, in words
+from striate.tracking.times import Timing
 
 
 class Candidate(NamedTuple):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from striate.cli import compare, completion, doctor, run, share, use, workspace
+from striate.cli import compare, completion, doctor, measure, run, share, use, workspace
 from striate.cli.table import COMMANDS, parse
 from striate.errors import UserError, exit_on_error
 
-GROUPS = (run, compare, use, share, doctor, completion)  # as `striate --help` lists them
+GROUPS = (run, measure, compare, use, share, doctor, completion)  # as `striate --help` lists them
 
 
 def main() -> None:

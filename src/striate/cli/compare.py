@@ -168,19 +168,14 @@ def pareto(picture: Path) -> None:
     from striate.console import columns
     from striate.reporting.figures.style import save
     from striate.reporting.figures.trade_off import trade_off
-    from striate.tracking import background, groups, logger, mlflow_store, sync
+    from striate.tracking import groups
 
     root = workspace.repository()
     found, left_out, accuracy = pareto.comparable(workspace.find_experiments(root).records)
     workspace.note_left_out(left_out)
     if not found:
         raise UserError("no experiment has an accuracy and a size to compare")
-    times: list[pareto.Timing] = []
-    if logger.enabled():
-        background.wait(root)
-        with mlflow_store.reachable(), waiting("reading training times from MLflow"):
-            times = sync.training_times(root, found)
-    timings = {record.key: timing for record, timing in zip(found, times, strict=False)}
+    timings = workspace.training_times(root, found)
     grouped = groups.group(found)
     candidates = pareto.candidates(grouped, accuracy, timings)
     print(columns(pareto.table(candidates, accuracy)))

@@ -8,7 +8,7 @@ from typing import Any
 from striate.cli.table import COMMANDS, add_arguments, argument, command
 
 # What prints the values of an argument: for bash, zsh and fish alike, so without globs or `$`.
-RECIPES = "ls recipes 2>/dev/null | sed -n s/.yaml//p"
+RECIPES = "find recipes -type f 2>/dev/null | grep -v /_ | sed -n 's/.yaml//; s/recipes.//p'"
 EXPERIMENTS = (
     "git for-each-ref --format='%(refname:lstrip=4)' refs/exps 2>/dev/null;"
     " git for-each-ref --format='%(refname:lstrip=2)' refs/heads refs/tags 2>/dev/null"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from striate.pipeline.repeat import Failure, Job
     from striate.tracking.groups import Group
+    from striate.tracking.times import Heard
     from striate.tuning.confirm import Candidate
 
 
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 def recipe(name: str | None) -> None:
     """Print a recipe as arguments for `dvc exp run`.
 
-    Use it as `dvc exp run $(striate recipe NAME)`.
+    Use it as `dvc exp run $(striate recipe NAME)`. A rung of the ladder has settings for several
+    data sets: ladder/resnet/mnist.
 
     Example: striate recipe mnist-99
     """
@@ -128,7 +130,7 @@ def repeat(name: str, seeds: int, overrides: list[str] | None, workers: int | No
     wanted = repeat.setting(root, name, overrides or [])
     failures: list[repeat.Failure] = []
     _mend_table(root)
-    with repeat.alone(root), _runner(root, workers) as run:
+    with repeat.alone(root), runner(root, workers) as run:
         for round_ in count():
             found = records.find(root).records
             group = repeat.members(root, wanted, found)
@@ -156,10 +158,17 @@ def repeat(name: str, seeds: int, overrides: list[str] | None, workers: int | No
 
 
 @contextmanager
-def _runner(root: Path, workers: int | None) -> Iterator[Callable[[Sequence[Job]], list[Failure]]]:
+def runner(
+    root: Path, workers: int | None, heard: Heard | None = None
+) -> Iterator[Callable[[Sequence[Job]], list[Failure]]]:
     """A function that runs experiments, says how they do, and logs all of them to MLflow.
 
     It raises a KeyboardInterrupt that says that the command can be resumed.
+
+    Args:
+        root: the repository.
+        workers: how many experiments run at once; None for one on each core, or one on a GPU.
+        heard: takes note of the times of the trainings.
     """
     import threading
 
@@ -179,6 +188,8 @@ def _runner(root: Path, workers: int | None) -> Iterator[Callable[[Sequence[Job]
             with lock:
                 tracker = tracker or mlflow.tracker(os.getpid())
             tracker.relay(name, message[_relay.MESSAGE])
+            if heard:
+                heard.hear(name, message[_relay.MESSAGE])
         if not message:
             said = "training"
         elif "status" in message:
@@ -368,7 +379,7 @@ def _confirm(
     if not chosen:
         return "", []
     wanted = confirm.SEEDS * len(chosen)
-    with repeat.alone(root), _runner(root, workers) as run:
+    with repeat.alone(root), runner(root, workers) as run:
         queue = confirm.missing(root, chosen, records.find(root).records)
         print(
             f"confirming {', '.join(one.row.experiment for one in chosen)}: {wanted - len(queue)}"

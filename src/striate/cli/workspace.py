@@ -10,6 +10,7 @@ from striate.errors import UserError
 
 if TYPE_CHECKING:
     from striate.tracking.records import Found, LeftOut, Record
+    from striate.tracking.times import Timing
 
 NOTHING_FINISHED = "no experiment has finished here yet; `dvc repro` runs one"
 
@@ -80,6 +81,25 @@ def find_experiments(root: Path) -> Found:
     if not found.records:
         raise UserError(NOTHING_FINISHED)
     return found
+
+
+def training_times(root: Path, found: list[Record]) -> dict[str, Timing]:
+    """For how long experiments were trained, and on what, by the record's key.
+
+    Nothing where tracking is off.
+
+    Raises:
+        UserError: MLflow cannot be reached.
+    """
+    from striate.console import waiting
+    from striate.tracking import background, logger, mlflow_store, sync
+
+    if not logger.enabled():
+        return {}
+    background.wait(root)
+    with mlflow_store.reachable(), waiting("reading training times from MLflow"):
+        times = sync.training_times(root, found)
+    return {record.key: timing for record, timing in zip(found, times, strict=True)}
 
 
 def count_experiments(count: int) -> str:

@@ -100,7 +100,7 @@ def setting(root: Path, name: str, overrides: Sequence[str]) -> Setting:
         shown, sections = run_name(params.flatten(here)), here
     else:
         shown, sections = name, _params_of(root, name, here)
-    sections = params.nested(_parsed(overrides), sections)
+    sections = params.nested(parsed(overrides), sections)
     changes = [re.sub(r"^[^=]*\.", "", word) for word in overrides]  # keys without their sections
     shown = NOT_IN_A_NAME.sub("-", "-".join([SEED_SUFFIX.sub("", shown), *changes]))
     found = Setting(shown.strip("-.")[:MOST_CHARACTERS] or "repeat", sections)
@@ -127,13 +127,18 @@ def _params_of(root: Path, name: str, here: dict[str, Any]) -> dict[str, Any]:
     try:
         return params.nested(records.named(root, name, needed=()).params, here)
     except UserError as error:
-        if (root / recipes.FOLDER / f"{name}.yaml").is_file():
+        if recipes.exists(name):
             return params.nested(params.flatten(recipes.read(name)), here)
         known = ", ".join(recipes.names()) if (root / recipes.FOLDER).is_dir() else "none"
         raise UserError(f"{error}; recipes: {known}") from None
 
 
-def _parsed(overrides: Sequence[str]) -> dict[str, Any]:
+def parsed(overrides: Sequence[str]) -> dict[str, Any]:
+    """The values by dotted key of `key=value`, as `dvc exp run -S` takes them.
+
+    Raises:
+        UserError: one is not of that form, or is the seed.
+    """
     found = {}
     for word in overrides:
         key, equals, text = word.partition("=")

@@ -14,6 +14,7 @@ from striate.data import files
 from striate.tracking import background, groups, mlflow_store, points, records
 from striate.tracking.points import Point
 from striate.tracking.records import Record
+from striate.tracking.times import Timing, machine
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -234,7 +235,7 @@ def run_of(store: Store, record: Record) -> Run | None:
     return runs[0] if runs else None
 
 
-def training_times(root: Path, found: Sequence[Record]) -> list[tuple[float | None, str]]:
+def training_times(root: Path, found: Sequence[Record]) -> list[Timing]:
     """How many seconds each experiment was trained for, and what on, in words.
 
     None where no run says for how long, and nothing where none says what on.
@@ -247,14 +248,8 @@ def training_times(root: Path, found: Sequence[Record]) -> list[tuple[float | No
     return [_time(matching[0]) if matching else (None, "") for matching in runs]
 
 
-def _time(run: Run) -> tuple[float | None, str]:
-    return run.data.metrics.get("training_seconds"), _machine(run)
-
-
-def _machine(run: Run) -> str:
-    """What a training ran on, as far as its speed depends on it."""
-    named = {key: run.data.tags[key] for key in sorted(run.data.tags) if key.startswith("torch.")}
-    return ", ".join(f"{key.removeprefix('torch.')} {value}" for key, value in named.items())
+def _time(run: Run) -> Timing:
+    return run.data.metrics.get("training_seconds"), machine(run.data.tags)
 
 
 def _create(root: Path, store: Store, record: Record) -> Run:

@@ -34,6 +34,7 @@ def test_the_overview_lists_each_command_once_in_its_group(monkeypatch, capsys):
             listed.append(name)
     assert groups == {
         "Run experiments": ["recipe", "fetch", "repeat", "tune"],
+        "Measure networks and recipes": ["ladder", "ablate"],
         "Compare results": ["summary", "experiments", "compare", "pareto", "gate", "ui"],
         "Use a network": ["predict", "export", "promote", "serve"],
         "Share results": ["share", "sync", "verify"],
@@ -150,6 +151,9 @@ def complete(tmp_path_factory):
     script.chmod(0o755)
     (folder / "recipes").mkdir()
     (folder / "recipes/quick.yaml").touch()
+    (folder / "recipes/ladder").mkdir()
+    for name in ("new", "_all"):
+        (folder / f"recipes/ladder/{name}.yaml").touch()
     (folder / "weights/old").mkdir(parents=True)
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(folder)]
     for command in (
@@ -184,7 +188,8 @@ def complete(tmp_path_factory):
         ),
         ("striate serve --device ", {"auto", "cpu", "cuda", "mps"}),
         ("striate export --format ", {"onnx", "pt2", "safetensors"}),
-        ("striate recipe ", {"quick"}),
+        ("striate recipe ", {"quick", "ladder/new"}),
+        ("striate ablate l", {"ladder/new"}),
         ("striate compare ", {"deeper", "trunk", "v1", "workspace"}),
         ("striate compare trunk d", {"deeper"}),
         ("striate fetch ", {"deeper", "trunk", "v1", "weights", "weights/old"}),

@@ -8,12 +8,18 @@ import pytest
 import yaml
 from paths import ROOT
 
-from striate.config import params, recipes
+from striate.config import params, recipes, validation
+from striate.datasets.registry import DATASETS
 from striate.errors import UserError
 from striate.models import configs, registry
 
-NAMES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
-SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+FILES = (path.relative_to(ROOT / "recipes") for path in (ROOT / "recipes").rglob("[!_]*.yaml"))
+NAMES = sorted(path.with_suffix("").as_posix() for path in FILES)
+RUNGS = [name for name in NAMES if name.startswith("ladder/")]
+LADDERS = ("digits", "mnist", "cifar10")
+EVERY = [name for name in NAMES if name not in RUNGS]
+EVERY += [f"{name}/{data}" for name in RUNGS for data in LADDERS]
+SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32), "digits": (1, 8, 8)}
 # What says where and how often, and not what is learnt.
 LEFT_OUT = {"seed", "data.split_seed", "data.path", "data.test_size", "data.residency",
             "training.device", "training.processes", "training.precision", "training.capture",
@@ -32,7 +38,7 @@ def test_the_recipes_that_the_readme_speaks_of_are_there():
     assert all(recipes.names().values())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_recipe_sets_every_param_that_shapes_the_network(name):
     recipe = recipes.read(name)
     config = configs.CONFIGS[recipe["model"]["arch"]]
@@ -63,6 +69,77 @@ def test_dvc_understands_the_printed_arguments(name, tmp_path):
     apply_overrides(copy, recipes.arguments(recipes.read(name))[1::2])
     merged = params.flatten(yaml.safe_load(copy.read_text()))
     assert merged.items() >= params.flatten(recipes.read(name)).items()
+
+
+@pytest.mark.parametrize("data", LADDERS)
+def test_the_rungs_stand_in_the_order_of_their_years_and_fit_the_data(data):
+    rungs = recipes.rungs(data)
+    assert set(rungs) == {f"{name}/{data}" for name in RUNGS}
+    years = [rung.year for rung in rungs.values()]
+    assert (years, years[0], years[-1]) == (sorted(years), 1986, 2024)
+    archs = set()
+    for name in rungs:
+        settings = params.check(
+            params.nested(params.flatten(recipes.read(name)), params.load().model_dump())
+        )
+        assert settings.data.name == data
+        dataset = DATASETS[data]
+        validation.check(settings, dataset.shape, len(dataset.classes), dataset.counts[0])
+        archs.add(settings.model.arch)
+    assert len(archs) >= 8
+
+
+def test_a_rung_without_a_data_set_is_for_digits():
+    assert recipes.read("ladder/vit") == recipes.read("ladder/vit/digits")
+    mnist = recipes.load_recipe("ladder/vit/mnist")
+    assert mnist.params["data"]["name"] == "mnist"
+    own = mnist.rung.instead["mnist"]
+    assert own
+    assert params.flatten(mnist.params).items() >= own.items()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "ladder/vit/svhn",
+            "recipes/ladder/vit.yaml is for cifar10, digits, mnist, not for 'svhn'",
+        ),
+        ("mnist-99/cifar10", "recipes/mnist-99.yaml is no rung"),
+        ("ladder/_all", "there is no recipes/ladder/_all.yaml; the recipes are "),
+        ("ladder/deepest", "there is no recipes/ladder/deepest.yaml; the recipes are "),
+    ],
+)
+def test_an_unknown_rung_or_data_set_is_refused(name, said):
+    with pytest.raises(UserError) as caught:
+        recipes.read(name)
+    assert str(caught.value).startswith(said)
+
+
+def test_a_data_set_without_rungs_names_those_that_have_some():
+    with pytest.raises(UserError, match=r"no rung is for 'svhn'; .* for cifar10, digits, mnist$"):
+        recipes.rungs("svhn")
+
+
+@pytest.mark.parametrize(
+    ("block", "said"),
+    [
+        ("3", "ladder is 3"),
+        ("{year: 2015, name: X, paper: 'https://x', instead: {mnist: 3}}", "ladder.instead is "),
+        ("{year: 2015, name: X, paper: 'https://x'}", "ladder.instead is missing"),
+        ("{year: 15, name: X, paper: 'https://x', instead: {}}", "ladder.year is 15; .* 1900"),
+        ("{year: 2015, name: X, paper: x, instead: {}}", "ladder.paper is 'x'; .* the address"),
+        ("{year: 2015, name: X, paper: 'https://x', instead: {}, jear: 3}", "ladder.jear is not"),
+    ],
+)
+def test_a_faulty_rung_is_explained(tmp_path, monkeypatch, block, said):
+    (tmp_path / "recipes/ladder").mkdir(parents=True)
+    for name in ("params.yaml", "recipes/ladder/_all.yaml"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    (tmp_path / "recipes/ladder/x.yaml").write_text(f"# X.\nladder: {block}\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=rf"^recipes/ladder/x.yaml: {said}"):
+        recipes.read("ladder/x")
 
 
 def test_an_unknown_recipe_is_refused_with_those_that_exist():
@@ -126,6 +203,7 @@ def test_the_command_prints_arguments_or_the_list():
     assert "-S data.name=mnist " in printed("mnist-99")
     listed = printed()
     assert all(name in listed for name in NAMES)
+    assert "-S data.name=mnist " in printed("ladder/resnet/mnist")
     assert json.dumps(listed).count("\\n  ") == len(NAMES)
 
 

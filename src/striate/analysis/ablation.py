@@ -1,0 +1,155 @@
+"""What each setting of a recipe buys: the accuracy that is lost when it is taken back alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from striate.analysis import ladder
+from striate.analysis.pareto import Candidate
+from striate.config.ablation import ARCH, EVERYTHING, OPTIMIZER, Change
+from striate.data.json_csv import MISSING
+from striate.pipeline.several import Measured
+from striate.reporting import uncertainty
+from striate.reporting.figures.waterfall import Bar
+from striate.reporting.numbers import mean_sd, points, points_range
+from striate.reporting.seeds import ACCURACIES
+from striate.reporting.uncertainty import LEVEL, Difference
+from striate.tracking.times import Timing
+
+SCORE = ACCURACIES["test accuracy"]
+HEAD = ["taken back", "from", "to", "seeds", "test accuracy", "difference", "95% interval",
+        "seconds"]  # fmt: skip
+ALL_BACK = "everything, as params.yaml has it"
+JOINED = {ARCH: "arch and its keys", OPTIMIZER: "optimizer and its rates"}
+
+
+class Row(NamedTuple):
+    """A change of a recipe, measured.
+
+    Attributes:
+        change: what is taken back; None for the recipe itself.
+        measured: the experiments.
+        candidate: their means; None where there is no experiment.
+        difference: of the test accuracy from the recipe's over equal seeds; None where too few
+            seeds have both.
+    """
+
+    change: Change | None
+    measured: Measured
+    candidate: Candidate | None
+    difference: Difference | None
+
+
+def rows(
+    changes: Sequence[Change], found: Sequence[Measured], timings: Mapping[str, Timing]
+) -> list[Row]:
+    """The recipe, then the changes, largest loss first: those that failed, then by difference.
+
+    Args:
+        changes: those of the plan.
+        found: the experiments of the recipe, and of each change.
+        timings: seconds of training, by the record's key.
+    """
+    means = iter(ladder.candidates_of(found, timings))
+    candidates = [next(means) if one.by_seed else None for one in found]
+    base = found[0]
+    changed = [
+        Row(change, one, candidate, _difference(base, one))
+        for change, one, candidate in zip(changes, found[1:], candidates[1:], strict=True)
+    ]
+    changed.sort(key=lambda row: row.difference.value if row.difference else float("-inf"))
+    return [Row(None, base, candidates[0], None), *changed]
+
+
+def _difference(base: Measured, changed: Measured) -> Difference | None:
+    first, second = base.scores(*SCORE), changed.scores(*SCORE)
+    common = [seed for seed in first if seed in second]
+    if len(common) < 2:
+        return None
+    images = next(iter(base.by_seed.values())).test.get("n")
+    unit = 1 / images if images else 0.0
+    return uncertainty.compare(
+        {seed: first[seed] for seed in common}, {seed: second[seed] for seed in common}, unit
+    )
+
+
+def table(found: Sequence[Row]) -> list[list[str]]:
+    """A heading, a row for the recipe and one for each change."""
+    return [HEAD, *(_cells(row) for row in found)]
+
+
+def _cells(row: Row) -> list[str]:
+    names = ["nothing", "", ""] if row.change is None else [*_names(row.change)]
+    one, gain = row.candidate, row.difference
+    if one is None:
+        return [*names, "0", "failed", MISSING, MISSING, MISSING]
+    difference = [MISSING, MISSING]
+    if row.change is None:
+        difference = ["", ""]
+    elif gain is not None:
+        difference = [points(gain.value), points_range(gain.low, gain.high)]
+    seconds = ladder.shown_seconds(one)
+    return [*names, f"{one.accuracy.n}", mean_sd(one.accuracy), *difference, seconds]
+
+
+def _names(change: Change) -> tuple[str, str, str]:
+    """What is taken back, from what and to what."""
+    if change.key == EVERYTHING:
+        return ALL_BACK, "", ""
+    keys = [*change.after]
+    if len(keys) > 1 and change.key in JOINED:
+        name, keys = JOINED[change.key], keys[:1]
+    else:
+        name = " and ".join(key.rpartition(".")[2] for key in keys)
+    texts = (", ".join(_text(side[key]) for key in keys) for side in (change.before, change.after))
+    return (name, *texts)  # type: ignore[return-value]
+
+
+def _text(value: Any) -> str:
+    """A value as YAML has it."""
+    return json.dumps(value).strip('"')
+
+
+def in_words(change: Change) -> str:
+    """A change in a line, with all its keys."""
+    if change.key == EVERYTHING:
+        return ALL_BACK
+    return ", ".join(
+        f"{key} {_text(change.before[key])} → {_text(value)}" for key, value in change.after.items()
+    )
+
+
+def notes(found: Sequence[Row], skipped: Mapping[str, str]) -> list[str]:
+    """What the numbers are, what failed, and what could not be taken back."""
+    lines = [
+        "Differences are in points of test accuracy, from the recipe's with equal seeds (paired"
+        f" t-test; each interval alone holds the truth in {1 - LEVEL:.0%} of cases). Settings work"
+        " together: the losses need not add up."
+    ]
+    lines += ladder.notes([row.candidate for row in found if row.candidate])
+    for row in found:
+        if row.measured.reasons and row.change:
+            name, _, after = _names(row.change)
+            what = f"{name} {after}".strip()
+            lines.append(f"With {what}, trainings failed: {'; '.join(row.measured.reasons)}.")
+    lines += [f"{key} cannot be taken back alone: {why}." for key, why in skipped.items()]
+    return lines
+
+
+def bars(found: Sequence[Row]) -> list[Bar]:
+    """What the picture shows of the changes, everything at last."""
+    changed = [row for row in found if row.change]
+    changed.sort(key=lambda row: row.change is not None and row.change.key == EVERYTHING)
+    drawn = []
+    for row in changed:
+        assert row.change  # noqa: S101
+        name, before, after = _names(row.change)
+        label = f"{name}: {before} → {after}" if before else name
+        gain = row.difference
+        if gain:
+            drawn.append(Bar(label, -gain.value, (-gain.high, -gain.low)))
+        else:
+            drawn.append(Bar(label, None, None))
+    return drawn

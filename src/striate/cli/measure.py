@@ -1,0 +1,218 @@
+"""Measure networks and recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from striate.cli import workspace
+from striate.cli.run import runner
+from striate.cli.table import argument, command, number
+from striate.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from striate.config.ablation import Change
+    from striate.config.params import Params
+    from striate.pipeline.repeat import Setting
+    from striate.pipeline.several import Measured
+    from striate.tracking.times import Timing
+
+PARAM = argument(
+    "-S", "--set-param", metavar="KEY=VALUE", action="append", default=None, dest="overrides",
+    help="set a param in all of them; may be given several times",
+)  # fmt: skip
+DRY_RUN = argument(
+    "--dry-run", dest="dry_run", action="store_true", help="say what would run, and run nothing"
+)
+MOST_CHARACTERS = 60  # of a recipe, in the names of experiments
+
+
+@command(
+    argument("data", metavar="DATA", nargs="?", default="digits", help="the data set"),
+    argument(
+        "--seeds", metavar="N", type=number(2, 10_000), default=5, help="seeds of each network"
+    ),
+    PARAM,
+    argument(
+        "--workers", metavar="N", type=number(1, 1024), default=1,
+        help="experiments that run at once; more of them take longer each",
+    ),
+    argument(
+        "--to", metavar="FOLDER", type=Path, values="directory", default=Path("reports/ladder"),
+        help="where to write DATA.md, DATA.png and, with every seed, DATA.csv",
+    ),
+    DRY_RUN,
+)  # fmt: skip
+def ladder(
+    data: str, seeds: int, overrides: list[str] | None, workers: int, to: Path, dry_run: bool
+) -> None:
+    """Train the networks of recipes/ladder/ and compare them by year.
+
+    Makes the experiments that are missing until each has the seeds 0 to N - 1, then a table and a
+    picture of test accuracy, parameters and seconds of training. The same command resumes.
+
+    Example: striate ladder digits --seeds 5
+    """
+    root = workspace.repository()
+    from striate.analysis import ladder
+    from striate.config import recipes
+    from striate.console import columns
+    from striate.data import files
+    from striate.pipeline import repeat
+    from striate.reporting.figures.ladder import ladder as draw
+    from striate.reporting.figures.style import save
+
+    rungs = recipes.rungs(data)
+    settings = [repeat.setting(root, name, overrides or []) for name in rungs]
+    if dry_run:
+        _print_missing(root, settings, seeds)
+        return
+    found, timings = _complete(root, settings, seeds, workers)
+    steps = ladder.steps(rungs, found, timings)
+    print()
+    print(columns(ladder.table(steps)))
+    for line in ladder.notes([step.candidate for step in steps if step.candidate]):
+        print(f"\n{line}")
+    points = ladder.points(steps)
+    if points:
+        save(draw(points, f"test accuracy on {data}"), to / f"{data}.png")
+        files.write(to / f"{data}.md", ladder.page(steps, data, f"{data}.png").encode())
+        files.write(to / f"{data}.csv", ladder.seeds(steps, timings).encode())
+        print(f"\nas a page, a picture and a table of every seed: {to / data}.md, .png and .csv")
+    failed = [f"{one.setting.name}: {'; '.join(one.reasons)}" for one in found if one.reasons]
+    if failed:
+        raise UserError(f"trainings failed: {', '.join(failed)}")
+
+
+@command(
+    argument(
+        "recipe", metavar="RECIPE", values="recipes", help="a recipe; an experiment or `workspace`"
+    ),
+    argument(
+        "--seeds", metavar="N", type=number(2, 10_000), default=3, help="seeds of each setting"
+    ),
+    PARAM,
+    argument(
+        "--workers", metavar="N", type=number(1, 1024),
+        help="experiments that run at once (one on each core, or one on a GPU)",
+    ),
+    argument(
+        "--picture", metavar="FILE", type=Path, values="file",
+        help="where to write the picture (default: reports/ablation/RECIPE.png)",
+    ),
+    DRY_RUN,
+)  # fmt: skip
+def ablate(
+    recipe: str,
+    seeds: int,
+    overrides: list[str] | None,
+    workers: int | None,
+    picture: Path | None,
+    dry_run: bool,
+) -> None:
+    """Find out what each setting of a recipe buys.
+
+    Takes each setting in which RECIPE differs from the committed params.yaml back to its value
+    there, one at a time, then everything; the data set stays. Trains each with the seeds 0 to
+    N - 1, and shows what is lost, as a table and a picture. The same command resumes.
+
+    Example: striate ablate mnist-fast --dry-run
+    """
+    root = workspace.repository()
+    from striate.analysis import ablation as analysis
+    from striate.config import ablation
+    from striate.console import columns
+    from striate.pipeline import repeat
+    from striate.reporting.figures.style import save
+    from striate.reporting.figures.waterfall import waterfall
+    from striate.reporting.numbers import mean_sd
+
+    wanted = repeat.setting(root, recipe, overrides or [])
+    plan = ablation.plan(wanted.checked, _committed(root), repeat.parsed(overrides or []))
+    if not plan.changes:
+        raise UserError(f"{recipe} does not differ from the committed params.yaml in any setting")
+    settings = [wanted, *(_changed(wanted, change) for change in plan.changes)]
+    if dry_run:
+        for change in plan.changes:
+            print(f"taken back: {analysis.in_words(change)}")
+        for key, reason in plan.skipped.items():
+            print(f"not taken back alone: {key}: {reason}")
+        _print_missing(root, settings, seeds)
+        return
+    found, timings = _complete(root, settings, seeds, workers)
+    rows = analysis.rows(plan.changes, found, timings)
+    print()
+    print(columns(analysis.table(rows)))
+    for line in analysis.notes(rows, plan.skipped):
+        print(f"\n{line}")
+    base = rows[0].candidate
+    if base is None:
+        raise UserError(f"{wanted.name} failed: {'; '.join(found[0].reasons)}")
+    path = picture or Path("reports/ablation", f"{wanted.name}.png")
+    shown = f"{recipe} ({mean_sd(base.accuracy)})"
+    save(waterfall(analysis.bars(rows), "test accuracy", shown), path)
+    print(f"\nas a picture: {path}")
+
+
+def _committed(root: Path) -> Params:
+    """The params of HEAD; what they lack is as in the working tree."""
+    import yaml
+
+    from striate.config import params
+    from striate.config.yaml_loader import Loader
+    from striate.tracking.git import blobs
+
+    here = params.load(root / "params.yaml").model_dump()
+    (text,) = blobs(root, ["HEAD:./params.yaml"])
+    try:
+        committed = yaml.load(text or "", Loader) or {}  # noqa: S506 - a safe one
+        known = params.flatten(here)
+        flat = {key: value for key, value in params.flatten(committed).items() if key in known}
+    except (yaml.YAMLError, AttributeError):
+        raise UserError("the params.yaml of HEAD is not valid YAML; commit one that is") from None
+    return params.check(params.nested(flat, here), "params.yaml of HEAD")
+
+
+def _changed(wanted: Setting, change: Change) -> Setting:
+    """A setting with a change, under a name of its own."""
+    from striate.config import ablation
+    from striate.pipeline.repeat import Setting
+
+    name = f"{wanted.name[:MOST_CHARACTERS].strip('-.')}-without-{change.key}"
+    return Setting(name, ablation.sections(wanted.checked, change))
+
+
+def _print_missing(root: Path, settings: Sequence[Setting], seeds: int) -> None:
+    from striate.pipeline import several
+    from striate.reporting.numbers import plural
+    from striate.tracking import records
+
+    queue = several.missing(root, settings, range(seeds), records.find(root).records)
+    for job in queue:
+        print(job.name)
+    print(f"{plural(len(queue), 'training')} would run")
+
+
+def _complete(
+    root: Path, settings: Sequence[Setting], seeds: int, workers: int | None
+) -> tuple[list[Measured], dict[str, Timing]]:
+    """Run what is missing; what there is then of each setting, and the seconds of training."""
+    from striate.pipeline import repeat, several
+    from striate.reporting.numbers import plural
+    from striate.tracking import records, times
+
+    heard = times.Heard()
+    with repeat.alone(root), runner(root, workers, heard) as run:
+        found = records.find(root).records
+        queue = several.missing(root, settings, range(seeds), found)
+        print(
+            f"{plural(len(settings), 'setting')} with {seeds} seeds:"
+            f" {plural(len(queue), 'experiment')} to run", flush=True,
+        )  # fmt: skip
+        failures = several.run_all(queue, found, run)
+        measured = several.measured(root, settings, range(seeds), failures)
+    made = [record for one in measured for record in one.by_seed.values()]
+    logged = workspace.training_times(root, made)
+    return measured, times.by_record(made, logged, heard)
