@@ -33,10 +33,11 @@ RESNET = CONVNET | {"arch": "resnet", "skips": True}
 CONVMIXER = CONVNET | {"arch": "convmixer", "layers": 2, "width": 8, "patch": 1}
 TIMM = {"arch": "timm:test_resnet", "dropout": 0.1, "pretrained": True}
 VIT = CONVNET | {"arch": "vit", "layers": 2, "width": 8, "patch": 2, "heads": 2}
+RECURRENT = CONVNET | {"arch": "recurrent", "layers": 2, "width": 8}
 NETWORKS = {
     "convnet": CONVNET, "residual": RESIDUAL, "speedrun": SPEEDRUN, "mlp": MLP, "lenet5": LENET5,
     "gabor": GABOR, "resnet": RESNET, "plain": RESNET | {"skips": False}, "convmixer": CONVMIXER,
-    "vit": VIT, "timm": TIMM,
+    "recurrent": RECURRENT, "vit": VIT, "timm": TIMM,
 }  # fmt: skip
 UNIT = Normalization(255, None, None)
 

@@ -61,6 +61,7 @@ def test_deps_of_a_stage_name_every_package_that_it_imports(stage):
         "models.mlp",
         "models.speedrun",
         "models.resnet",
+        "models.recurrent",
         "models.convmixer",
         "models.vit",
         "models.checkpoint",

@@ -497,6 +497,37 @@ class ResNetConfig(UniformConfig):
         return sum(convs) + (widths[-1] + 1) * classes
 
 
+@register("recurrent")
+class RecurrentConfig(UniformConfig):
+    """`striate.models.recurrent`: halves the image twice, however often it convolves."""
+
+    size_keys = "the images"
+    weight_keys = "model.width, layers and kernel_size"
+
+    kernel_size: KernelSize
+    activation: Activation
+
+    def layer_names(self) -> list[str]:
+        """What is applied again and again is one layer."""
+        return ["stem", "recurrent", "place"]
+
+    def smallest_side(self) -> int:
+        """One pixel is left of it."""
+        return 1 << sizing.HALVINGS
+
+    def normalizes_one_value(self, side: int) -> bool:
+        """The last norms may see single pixels."""
+        return self.layers > 1 and side >> sizing.HALVINGS == 1
+
+    def count_parameters(self, shape: Sequence[int], classes: int) -> int:
+        """Convolutions without biases, a norm for each time, weights of rows and of columns."""
+        width = self.channels
+        stem = sizing.conv_parameters(shape[0], width, self.kernel_size, bias=False, norm=True)
+        convolution = width * (self.kernel_size**2 + width)
+        place = width * sum(side >> sizing.HALVINGS for side in shape[1:])
+        return stem + convolution + 2 * width * self.layers + place + (width + 1) * classes
+
+
 class PatchConfig(UniformConfig):
     """Networks that cut the image into patches, and keep their number from layer to layer."""
 

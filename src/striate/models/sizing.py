@@ -12,6 +12,7 @@ from striate.errors import UserError
 
 LENET5_WIDTHS = (6, 16, 120, 84)  # C1, C3, C5 and F6 of the paper
 GABOR_PHASES = 4  # of each orientation of a Gabor filter
+HALVINGS = 2  # of an image in the recurrent network
 STAGES = 3  # of a residual network for small images
 TIMM_STRIDE = 32  # by which most networks of timm divide height and width
 MLP_RATIO = 4  # hidden units of a transformer's MLP, as a multiple of its width
