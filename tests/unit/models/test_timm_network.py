@@ -21,7 +21,15 @@ from striate.config import params
 from striate.data import tensors
 from striate.errors import UserError
 from striate.evaluation import inspection
-from striate.models import checkpoint, configs, normalization, prediction, registry, timm_network
+from striate.models import (
+    checkpoint,
+    configs,
+    model_json,
+    normalization,
+    prediction,
+    registry,
+    timm_network,
+)
 from striate.serving import export
 from striate.training import norms, transfer
 
@@ -236,6 +244,10 @@ def test_a_network_begins_with_weights_from_a_file(workspace, monkeypatch, capsy
     cfg = timm.models.get_pretrained_cfg(name)
     torch.testing.assert_close(trained.model.trunk.scale.mean.flatten(), torch.tensor(cfg.mean))
     assert trained.description["normalization"]["mean"] is None
+    # What is trained on from there passes on where the weights come from.
+    note = json.loads((workspace / folder / "pretrained.json").read_text())
+    assert trained.description["pretrained"] == note
+    assert model_json.pretrained(workspace / "models") == {"pretrained": note}
 
 
 def test_pixels_are_normalized_as_the_weights_expect(monkeypatch):
