@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from striate.config import params, validation
 from striate.console import waiting
-from striate.models import portable
-from striate.models.model_json import PRETRAINED
+from striate.models import model_json, portable
+from striate.models.model_json import PRETRAINED, RANDOM
 from striate.pipeline.stage import stage
 from striate.tracking.logger import Logbook, logbook
 from striate.training import torchrun
@@ -72,6 +72,7 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
     train_set, val_set, sample, residency = load_data(settings, group, device)
     model.fit_to_data(normalization(sample))
     transferred = initialize(model, settings)
+    description |= model_json.pretrained(Path(settings.training.init_from))
     task = Task(train_set, val_set, settings, normalization)
     whole_norms = group.size == 1 or norms.synchronize_(model, device)
     messages = [
@@ -182,7 +183,6 @@ def is_portable(task: Task) -> bool:
 
 def notes(task: Task) -> list[str]:
     """What may surprise in these params."""
-    from striate.models.checkpoint import RANDOM
     from striate.training.schedule import Schedule
 
     settings, images = task.params.training, len(task.train_set.labels)

@@ -84,7 +84,7 @@ def fetch(source: str, to: Path | None, file: Path | None) -> None:
     try:
         with waiting(f"reading the network of {source}"):
             sources.keep(source, target, file)
-    except UserError:
+    except (UserError, OSError):
         # In `dvc exp run -S training.init_from=$(striate fetch …)` nothing sees this command's
         # status, and an empty value is an internal error to DVC.
         print("weights/no-such-network")

@@ -27,6 +27,7 @@ from striate.errors import UserError
 from striate.models import sizing
 from striate.schema import Section, explain
 
+CONVOLUTIONAL = "convolutional network"  # a kind
 WIDTH = "a whole number from 1 to 1024, or a list of them, one for each layer"
 
 
@@ -73,6 +74,9 @@ class NetworkConfig(Section):
     # Keys by which a message says what makes the images too small, and the network too large.
     size_keys: ClassVar[str] = "model.layers"
     weight_keys: ClassVar[str] = "model.width and layers"
+    # What the model card calls the network, and the report the weights that it draws.
+    kind: ClassVar[str] = "network"
+    drawn: ClassVar[str] = "each convolution"
 
     arch: str
     layers: Layers
@@ -261,6 +265,7 @@ class PlainConvConfig(NetworkConfig):
     """Layers of several convolutions, each with a norm and an activation; then a linear layer."""
 
     weight_keys = "model.width, layers, kernel_size and convs_per_layer"
+    kind = CONVOLUTIONAL
 
     kernel_size: KernelSize
     convs_per_layer: ConvsPerLayer
@@ -379,6 +384,9 @@ class SpeedrunConfig(PlainConvConfig):
 class MLPConfig(NetworkConfig):
     """`striate.models.mlp`: takes images of every size."""
 
+    kind = "multilayer perceptron"
+    drawn = "the first layer, an image for each hidden unit"
+
     norm: Norm
     activation: Activation
     dropout: Dropout
@@ -407,6 +415,7 @@ class LeNet5Config(NetworkConfig):
     """`striate.models.lenet5`: reads no keys, and pads images of every size."""
 
     weight_keys = "the images"
+    kind = CONVOLUTIONAL
 
     layers: ClassVar[int] = 4  # type: ignore[misc]  # a constant here, and no key
     width: ClassVar[list[int]] = [*sizing.LENET5_WIDTHS]  # type: ignore[misc]
@@ -475,6 +484,7 @@ class ResNetConfig(UniformConfig):
     """`striate.models.resnet`: the second and the third stage halve the image, rounding up."""
 
     takes_any_size = True
+    kind = CONVOLUTIONAL
 
     skips: bool
 
@@ -554,6 +564,7 @@ class ConvMixerConfig(PatchConfig):
 
     takes_any_size = True
     weight_keys = "model.width, layers, kernel_size and patch"
+    kind = CONVOLUTIONAL
 
     kernel_size: KernelSize
 
@@ -576,6 +587,7 @@ class VisionTransformerConfig(PatchConfig):
     """`striate.models.vit`: the stem divides height and width by `patch`."""
 
     weight_keys = "model.width, layers and patch"
+    kind = "vision transformer"
 
     heads: Annotated[int, Field(ge=1, le=64)]
 
@@ -609,6 +621,7 @@ class TimmConfig(NetworkConfig):
     """
 
     off = {"pretrained": False}  # noqa: RUF012
+    kind = "network of timm"
 
     layers: ClassVar[int] = 0  # type: ignore[misc]  # neither is a key, or known here
     width: ClassVar[int] = 0  # type: ignore[misc]

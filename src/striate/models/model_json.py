@@ -16,6 +16,7 @@ from striate.errors import UserError, one_line
 WEIGHTS = "cnn_trained.ckpt"
 DESCRIPTION = "model.json"
 PRETRAINED = "pretrained.json"  # instead of it, beside the published weights of timm
+RANDOM = Path("weights/random")  # as `training.init_from`: begin with random weights
 FALSE_ALARMS = 0.05  # false-positive rate of the out-of-distribution flag
 LEAST_IMAGES = 100  # fewer validation images give no calibration and no such flag
 # What older checkpoints mean, which do not name these keys.
@@ -25,6 +26,7 @@ FIRST = {
 # Older descriptions lack how pictures are framed, and the calibration.
 ADDED: dict[str, Any] = {"frame": framing.WHOLE, "confidence": None}
 KEYS = {"architecture", "data", "shape", "classes", "normalization", *ADDED}
+BEGUN_WITH = "pretrained"  # a key only where training began with published weights
 
 
 class CheckpointError(UserError):
@@ -64,6 +66,32 @@ def read(folder: Path) -> dict[str, Any]:
     return description
 
 
+def pretrained(source: Path) -> dict[str, Any]:
+    """The published weights that a training began with, for its description.
+
+    Args:
+        source: `training.init_from`. A trained network passes on what it began with itself.
+
+    Returns:
+        `pretrained`, with the content of their `pretrained.json`; nothing where there are none.
+
+    Raises:
+        CheckpointError: the file says less.
+    """
+    note: Any = None
+    if (source / PRETRAINED).is_file():
+        note = read_json(source / PRETRAINED)
+    elif (source / DESCRIPTION).is_file():
+        note = read_json(source / DESCRIPTION).get(BEGUN_WITH)
+    if note is None:
+        return {}
+    try:
+        _check_pretrained(note)
+    except ValueError as error:
+        raise CheckpointError(f"{source} cannot be used: {error}") from None
+    return {BEGUN_WITH: note}
+
+
 def sha256(description: dict[str, Any], weights: BinaryIO) -> str:
     """The SHA-256 of a description, serialised in one way, followed by the weights."""
     digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
@@ -93,7 +121,7 @@ def _check(description: dict[str, Any]) -> None:
     """
     from striate.models import configs
 
-    if set(description) != KEYS:
+    if set(description) - {BEGUN_WITH} != KEYS:
         raise ValueError(f"its keys must be {', '.join(sorted(KEYS))} and sha256")
     normalization, architecture = description["normalization"], description["architecture"]
     if not (isinstance(normalization, dict) and set(normalization) == {"peak", "mean", "std"}):
@@ -103,8 +131,19 @@ def _check(description: dict[str, Any]) -> None:
     check_images(description | normalization | {"name": description["data"]})
     framing.check(description["frame"])
     _check_confidence(description["confidence"])
+    if BEGUN_WITH in description:
+        _check_pretrained(description[BEGUN_WITH])
     network = configs.check(FIRST | architecture, "architecture")
     network.check_fits(description["shape"], len(description["classes"]))
+
+
+def _check_pretrained(note: Any) -> None:
+    if not (
+        isinstance(note, dict)
+        and all(isinstance(note.get(key), str) for key in ("arch", "source"))
+        and isinstance(note.get("license"), str | None)
+    ):
+        raise ValueError(f"{BEGUN_WITH} must name arch, source and license of published weights")
 
 
 def _check_confidence(confidence: Any) -> None:

@@ -31,6 +31,7 @@ from striate.models.sizing import MAX_PARAMETERS
 PREFIX = "timm:"
 MOMENTS = ("mean", "std")
 WEIGHTS = "model.safetensors"  # in a folder of published weights, beside their description
+HUB = "https://huggingface.co/"
 PROBE_SECONDS = 5.0
 
 
@@ -266,47 +267,56 @@ def keep(arch: str, target: Path, file: Path | None) -> None:
     """Write the published weights of a network to a folder, from the Hugging Face Hub or a file.
 
     The folder gets `model.safetensors`, timm's own state dict, and `pretrained.json`, which names
-    the network, the number of classes, where the weights come from, and their SHA-256.
+    the network, the number of classes, where the weights come from, their licence, and their
+    SHA-256. Weights of a file have the tag and its licence only where `arch` names the tag.
 
     Args:
         arch: `timm:` and the name of a network, with a tag or without.
-        target: a new folder, or one that this wrote before.
+        target: a new folder, or one that this wrote before. Weights that were downloaded stay.
         file: a state dict in timm's format, .safetensors or .pth; None downloads.
 
     Raises:
         UserError: there is no such network, or its weights cannot be had.
     """
-    if target.exists() and not {path.name for path in target.iterdir()} <= {WEIGHTS, PRETRAINED}:
+    if target.exists() and not (
+        target.is_dir() and {path.name for path in target.iterdir()} <= {WEIGHTS, PRETRAINED}
+    ):
         raise UserError(f"{target} is not a folder with only weights; choose another: --to")
     found = config(arch)
     if found is None:
         raise UserError(f"timm has no published weights of {arch}")
-    full = f"{PREFIX}{found.architecture}{'.' if found.tag else ''}{found.tag or ''}"
-    if file is None and is_kept(full, target):
-        return
+    if file is None:
+        known = f"{PREFIX}{found.architecture}{'.' if found.tag else ''}{found.tag or ''}"
+        source = f"{HUB}{found.hf_hub_id}" if found.hf_hub_id else f"{found.url}"
+        if is_kept(known, source, target):
+            return
+    else:
+        known, source = arch, file.name
     net = _downloaded(arch) if file is None else _read(arch, file)
     from safetensors.torch import save
 
     weights = {name: value.detach().contiguous() for name, value in net.state_dict().items()}
     content = save(weights)
     note = {
-        "arch": full,
+        "arch": known,
         "classes": net.num_classes,
-        "source": f"{found.hf_hub_id or found.url}" if file is None else file.name,
+        "source": source,
+        "license": found.license if file is None or "." in arch else None,
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     files.write(target / WEIGHTS, content)
     files.write(target / PRETRAINED, (json.dumps(note, indent=2) + "\n").encode())
 
 
-def is_kept(arch: str, folder: Path) -> bool:
-    """Whether a folder holds the published weights of a network, undamaged."""
+def is_kept(arch: str, source: str, folder: Path) -> bool:
+    """Whether a folder holds the weights of a network from a source, undamaged."""
     if not (folder / PRETRAINED).is_file():
         return False
     try:
-        return bool(_read_kept(folder)[0]["arch"] == arch)
+        note, _ = _read_kept(folder)
     except (UserError, OSError):
         return False
+    return (note.get("arch"), note.get("source")) == (arch, source)
 
 
 def _read_kept(folder: Path) -> tuple[dict[str, Any], bytes]:
@@ -317,9 +327,11 @@ def _read_kept(folder: Path) -> tuple[dict[str, Any], bytes]:
     """
     note, content = read_json(folder / PRETRAINED), (folder / WEIGHTS).read_bytes()
     if hashlib.sha256(content).hexdigest() != note.get("sha256"):
+        source = str(note.get("source"))
+        file = "" if source.startswith("https://") else f" --from {source}"
         raise CheckpointError(
             f"{folder / WEIGHTS} is not the file that {folder / PRETRAINED} names;"
-            f" `striate fetch {note.get('arch')} --to {folder}` brings it again"
+            f" `striate fetch {note.get('arch')} --to {folder}{file}` brings it again"
         )
     return note, content
 

@@ -7,6 +7,7 @@ Hugging Face Hub, which reads the front matter.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from shlex import quote
 from typing import Any
 
@@ -31,17 +32,20 @@ def card(results: Results) -> str:
     confusion, confidence = results.confusion, results.description["confidence"]
     validated = results.validation_count
     front = front_matter(params["data.name"], params["model.arch"], test)
+    begun_with = weights_sentence(params["training.init_from"], results.description)
     return (
         environment(escape=False)
         .get_template("model_card.md.j2")
         .render(
             front=yaml.safe_dump(front, sort_keys=False).strip(),
+            kind=results.config.kind,
             params=params,
             layers=results.layers,
             train=train,
             test=test,
             manifest=results.manifest,
             source=results.source,
+            begun_with=begun_with,
             classes=[escaped(name) for name in results.classes],
             validated=validated,
             train_count=results.train_count,
@@ -63,6 +67,29 @@ def card(results: Results) -> str:
             arguments=" ".join(map(quote, results.arguments)),
             percent=percent,
         )
+    )
+
+
+def weights_sentence(init_from: str, description: dict[str, Any]) -> str:
+    """The weights that training began with, and their licence; nothing for random ones.
+
+    Args:
+        init_from: `training.init_from`.
+        description: of the checkpoint.
+    """
+    if Path(init_from) == model_json.RANDOM:
+        return ""
+    said = f"Training began with the weights in {escaped(init_from)}"
+    note = description.get(model_json.BEGUN_WITH)
+    if note is None:
+        return f"{said}, whose licence applies to these, too."
+    arch, source = escaped(note["arch"]), note["source"]
+    source = f"<{source}>" if source.startswith("https://") else f"the file {escaped(source)}"
+    licence = note.get("license")
+    stated = f"is {escaped(licence)}, as timm states" if licence else "is not known here"
+    return (
+        f"{said}, which come from those of {arch}, {source}. Their licence {stated}, and applies to"
+        " these weights, too."
     )
 
 

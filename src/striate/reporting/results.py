@@ -39,8 +39,8 @@ class Results:
         images: float32 (N, C, H, W) in 0..1, all test images.
         labels: int64 (N,).
         logits: float32 (N, classes).
-        filters: weights of each convolution, or of the first of each layer, by name, float32 (out,
-            in, height, width).
+        filters: weights of each convolution, or of the first of each layer, or of a linear layer of
+            all pixels, by name, float32 (out, in, height, width).
         feature_maps: of the first test image, behind each layer by name, float32 (channels,
             height, width).
     """
@@ -70,12 +70,17 @@ class Results:
         return classes
 
     @property
+    def config(self) -> type[configs.NetworkConfig]:
+        """What is known of the network; the base of all where it has no config here."""
+        return configs.find(self.params["model.arch"]) or configs.NetworkConfig
+
+    @property
     def layers(self) -> str:
         """How many layers the network has, as its params or else its feature maps say.
 
         It is nothing for a network of timm, whose name alone says that.
         """
-        if configs.find(self.params["model.arch"]) is configs.TimmConfig:
+        if self.config is configs.TimmConfig:
             return ""
         stated = configs.stated_size(self.params)
         return plural(int(stated.get("layers", len(self.feature_maps))), "layer")

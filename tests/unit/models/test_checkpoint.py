@@ -122,6 +122,7 @@ def test_pickled_code_would_run_elsewhere(tmp_path, monkeypatch):
 FAULTY = [
     (lambda v: v.pop("shape"), "its keys must be architecture, .* and sha256"),
     (lambda v: v.update(notes=""), "its keys must be"),
+    (lambda v: v.update(pretrained={"arch": "timm:r"}), "pretrained must name arch, source and"),
     (lambda v: v.update(architecture={"layers": 2}), "model.width is missing"),
     (lambda v: v.update(architecture=2), "architecture must be"),
     (lambda v: v.update(data="\n"), "the name of the data set must be printable text"),

@@ -21,7 +21,15 @@ from striate.config import params
 from striate.data import tensors
 from striate.errors import UserError
 from striate.evaluation import inspection
-from striate.models import checkpoint, configs, normalization, prediction, registry, timm_network
+from striate.models import (
+    checkpoint,
+    configs,
+    model_json,
+    normalization,
+    prediction,
+    registry,
+    timm_network,
+)
 from striate.serving import export
 from striate.training import norms, transfer
 
@@ -236,6 +244,10 @@ def test_a_network_begins_with_weights_from_a_file(workspace, monkeypatch, capsy
     cfg = timm.models.get_pretrained_cfg(name)
     torch.testing.assert_close(trained.model.trunk.scale.mean.flatten(), torch.tensor(cfg.mean))
     assert trained.description["normalization"]["mean"] is None
+    # What is trained on from there passes on where the weights come from.
+    note = json.loads((workspace / folder / "pretrained.json").read_text())
+    assert trained.description["pretrained"] == note
+    assert model_json.pretrained(workspace / "models") == {"pretrained": note}
 
 
 def test_pixels_are_normalized_as_the_weights_expect(monkeypatch):
@@ -273,7 +285,7 @@ def test_weights_are_adapted_to_channels_size_and_classes_as_timm_does(tmp_path,
     torch.testing.assert_close(model.eval()(images), theirs(scaled))
 
 
-def test_equal_weights_are_kept_as_equal_bytes_and_a_kept_folder_needs_no_hub(tmp_path):
+def test_equal_weights_are_kept_as_equal_bytes(tmp_path):
     published("test_resnet", tmp_path / "w.safetensors")
     for folder in ("one", "two"):
         timm_network.keep("timm:test_resnet", tmp_path / folder, tmp_path / "w.safetensors")
@@ -282,8 +294,53 @@ def test_equal_weights_are_kept_as_equal_bytes_and_a_kept_folder_needs_no_hub(tm
         for folder in ("one", "two")
     )
     assert one == two
-    timm_network.keep("timm:test_resnet", tmp_path / "one", None)
-    assert one == [path.read_bytes() for path in sorted((tmp_path / "one").iterdir())]
+
+
+def test_own_weights_are_not_taken_for_published_ones(tmp_path, monkeypatch):
+    published("test_resnet", tmp_path / "own.pth", num_classes=7)
+    folder = tmp_path / "kept"
+    timm_network.keep("timm:test_resnet", folder, tmp_path / "own.pth")
+    note = json.loads((folder / "pretrained.json").read_text())
+    assert (note["arch"], note["source"], note["license"]) == ("timm:test_resnet", "own.pth", None)
+    downloads = []
+
+    def download(arch):
+        downloads.append(arch)
+        return timm.create_model("test_resnet")
+
+    monkeypatch.setattr(timm_network, "_downloaded", download)
+    for _ in range(2):  # the second finds them
+        timm_network.keep("timm:test_resnet", folder, None)
+        assert downloads == ["timm:test_resnet"]
+    note = json.loads((folder / "pretrained.json").read_text())
+    assert note["arch"] == "timm:test_resnet.r160_in1k"
+    assert note["source"] == "https://huggingface.co/timm/test_resnet.r160_in1k"
+    assert (note["license"], note["classes"]) == ("apache-2.0", 1000)
+    # A file has the tag that its owner gives it.
+    timm_network.keep("timm:test_resnet.r160_in1k", folder, tmp_path / "own.pth")
+    note = json.loads((folder / "pretrained.json").read_text())
+    assert (note["arch"], note["license"]) == ("timm:test_resnet.r160_in1k", "apache-2.0")
+    assert note["source"] == "own.pth"
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("w.pth", "w.pth is not a folder with only weights; choose another: --to"),
+        ("w.pth/below", "w.pth/below"),
+    ],
+)
+def test_a_target_that_is_no_folder_is_one_line(monkeypatch, capsys, tmp_path, target, said):
+    monkeypatch.chdir(tmp_path)
+    published("test_resnet", tmp_path / "w.pth")
+    out, err = commands.run(
+        monkeypatch, capsys, "fetch", "timm:test_resnet", "--from", "w.pth", "--to", target,
+        status=2,
+    )  # fmt: skip
+    assert out == "weights/no-such-network\n"
+    assert err.splitlines()[-1].startswith("error: ")
+    assert said in err
+    assert "Traceback" not in err
 
 
 def test_weights_that_do_not_belong_here_are_refused(workspace, capsys):
@@ -294,10 +351,12 @@ def test_weights_that_do_not_belong_here_are_refused(workspace, capsys):
     write(workspace, "test_resnet", **begin)
     assert "they need model.pretrained=true" in fail_stage("train", capsys)
     write(workspace, "test_vit", **begin, model__pretrained=True)
-    assert "holds the weights of timm:test_resnet.r160_in1k, and" in fail_stage("train", capsys)
+    assert "holds the weights of timm:test_resnet, and" in fail_stage("train", capsys)
     (folder / "model.safetensors").write_bytes(b"damaged")
     write(workspace, "test_resnet", **begin, model__pretrained=True)
-    assert "model.safetensors is not the file that" in fail_stage("train", capsys)
+    said = fail_stage("train", capsys)
+    assert "model.safetensors is not the file that" in said
+    assert "`striate fetch timm:test_resnet --to weights/r --from w.pth` brings it again" in said
     with pytest.raises(UserError, match=r"w.pth cannot be read as weights of timm:test_vit: "):
         timm_network.keep("timm:test_vit", workspace / "weights/v", workspace / "w.pth")
     with pytest.raises(UserError, match=r"is not a folder with only weights"):

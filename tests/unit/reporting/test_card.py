@@ -10,6 +10,7 @@ from made_up import SEEDS, made_up_results
 from striate.evaluation import scores
 from striate.models.model_json import FALSE_ALARMS
 from striate.reporting import model_card
+from striate.reporting.figures import filters
 
 CLASSES = ["cat", "dog|<b>", "`fish`"]
 SOURCE = {"name": "digits", "page": "https://publisher.example/digits", "licence": "CC BY 4.0"}
@@ -76,6 +77,44 @@ def test_licence_and_page_are_those_of_the_publisher_or_unknown():
     assert line in write(source=SOURCE)
     own = write(data__name="folder", data__path="images")
     assert "Images from a folder; their licence is unknown." in own
+
+
+def test_a_licence_of_the_first_weights_applies_to_these(results):
+    assert "Training began" not in write()
+    assert "These weights have no licence yet: choose one" in write()
+    begun = {"training__init_from": "weights/r"}
+    text = write(**begun)
+    assert "Training began with the weights in weights/r, whose licence applies to these" in text
+    assert "have no licence yet" not in text
+    note = {"arch": "timm:r.a1", "source": "https://hub.example/r", "license": "cc-by-nc-4.0"}
+    results = made_up_results(CLASSES, **begun)
+    results.description["pretrained"] = note
+    assert (
+        "\nTraining began with the weights in weights/r, which come from those of timm:r.a1,"
+        " <https://hub.example/r>. Their licence is cc-by-nc-4.0, as timm states, and applies to"
+        " these weights, too.\nChoose one for these weights that it allows"
+    ) in model_card.card(results)
+    results.description["pretrained"] = note | {"source": "a_b.pth", "license": None}
+    text = model_card.card(results)
+    assert r", the file a\_b.pth. Their licence is not known here, and applies to" in text
+
+
+@pytest.mark.parametrize(
+    ("arch", "kind", "drawn"),
+    [
+        ("convnet", "convolutional network", "each convolution"),
+        ("gabor", "convolutional network", "each convolution"),
+        ("convmixer", "convolutional network", "each convolution"),
+        ("mlp", "multilayer perceptron", "the first layer, an image for each hidden unit"),
+        ("vit", "vision transformer", "each convolution"),
+        ("timm:resnet18", "network of timm", "each convolution"),
+        ("newcomer", "network", "each convolution"),
+    ],
+)
+def test_a_network_is_called_what_it_is(arch, kind, drawn):
+    results = made_up_results(CLASSES, model__arch=arch)
+    assert f"\nA {kind} with 1,234 parameters that sorts" in model_card.card(results)
+    assert filters.caption(results).startswith(f"The weights of {drawn}: grey is near zero")
 
 
 def test_intervals_hold_what_is_measured_and_shrink_with_more_images(results):

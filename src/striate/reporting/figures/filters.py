@@ -1,4 +1,4 @@
-"""The filters of each convolution."""
+"""The filters of each convolution, or of a linear layer of all pixels."""
 
 import numpy as np
 from matplotlib.colors import Normalize
@@ -28,7 +28,7 @@ def caption(results: Results) -> str:
     """What the figures show: of a deep network, the first convolution of each layer."""
     names = results.filters
     first = any(name.endswith("_conv1") and f"{name[:-1]}2" not in names for name in names)
-    which = "the first convolution of each layer" if first else "each convolution"
+    which = "the first convolution of each layer" if first else results.config.drawn
     return f"The weights of {which}: grey is near zero, dark negative, light positive."
 
 
@@ -40,7 +40,7 @@ def caption(results: Results) -> str:
     chart=False,
 )
 def draw(results: Results) -> dict[str, Figure]:
-    """A figure for each convolution that `predictions/` holds."""
+    """A figure for each layer of weights that `predictions/` holds."""
     return {name: filters(weight, name) for name, weight in results.filters.items()}
 
 
