@@ -136,7 +136,8 @@ def test_what_visualize_shows_of_the_network_is_that_of_the_checkpoint(finished)
     trained = checkpoint.load(finished / "models", torch.device("cpu"))
     images = torch.from_numpy(np.load(finished / "data/test/images.npy"))
     maps = inspection.feature_maps(trained.model, trained.normalization(images[:1]))
-    found_filters, found_maps = predictions.read_network(finished / "predictions")
+    found_filters, found_maps, attention = predictions.read_network(finished / "predictions")
+    assert attention == {}
     for found, expected in (
         (found_filters, inspection.filters(trained.model)),
         (found_maps, {name: value[0] for name, value in maps.items()}),
