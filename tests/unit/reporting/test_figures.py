@@ -639,8 +639,8 @@ class TestAttention:
         random = np.random.default_rng(0)
         images = random.random((2, 1, 8, 8))
         maps = {"layer1": random.random((2, 4, 4)), "layer2": random.random((2, 4, 4)) / 9}
-        figure = attention(images, maps, ["seven", "one"])
-        assert captions(figure) == ["seven", "layer1", "layer2", "one", "layer1", "layer2"]
+        figure = attention(images, maps, ["seven", "seven"])
+        assert captions(figure) == ["seven", "layer1", "layer2"] * 2
         shown = pixels(figure)
         for row in (0, 1):
             np.testing.assert_array_equal(shown[3 * row], images[row, 0])

@@ -68,7 +68,9 @@ def attention(
             )
     height, width = pixels.shape[2:]
     scale = whole_scale(max(height, width), PANEL)
-    captions = [text for name in short_names(class_names) for text in (name, *values)]
+    distinct = list(dict.fromkeys(class_names))
+    short = dict(zip(distinct, short_names(distinct), strict=True))
+    captions = [text for name in class_names for text in (short[name], *values)]
     panel = (width * scale, height * scale)
     cell = max(panel[0], *(text_width(text) for text in captions))
     title = "attention to each patch"
