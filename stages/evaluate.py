@@ -31,13 +31,16 @@ def evaluate(settings: params.Params) -> None:
     named = [{"class": name} | row for name, row in zip(trained.classes, rows, strict=True)]
     json_csv.write_table(Path("metrics/per_class.csv"), named)
     predictions.write_predictions(found.logits, found.labels, trained.classes, Path("predictions"))
-    maps = inspection.feature_maps(trained.model, trained.normalization(test.images[:1]))
+    shown = trained.normalization(test.images[: inspection.ATTENDED])
+    maps = inspection.feature_maps(trained.model, shown[:1])
     filters = inspection.shown_filters(trained.model)
-    predictions.write_network(
+    attention = inspection.attention_maps(trained.model, shown)
+    found_inside = predictions.Inspected(
         {name: weight.cpu().numpy() for name, weight in filters.items()},
         {name: value[0].cpu().numpy() for name, value in maps.items()},
-        Path("predictions"),
+        {name: value.cpu().numpy() for name, value in attention.items()},
     )
+    predictions.write_network(found_inside, Path("predictions"))
     values = metrics.measure(found)
     json_csv.write_json(Path("metrics/test.json"), values)
     rest = "".join(f"; {metric.label} {metric.shown(values)}" for metric in metrics.others(values))

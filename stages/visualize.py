@@ -29,7 +29,7 @@ def read_results(settings: params.Params) -> "Results":
     model_json.check_fits(description, manifest)
     train_pixels, train_labels = arrays.map_split(DATA, "train")
     pixels, labels = arrays.map_split(DATA, "test")
-    filters, feature_maps = predictions.read_network(PREDICTIONS)
+    inside = predictions.read_network(PREDICTIONS)
     samples = spread(train_labels, SAMPLES)
     flat = params.flatten(settings.model_dump())
     train, test = (
@@ -51,8 +51,7 @@ def read_results(settings: params.Params) -> "Results":
         images=arrays.scale_to_unit(pixels, manifest["peak"]),
         labels=labels,
         logits=predictions.read_logits(PREDICTIONS, (len(labels), len(manifest["classes"]))),
-        filters=filters,
-        feature_maps=feature_maps,
+        **inside._asdict(),
     )
 
 

@@ -64,4 +64,5 @@ def made_up_results(classes, train=None, confidence=None, source=None, seeds=(),
             name: random.randn(4, 1, 3, 3).astype(np.float32) for name in ("layer1", "layer2")
         },
         feature_maps={"layer1": images[0], "layer2": images[1]},
+        attention={},
     )

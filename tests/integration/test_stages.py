@@ -136,7 +136,8 @@ def test_what_visualize_shows_of_the_network_is_that_of_the_checkpoint(finished)
     trained = checkpoint.load(finished / "models", torch.device("cpu"))
     images = torch.from_numpy(np.load(finished / "data/test/images.npy"))
     maps = inspection.feature_maps(trained.model, trained.normalization(images[:1]))
-    found_filters, found_maps = predictions.read_network(finished / "predictions")
+    found_filters, found_maps, attention = predictions.read_network(finished / "predictions")
+    assert attention == {}
     for found, expected in (
         (found_filters, inspection.filters(trained.model)),
         (found_maps, {name: value[0] for name, value in maps.items()}),
@@ -144,6 +145,24 @@ def test_what_visualize_shows_of_the_network_is_that_of_the_checkpoint(finished)
         assert list(found) == list(expected) == ["layer1", "layer2"]
         for name, value in expected.items():
             np.testing.assert_allclose(found[name], value.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_the_attention_of_a_transformer_is_kept_and_drawn(workspace):
+    write_params(workspace, model__arch="vit", model__width=12, model__patch=2, model__heads=3)
+    for name in ("train", "evaluate", "visualize"):
+        run_stage(name)
+    attention = predictions.read_network(workspace / "predictions").attention
+    assert [(name, value.shape) for name, value in attention.items()] == [
+        ("layer1", (inspection.ATTENDED, 4, 4)), ("layer2", (inspection.ATTENDED, 4, 4)),
+    ]  # fmt: skip
+    trained = checkpoint.load(workspace / "models", torch.device("cpu"))
+    images = torch.from_numpy(np.load(workspace / "data/test/images.npy"))[: inspection.ATTENDED]
+    expected = trained.model.attention_maps(trained.normalization(images))
+    for name, value in attention.items():
+        np.testing.assert_allclose(value, expected[name].numpy(), rtol=1e-5, atol=1e-6)
+    assert (workspace / "reports/figures/patch_attention.png").exists()
+    page = (workspace / "reports/index.html").read_text()
+    assert "how much all patches attend to each patch in each layer" in page
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"cut", b"logits", None])

@@ -13,12 +13,13 @@ from striate.config.recipes import Rung
 from striate.data.json_csv import MISSING
 from striate.pipeline.several import Measured
 from striate.reporting.figures.ladder import Point
-from striate.reporting.numbers import mean_interval, mean_sd, plural
+from striate.reporting.numbers import mean_interval, mean_sd
 from striate.reporting.seeds import ACCURACIES
 from striate.tracking.groups import Group
 from striate.tracking.times import Timing
 
 SCORE = "test accuracy"
+UNKNOWN = "an unknown machine"
 HEAD = ["year", "network", "seeds", SCORE, "95% interval", "parameters", "seconds"]
 
 
@@ -63,60 +64,72 @@ def candidates_of(found: Sequence[Measured], timings: Mapping[str, Timing]) -> l
 
 def table(found: Sequence[Step]) -> list[list[str]]:
     """A heading and a row for each rung."""
-    return [HEAD, *(_cells(step) for step in found)]
+    machine = pareto.timed_on(_candidates(found))
+    return [HEAD, *(_cells(step, machine) for step in found)]
 
 
-def _cells(step: Step) -> list[str]:
+def _candidates(found: Sequence[Step]) -> list[Candidate]:
+    return [step.candidate for step in found if step.candidate]
+
+
+def _cells(step: Step, machine: str) -> list[str]:
     head = [str(step.rung.year), step.rung.name]
     one = step.candidate
     if one is None:
         return [*head, "0", "failed", MISSING, MISSING, MISSING]
     return [
         *head, f"{one.accuracy.n}", mean_sd(one.accuracy), mean_interval(one.accuracy),
-        f"{one.parameters:,}", shown_seconds(one),
+        f"{one.parameters:,}", shown_seconds(one, machine),
     ]  # fmt: skip
 
 
-def shown_seconds(one: Candidate) -> str:
-    """The seconds of training, in three digits at most."""
+def shown_seconds(one: Candidate, machine: str) -> str:
+    """The seconds of training, in three digits at most, with a star if of another machine."""
     if one.seconds is None:
         return MISSING
-    return f"{one.seconds:.3g}" if one.seconds < 100 else f"{one.seconds:,.0f}"
+    shown = f"{one.seconds:.3g}" if one.seconds < 100 else f"{one.seconds:,.0f}"
+    return shown if pareto.is_timed(one, machine) else f"{shown} *"
 
 
 def notes(found: Sequence[Candidate]) -> list[str]:
-    """What the seconds are."""
-    machines = sorted({one.machine for one in found if one.seconds is not None and one.machine})
-    if not machines:
+    """What the seconds are, and where those with a star were measured."""
+    timed = [one for one in found if one.seconds is not None]
+    if not timed:
         return []
-    return [f"Seconds of training are medians over the seeds, timed on {'; '.join(machines)}."]
+    machine = pareto.timed_on(timed)
+    where = f", timed on {machine}" if machine else ""
+    lines = [f"Seconds of training are medians over the seeds{where}."]
+    others = {one.machine or UNKNOWN for one in timed if not pareto.is_timed(one, machine)}
+    if others:
+        lines.append(f"Those with * were timed on {'; '.join(sorted(others))}.")
+    return lines
 
 
-def page(found: Sequence[Step], data: str, picture: str) -> str:
+def page(found: Sequence[Step], data: str, picture: str, command: str) -> str:
     """The ladder as a page of Markdown.
 
     Args:
         found: the rungs.
         data: the data set.
         picture: the name of the picture beside the page.
+        command: makes the page again.
     """
-    heads = ["year", "network", "recipe", SCORE, "parameters", "seconds"]
-    rows = ["| " + " | ".join(heads) + " |", "|--:|---|---|--:|--:|--:|"]
+    heads = ["year", "network", "recipe", "seeds", SCORE, "parameters", "seconds"]
+    rows = ["| " + " | ".join(heads) + " |", "|--:|---|---|--:|--:|--:|--:|"]
+    machine = pareto.timed_on(_candidates(found))
     for step in found:
-        year, name, _, score, _, parameters, seconds = _cells(step)
-        cells = [year, f"[{name}]({step.rung.paper})", f"`{step.recipe}`", score, parameters,
-                 seconds]  # fmt: skip
+        year, name, count, score, _, parameters, seconds = _cells(step, machine)
+        cells = [year, f"[{name}]({step.rung.paper})", f"`{step.recipe}`", count, score,
+                 parameters, seconds.replace("*", r"\*")]  # fmt: skip
         rows.append("| " + " | ".join(cells) + " |")
-    counts = [one.candidate.accuracy.n for one in found if one.candidate]
-    seeds = plural(max(counts, default=0), "seed")
-    measured = notes([one.candidate for one in found if one.candidate])
+    measured = [one.replace("*", r"\*") for one in notes(_candidates(found))]
     return "\n\n".join(
         [
             f"# The ladder of networks on {data}",
             "\n".join(rows),
             f"![{alt(data)}]({picture})",
-            " ".join([f"Means ± standard deviation over {seeds} on the test images.", *measured]),
-            f"`striate ladder {data} --seeds {max(counts, default=0)}` makes this page.\n",
+            " ".join(["Means ± standard deviation over the seeds on the test images.", *measured]),
+            f"`{command}` makes this page.\n",
         ]
     )
 
@@ -147,6 +160,7 @@ def seeds(found: Sequence[Step], timings: Mapping[str, Timing]) -> str:
 
 def points(found: Sequence[Step]) -> list[Point]:
     """What the picture shows: rungs that have an experiment."""
+    machine = pareto.timed_on(_candidates(found))
     return [
         Point(
             f"{step.rung.year}  {step.rung.name}",
@@ -154,6 +168,7 @@ def points(found: Sequence[Step]) -> list[Point]:
             step.candidate.accuracy,
             step.candidate.parameters,
             step.candidate.seconds,
+            step.candidate.seconds is not None and not pareto.is_timed(step.candidate, machine),
         )
         for step in found
         if step.candidate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from striate.config.params import Params
     from striate.pipeline.repeat import Setting
     from striate.pipeline.several import Measured
-    from striate.tracking.times import Timing
+    from striate.tracking.times import Heard, Timing
 
 PARAM = argument(
     "-S", "--set-param", metavar="KEY=VALUE", action="append", default=None, dest="overrides",
@@ -65,7 +66,11 @@ def ladder(
     from striate.reporting.figures.style import save
 
     rungs = recipes.rungs(data)
-    settings = [repeat.setting(root, name, overrides or []) for name in rungs]
+    changes = overrides or []
+    fixed = [key for key in ("data.name", "data.path") if key in repeat.parsed(changes)]
+    if fixed:
+        raise UserError(f"-S cannot change {fixed[0]}: all networks learn {data}; name other DATA")
+    settings = [repeat.setting(root, name, changes) for name in rungs]
     if dry_run:
         _print_missing(root, settings, seeds)
         return
@@ -78,12 +83,11 @@ def ladder(
     points = ladder.points(steps)
     if points:
         save(draw(points, f"test accuracy on {data}"), to / f"{data}.png")
-        files.write(to / f"{data}.md", ladder.page(steps, data, f"{data}.png").encode())
+        again = _command(data, seeds, changes, workers, to)
+        files.write(to / f"{data}.md", ladder.page(steps, data, f"{data}.png", again).encode())
         files.write(to / f"{data}.csv", ladder.seeds(steps, timings).encode())
         print(f"\nas a page, a picture and a table of every seed: {to / data}.md, .png and .csv")
-    failed = [f"{one.setting.name}: {'; '.join(one.reasons)}" for one in found if one.reasons]
-    if failed:
-        raise UserError(f"trainings failed: {', '.join(failed)}")
+    _refuse_failures(found)
 
 
 @command(
@@ -148,12 +152,28 @@ def ablate(
     for line in analysis.notes(rows, plan.skipped):
         print(f"\n{line}")
     base = rows[0].candidate
-    if base is None:
-        raise UserError(f"{wanted.name} failed: {'; '.join(found[0].reasons)}")
-    path = picture or Path("reports/ablation", f"{wanted.name}.png")
-    shown = f"{recipe} ({mean_sd(base.accuracy)})"
-    save(waterfall(analysis.bars(rows), "test accuracy", shown), path)
-    print(f"\nas a picture: {path}")
+    if base:
+        path = picture or Path("reports/ablation", f"{wanted.name}.png")
+        shown = f"{recipe} ({mean_sd(base.accuracy)})"
+        save(waterfall(analysis.bars(rows), "test accuracy", shown), path)
+        print(f"\nas a picture: {path}")
+    _refuse_failures(found)
+
+
+def _command(data: str, seeds: int, overrides: Sequence[str], workers: int, to: Path) -> str:
+    """What to type to get a ladder again."""
+    words = ["striate", "ladder", data, "--seeds", f"{seeds}"]
+    for one in overrides:
+        words += ["-S", one]
+    words += ["--workers", f"{workers}"] if workers > 1 else []
+    return shlex.join([*words, "--to", f"{to}"])
+
+
+def _refuse_failures(found: Sequence[Measured]) -> None:
+    """End with an error if a training failed, after all that could be shown."""
+    failed = [f"{one.setting.name}: {'; '.join(one.reasons)}" for one in found if one.reasons]
+    if failed:
+        raise UserError(f"trainings failed: {', '.join(failed)}")
 
 
 def _committed(root: Path) -> Params:
@@ -213,6 +233,17 @@ def _complete(
         )  # fmt: skip
         failures = several.run_all(queue, found, run)
         measured = several.measured(root, settings, range(seeds), failures)
+    return measured, _times(root, measured, heard)
+
+
+def _times(root: Path, measured: Sequence[Measured], heard: Heard) -> dict[str, Timing]:
+    """The seconds of training; of what ran earlier, only where MLflow answers."""
+    from striate.tracking import times
+
     made = [record for one in measured for record in one.by_seed.values()]
-    logged = workspace.training_times(root, made)
-    return measured, times.by_record(made, logged, heard)
+    logged: dict[str, Timing] = {}
+    try:
+        logged = workspace.training_times(root, made)
+    except UserError as error:
+        workspace.note(f"{error}; seconds are those of trainings that ran now")
+    return times.by_record(made, logged, heard)

@@ -9,7 +9,7 @@ from striate.config import params, validation
 from striate.config.params import Params
 from striate.datasets.registry import DATASETS
 from striate.errors import UserError
-from striate.models.configs import CONFIGS
+from striate.models import configs
 
 Flat = Mapping[str, Any]  # params by dotted key
 
@@ -23,11 +23,15 @@ KEPT = frozenset(
     }
 )  # fmt: skip
 OPTIMIZER, SHRINK, ARCH = "training.optimizer", "augment.shrink", "model.arch"
-# Keys that a value of another one gives their meaning.
+PRETRAINED, FIRST_WEIGHTS = "model.pretrained", "training.init_from"
+# Keys that a value of another one gives their meaning. Published weights go with a network that
+# normalizes images as they expect, and no other network takes them.
 WITH = {
     OPTIMIZER: ("training.learning_rate", "training.bias_rate", "training.head_rate",
                 "training.momentum"),
     SHRINK: ("augment.shrink_until",),
+    PRETRAINED: (FIRST_WEIGHTS,),
+    FIRST_WEIGHTS: (PRETRAINED,),
 }  # fmt: skip
 WITH_MOMENTUM = ("sgd", "muon")
 EVERYTHING = "everything"
@@ -51,7 +55,7 @@ class Plan(NamedTuple):
     """What can be taken back.
 
     Attributes:
-        changes: each valid; that of everything comes last, if it is another than a single one.
+        changes: each valid; that of everything comes last, if no other one is the same.
         skipped: keys that cannot be, with the reason.
     """
 
@@ -78,19 +82,20 @@ def plan(recipe: Params, default: Params, kept: Collection[str] = ()) -> Plan:
     distinct: dict[frozenset[str], Change] = {}
     skipped: dict[str, str] = {}
     for key in read:
-        keys = [key, *(one for one in _companions(key, after) if one in differing)]
+        keys = _with_companions(key, differing, after)
         fault = _fault(recipe, keys, after)
         if fault:
             # Such as the number of layers where a list of widths has one for each.
             near = sorted(read, key=lambda one: _section(one) != _section(key))
-            joined = [[*keys, one] for one in near if one not in keys]
+            others = [_with_companions(one, differing, after) for one in near if one not in keys]
+            joined = [list(dict.fromkeys(keys + other)) for other in sorted(others, key=len)]
             keys = next((one for one in joined if not _fault(recipe, one, after)), [])
         if keys:
             distinct.setdefault(frozenset(keys), _change(key, keys, before, after))
         else:
             skipped[key] = fault
     changes = list(distinct.values())
-    if len(changes) > 1:
+    if len(changes) > 1 and frozenset(read).union(*distinct) not in distinct:
         fault = _fault(recipe, differing, after)
         if fault:
             skipped[EVERYTHING] = fault
@@ -116,12 +121,24 @@ def _is_read(key: str, before: Flat, after: Flat) -> bool:
     """Whether a recipe reads a key by itself."""
     section, _, name = key.partition(".")
     if section == "model":
-        return name in CONFIGS[before[ARCH]].model_fields
+        config = configs.find(before[ARCH])
+        return config is not None and name in config.model_fields
     if key == "training.momentum":
         return before[OPTIMIZER] in WITH_MOMENTUM
     if key in WITH[SHRINK]:
         return bool(before[SHRINK]) and before[SHRINK] == after[SHRINK]
     return True
+
+
+def _with_companions(key: str, differing: Sequence[str], after: Flat) -> list[str]:
+    """A key, and the differing ones that are taken back with it, or with one of them."""
+    found, ahead = [], [key]
+    while ahead:
+        one = ahead.pop(0)
+        if one not in found:
+            found.append(one)
+            ahead += [other for other in _companions(one, after) if other in differing]
+    return found
 
 
 def _companions(key: str, after: Flat) -> Sequence[str]:

@@ -137,7 +137,16 @@ def _file_and_data(name: str) -> tuple[str, str]:
 def _for_data(path: Path, data: str) -> tuple[dict[str, Any], Rung | None]:
     """The params of a recipe's file, with those of another data set if one is named."""
     recipe = read_yaml(path)
-    block = recipe.pop(LADDER, None)
+    is_rung, block = path.parent == FOLDER / LADDER, recipe.pop(LADDER, None)
+    if is_rung and block is None:
+        raise UserError(
+            f"{path} has no block `{LADDER}`, which each recipe in that folder needs:"
+            f" {', '.join(Rung.model_fields)}"
+        )
+    if not is_rung and block is not None:
+        raise UserError(
+            f"{path} has the block `{LADDER}`, which only recipes in {FOLDER / LADDER}/ have"
+        )
     if block is None:
         if data:
             raise UserError(f"{path} is no rung, so {data!r:.60} cannot follow its name")

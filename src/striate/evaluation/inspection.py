@@ -1,4 +1,4 @@
-"""The filters and feature maps of a network."""
+"""The filters, feature maps and attention of a network."""
 
 import re
 
@@ -9,6 +9,7 @@ from striate.models.layers import ImageLinear
 from striate.models.registry import Network
 
 MOST_FILTERS = 8  # convolutions that are all drawn
+ATTENDED = 6  # test images whose attention is drawn
 
 
 @torch.no_grad()
@@ -22,6 +23,13 @@ def feature_maps(model: Network, images: Tensor) -> dict[str, Tensor]:
         name: value if value.dim() == 4 else value[:, :, None, None]
         for name, value in model.feature_maps(images).items()
     }
+
+
+@torch.no_grad()
+def attention_maps(model: Network, images: Tensor) -> dict[str, Tensor]:
+    """What `Network.attention_maps` gives for normalised images: nothing without attention."""
+    model.eval()
+    return model.attention_maps(images)
 
 
 def filters(model: Network) -> dict[str, Tensor]:

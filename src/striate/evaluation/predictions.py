@@ -1,7 +1,8 @@
-"""The files in predictions/: logits, classes, filters and feature maps."""
+"""The files in predictions/: logits, classes, filters, feature maps and attention."""
 
 import io
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,7 +10,27 @@ from striate.data import files
 from striate.data.json_csv import write_table
 from striate.errors import UserError, one_line
 
-NETWORK, FILTERS, FEATURE_MAPS = "network.npz", "filters/", "feature_maps/"
+NETWORK = "network.npz"
+
+
+class Inspected(NamedTuple):
+    """What is drawn of a network.
+
+    Attributes:
+        filters: the weights of each convolution by name, in order, float32
+            (out, in, height, width).
+        feature_maps: the output of each layer for the first test image by name, in order, float32
+            (channels, height, width).
+        attention: how much all patches attend to each, in each layer by name, in order, for the
+            first test images, float32 (images, rows, columns); none without attention.
+    """
+
+    filters: dict[str, np.ndarray]
+    feature_maps: dict[str, np.ndarray]
+    attention: dict[str, np.ndarray]
+
+
+AXES = {"filters": 4, "feature_maps": 3, "attention": 3}  # of each array
 
 
 def write_predictions(
@@ -53,29 +74,27 @@ def read_logits(folder: Path, shape: tuple[int, int]) -> np.ndarray:
         ) from None
 
 
-def write_network(
-    filters: dict[str, np.ndarray], feature_maps: dict[str, np.ndarray], folder: Path
-) -> None:
-    """Write `network.npz`, from which filters and feature maps are drawn.
+def write_network(found: Inspected, folder: Path) -> None:
+    """Write `network.npz`, from which filters, feature maps and attention are drawn.
 
     Equal arrays give equal bytes.
 
     Args:
-        filters: the weights of each convolution by name, in order, float32
-            (out, in, height, width).
-        feature_maps: the output of each layer for the first test image by name, in order, float32
-            (channels, height, width).
+        found: the arrays.
         folder: receives the file.
     """
     buffer = io.BytesIO()
-    named = {f"{FILTERS}{name}": value for name, value in filters.items()}
-    named |= {f"{FEATURE_MAPS}{name}": value for name, value in feature_maps.items()}
+    named = {
+        f"{part}/{name}": value
+        for part, arrays in found._asdict().items()
+        for name, value in arrays.items()
+    }
     np.savez(buffer, allow_pickle=False, **named)
     files.write(folder / NETWORK, buffer.getvalue())
 
 
-def read_network(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Read the filters and feature maps that `write_network` wrote, by name, in order.
+def read_network(folder: Path) -> Inspected:
+    """Read the arrays that `write_network` wrote.
 
     Raises:
         UserError: the file is missing or damaged, or holds something else.
@@ -85,15 +104,17 @@ def read_network(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndar
         # From memory: NumPy leaves a damaged file open.
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        parts = []
-        for prefix, axes in ((FILTERS, 4), (FEATURE_MAPS, 3)):
+        parts = {}
+        for kind, axes in AXES.items():
+            prefix = f"{kind}/"
             part = {name.removeprefix(prefix): a for name, a in arrays.items()
                     if name.startswith(prefix)}  # fmt: skip
-            if not part or any(a.dtype != np.float32 or a.ndim != axes for a in part.values()):
+            is_missing = not part and kind != "attention"
+            if is_missing or any(a.dtype != np.float32 or a.ndim != axes for a in part.values()):
                 raise ValueError(f"{prefix}* must be float32 arrays of {axes} axes")
-            parts.append(part)
+            parts[kind] = part
     except Exception as error:  # a damaged archive makes NumPy's reader raise almost anything
         raise UserError(
             f"{path} cannot be read: {one_line(error)}; `dvc repro` recreates it"
         ) from None
-    return parts[0], parts[1]
+    return Inspected(**parts)

@@ -54,6 +54,18 @@ class Network(nn.Module):
             maps[name] = images = layer(images)
         return maps
 
+    def attention_maps(self, images: Tensor) -> dict[str, Tensor]:
+        """How much all patches attend to each patch, as a mean over heads, where there are any.
+
+        Args:
+            images: normalised, float (N, C, H, W).
+
+        Returns:
+            Layer name → (N, rows, columns) of patches; each map of an image adds up to 1. Nothing
+            of networks without attention.
+        """
+        return {}
+
     def synchronize_norms_(self) -> None:
         """Make batch norms see the whole batch of several processes, which needs CUDA."""
         nn.SyncBatchNorm.convert_sync_batchnorm(self)

@@ -161,14 +161,7 @@ class VisionTransformer(Network):
 
     @torch.no_grad()
     def attention_maps(self, images: Tensor) -> dict[str, Tensor]:
-        """How much all patches attend to each patch, as a mean over heads.
-
-        Args:
-            images: normalised, float (N, C, H, W).
-
-        Returns:
-            Layer name → (N, H / patch, W / patch); each map of an image adds up to 1.
-        """
+        """How much all patches attend to each patch: layer name → (N, H / patch, W / patch)."""
         maps, features = {}, images
         for name, layer in self.layers().items():
             if isinstance(layer, Block):

@@ -43,6 +43,8 @@ class Results:
             all pixels, by name, float32 (out, in, height, width).
         feature_maps: of the first test image, behind each layer by name, float32 (channels,
             height, width).
+        attention: of the first test images, in each layer by name, how much all patches attend to
+            each, float32 (images, rows, columns); none of a network without attention.
     """
 
     params: dict[str, Any]
@@ -62,6 +64,7 @@ class Results:
     logits: NDArray[np.floating]
     filters: dict[str, np.ndarray]
     feature_maps: dict[str, np.ndarray]
+    attention: dict[str, np.ndarray]
 
     @property
     def classes(self) -> list[str]:

@@ -22,6 +22,9 @@ IDENTITY = dict.fromkeys(
 )
 
 
+COMMAND = "striate ladder digits --seeds 2 --to docs/ladder"
+
+
 def measured(name, scores, reasons=(), parameters=1000):
     by_seed = {
         seed: Record(
@@ -58,11 +61,36 @@ def test_the_ladder_has_a_row_for_each_rung(steps):
 
 
 def test_the_page_names_papers_recipes_and_the_picture(steps):
-    page = ladder.page(steps[0], "digits", "digits.png")
-    assert "| 1986 | [A](https://example.org/1986) | `ladder/a/digits` | 91.00% ± 1.41% |" in page
+    page = ladder.page(steps[0], "digits", "digits.png", COMMAND)
+    row = "| 1986 | [A](https://example.org/1986) | `ladder/a/digits` | 2 | 91.00% ± 1.41% |"
+    assert row in page
+    assert "`ladder/b/digits` | 1 | 95.00% |" in page  # a seed of two, and the page says so
     assert "![Test accuracy on digits, parameters and seconds" in page
     assert "](digits.png)" in page
-    assert "`striate ladder digits --seeds 2` makes this page." in page
+    assert f"`{COMMAND}` makes this page." in page
+
+
+@pytest.mark.parametrize(
+    ("machine", "note"),
+    [("gpu", "Those with * were timed on gpu."), ("", "Those with * were timed on an unknown ma")],
+)
+def test_seconds_of_another_machine_have_a_star(machine, note):
+    rungs = {f"ladder/{name}/digits": rung(2000, name) for name in "abc"}
+    found = [measured(name, {0: 0.9, 1: 0.92}) for name in "abc"]
+    timings = {
+        record.key: (2.0, machine if one is found[1] else "cpu")
+        for one in found
+        for record in one.by_seed.values()
+    }
+    steps = ladder.steps(rungs, found, timings)
+    assert [row[-1] for row in ladder.table(steps)[1:]] == ["2", "2 *", "2"]
+    first, second = ladder.notes([step.candidate for step in steps])
+    assert first == "Seconds of training are medians over the seeds, timed on cpu."
+    assert second.startswith(note)
+    assert r"| 1,000 | 2 \* |" in ladder.page(steps, "digits", "digits.png", COMMAND)
+    seconds = ladder_figure.ladder(ladder.points(steps), "test accuracy").axes[2]
+    assert [text.get_text() for text in seconds.texts] == ["2", "2 *", "2"]
+    assert seconds.get_xlabel() == "seconds of training (* elsewhere)"
 
 
 def test_every_seed_is_a_line_of_the_csv(steps):
@@ -131,11 +159,54 @@ def test_the_largest_loss_comes_first_and_differences_are_paired(rows):
         ["layers and width", "3, [8, 16, 16]", "2, 16", "2"],
         ["flip", "true", "false", "3"],
     ]
-    assert table[2][4:] == ["failed", "–", "–", "–"]
+    assert table[2][4:] == ["failed", "–", "–", "–", "–"]
     epochs, layers = table[4], table[5]
     # All seeds lose a point; the interval is that of rounding to an image.
     assert (epochs[5], epochs[6]) == ("−1.00", "−1.28 to −0.72")
     assert layers[5] == "+0.00"  # over the two seeds that both have
+
+
+def test_p_values_and_colours_are_those_of_all_comparisons_together():
+    """A change whose own interval leaves out 0 may be the luck of several comparisons."""
+    found = [measured("recipe", {0: 0.97, 1: 0.98, 2: 0.99})]
+    found += [measured(name, {0: 0.96, 1: 0.962, 2: 0.974}) for name in "abcd"]
+    changes = [change._replace(key=f"training.{n}") for n, change in enumerate(CHANGES[:4])]
+    alone = ablation.rows(changes[:1], found[:2], {})[1].difference
+    assert alone.high < 0
+    assert ablation.bars(ablation.rows(changes[:1], found[:2], {}))[0].differs
+    rows = ablation.rows(changes, found, {})
+    assert rows[1].difference.p == pytest.approx(4 * alone.p)
+    assert (rows[1].difference.low, rows[1].difference.high) == (alone.low, alone.high)
+    assert not any(bar.differs for bar in ablation.bars(rows))
+    assert "p by Holm for 4 comparisons" in ablation.notes(rows, {})[0]
+    (axes,) = waterfall(ablation.bars(rows), "test accuracy", "recipe").axes
+    assert len({patch.get_facecolor() for patch in axes.patches}) == 1
+
+
+def test_too_few_seeds_in_common_are_not_taken_for_a_failure():
+    found = [
+        measured("recipe", {0: 0.97, 1: 0.98}, ["the disk is full"]),
+        measured("epochs", {0: 0.96, 1: 0.97}),
+        measured("optimizer", {1: 0.97, 2: 0.98}, ["it was killed"]),
+        measured("layers", {}, ["the loss became nan"]),
+    ]
+    rows = ablation.rows(CHANGES[:3], found, {})
+    table = ablation.table(rows)
+    assert [row[0] for row in table[1:]] == [
+        "nothing", "layers and width", "epochs", "optimizer and its rates",
+    ]  # fmt: skip
+    assert table[4][3:] == ["2", "97.50% ± 0.71%", "–", "–", "–", "–"]
+    unknown = [bar.unknown for bar in ablation.bars(rows)]
+    assert unknown == [ablation.NO_TRAINING, "", ablation.TOO_FEW]
+    (axes,) = waterfall(ablation.bars(rows), "test accuracy", "recipe").axes
+    assert [text.get_text() for text in axes.texts] == [
+        ablation.NO_TRAINING,
+        "1.00",
+        ablation.TOO_FEW,
+    ]
+    assert "With nothing taken back, trainings failed: the disk is full." in ablation.notes(
+        rows, {}
+    )
 
 
 def test_what_failed_and_what_stays_is_said(rows):
@@ -150,7 +221,7 @@ def test_what_failed_and_what_stays_is_said(rows):
 def test_the_picture_has_everything_at_last(rows):
     bars = ablation.bars(rows)
     assert [bar.label for bar in bars][-1] == "everything, as params.yaml has it"
-    assert bars[0] == ("optimizer and its rates: muon → adam", None, None)
+    assert bars[0][:3] == ("optimizer and its rates: muon → adam", None, None)
     loss = bars[1].loss
     assert (bars[1].label, loss) == ("epochs: 8 → 5", pytest.approx(0.01))
     assert bars[1].interval[0] < loss < bars[1].interval[1]
@@ -169,6 +240,32 @@ def test_a_bar_that_is_far_longer_than_others_is_cut():
     assert 2 < right < 20
     assert left < -0.6
     assert [text.get_text() for text in axes.texts] == ["90.00", "1.00", "0.20", "−0.40"]
+    assert [line.get_marker() for line in axes.lines].count(">") == 1
+
+
+def ends_of(axes):
+    """Where the bars end, the first on top."""
+    return [pytest.approx(bar.get_x() + bar.get_width()) for bar in axes.patches]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_gains_are_as_long_as_losses(sign):
+    bars = [Bar(f"{loss}", sign * loss / 100, None) for loss in (1.0, 0.2, 3.0)]
+    (axes,) = waterfall(bars, "test accuracy", "recipe").axes
+    assert ends_of(axes) == [sign * 1.0, sign * 0.2, sign * 3.0]
+    left, right = axes.get_xlim()
+    assert left <= min(0, 3 * sign) < max(0, 3 * sign) < right
+    assert right - left < 4
+    assert {line.get_marker() for line in axes.lines} == {"None"}
+
+
+@pytest.mark.parametrize(("sign", "arrow"), [(1, ">"), (-1, "<")])
+def test_a_bar_that_is_cut_has_an_arrow_to_its_side(sign, arrow):
+    bars = [Bar("a", sign * 0.3, None), Bar("b", 0.002, None), Bar("c", -0.001, None)]
+    (axes,) = waterfall(bars, "test accuracy", "recipe").axes
+    assert ends_of(axes) == [sign * 8 * 0.2, 0.2, -0.1]
+    assert [line.get_marker() for line in axes.lines].count(arrow) == 1
+    assert axes.texts[0].get_text() == ("30.00" if sign > 0 else "−30.00")
 
 
 def test_a_picture_of_failures_alone_can_be_drawn():

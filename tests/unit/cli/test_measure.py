@@ -7,6 +7,13 @@ from clones import Clone
 from PIL import Image
 from settings import write_yaml
 
+from striate.cli import measure, workspace
+from striate.errors import UserError
+from striate.pipeline.repeat import Setting
+from striate.pipeline.several import Measured
+from striate.tracking import records, times
+from striate.tracking.records import Record
+
 KEPT = ("_all", "lenet5", "mlp")
 SHORT = {"training__epochs": 2, "model__width": 4}
 DIVERGING = {
@@ -59,6 +66,8 @@ def test_a_ladder_is_climbed_once_and_completed_later(clone):
     assert all(float(one["seconds"]) > 0 for one in lines)
     assert {one["parameters"] for one in lines} == {"26122", "15626"}
     page = (folder / "digits.md").read_text()
+    words = "-S training.epochs=1 -S training.batch_size=200 --workers 4 --to reports/ladder"
+    assert f"`striate ladder digits --seeds 2 {words}` makes this page." in page
     assert "[LeNet-5](https://doi.org/10.1109/5.726791) | `ladder/lenet5/digits`" in page
     with Image.open(folder / "digits.png") as picture:
         assert picture.size[0] == 1260
@@ -96,10 +105,11 @@ def test_what_diverges_when_it_is_taken_back_is_shown(tmp_path):
     write_yaml(clone.folder, **SHORT, **DIVERGING)
     clone.run("git", "commit", "-qam", "Diverge.")
     (clone.folder / "recipes/calm.yaml").write_text("# Calm.\ntraining:\n  learning_rate: 0.001\n")
-    said = clone.striate("ablate", "calm", "--seeds", "2")
+    said = clone.striate("ablate", "calm", "--seeds", "2", status=2)
     assert "\nlearning_rate  0.001  100  0      failed " in said
     assert "With learning_rate 100, trainings failed: the loss became " in said
     assert "as a picture: reports/ablation/calm.png" in said
+    assert "error: trainings failed: calm-without-training.learning_rate: the loss became" in said
     clone.settle()
 
 
@@ -108,6 +118,11 @@ def test_what_diverges_when_it_is_taken_back_is_shown(tmp_path):
     [
         (["ladder", "svhn"], "error: no rung is for 'svhn'; there are rungs for cifar10, digits, "),
         (["ladder", "--seeds", "1"], "error: --seeds: 1 is not from 2 to 10,000; see "),
+        (
+            ["ladder", "digits", "-S", "data.name=mnist"],
+            "error: -S cannot change data.name: all networks learn digits; name other DATA",
+        ),
+        (["ladder", "-S", "data.path=x"], "error: -S cannot change data.path: all networks "),
         (["ladder", "-S", "seed=1"], "error: seed is what varies; --seeds says how many "),
         (["ladder", "-S", "model.layers=0"], "error: ladder/mlp/digits: model.layers is 0; "),
         (
@@ -123,6 +138,24 @@ def test_what_cannot_be_measured_costs_one_line(clone, words, said):
     answer = clone.striate(*words, status=2)
     assert answer.startswith(said)
     assert answer.count("\n") == 1
+
+
+def test_times_are_those_of_now_where_mlflow_does_not_answer(tmp_path, monkeypatch, capsys):
+    def fail(root, found):
+        raise UserError("MLflow at http://127.0.0.1:9 failed: connection refused")
+
+    monkeypatch.setattr(workspace, "training_times", fail)
+    identity = dict.fromkeys(times.TRAINING, "x") | {records.EVALUATION: "y"}
+    record = Record([], identity, {"seed": 0}, {}, {}, None, {}, [])
+    heard = times.Heard()
+    training = {key: identity[key] for key in times.TRAINING}
+    heard.hear("a", ["trained", training, [["training_seconds", 4.0, 0]]])
+    found = measure._times(tmp_path, [Measured(Setting("a", {}), {0: record}, [])], heard)
+    assert found == {record.key: (4.0, "")}
+    assert capsys.readouterr().err == (
+        "note: MLflow at http://127.0.0.1:9 failed: connection refused;"
+        " seconds are those of trainings that ran now\n"
+    )
 
 
 def test_data_that_are_nowhere_cost_one_line(clone):

@@ -47,7 +47,7 @@ def test_shrunk_images_go_with_their_fraction_and_not_with_another_network():
     found = keys(plan("cifar10-fast"))
     assert found["augment.shrink"] == {"augment.shrink_until"}
     assert "augment.shrink_until" not in found
-    assert found["model.arch"] == SPEEDRUN | {"augment.shrink"}
+    assert found["model.arch"] == SPEEDRUN | {"augment.shrink", "augment.shrink_until"}
 
 
 def test_all_changes_are_valid_and_end_in_the_defaults():
@@ -71,6 +71,50 @@ def test_keys_that_the_network_or_the_optimizer_does_not_read_stay():
     assert "training.momentum" not in found
     assert "model.patch" not in found
     assert "model.activation" in found
+
+
+PUBLISHED = {
+    "model__arch": "timm:resnet18",
+    "model__pretrained": True,
+    "training__init_from": "weights/resnet18",
+    "data__normalize": "unit",
+}
+
+
+def of_timm(default, **changes):
+    """The plan of a network of timm, against params.yaml with changes."""
+    wanted = params.check(changed(**PUBLISHED | {"training__epochs": 7} | changes))
+    return ablation.plan(wanted, params.check(changed(**default)))
+
+
+def test_a_network_of_timm_is_taken_apart():
+    found = keys(of_timm({}, model__dropout=0.3))
+    weights = {"training.init_from", "model.pretrained"}
+    assert weights < found["model.arch"]
+    assert found["model.pretrained"] == {"training.init_from"}
+    assert "training.init_from" not in found  # which is the same change
+    assert {"model.dropout", "training.epochs", "everything"} < set(found)
+    assert "model.layers" not in found
+
+
+def test_published_weights_go_with_the_network_that_takes_them():
+    # Images that are standardized go with neither.
+    found = keys(of_timm({"data__normalize": "standard"}))
+    assert found["data.normalize"] == {"model.pretrained", "training.init_from"}
+    # One network with and without published weights: everything is one change and the epochs.
+    same = {"model__arch": "timm:resnet18", "data__normalize": "unit"}
+    found = keys(of_timm(same))
+    assert list(found) == ["model.pretrained", "training.epochs", "everything"]
+
+
+def test_everything_is_no_second_time_what_one_change_is():
+    default = params.check(changed(model__layers=2, model__width=16))
+    wanted = params.check(changed(model__layers=3, model__width=[4, 8, 8]))
+    found = ablation.plan(wanted, default)
+    sets = [frozenset(change.after) for change in found.changes]
+    assert frozenset({"model.layers", "model.width"}) in sets
+    assert len(sets) == len(set(sets))
+    assert "everything" not in keys(found)
 
 
 def test_what_is_to_be_kept_is_kept():

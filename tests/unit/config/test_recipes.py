@@ -1,6 +1,7 @@
 """Every recipe is valid, complete and printable; `striate recipe` prints it."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -19,6 +20,7 @@ RUNGS = [name for name in NAMES if name.startswith("ladder/")]
 LADDERS = ("digits", "mnist", "cifar10")
 EVERY = [name for name in NAMES if name not in RUNGS]
 EVERY += [f"{name}/{data}" for name in RUNGS for data in LADDERS]
+COMMIT = ("-c", "user.name=x", "-c", "user.email=x", "commit", "-qm", "Start.")
 SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32), "digits": (1, 8, 8)}
 # What says where and how often, and not what is learnt.
 LEFT_OUT = {"seed", "data.split_seed", "data.path", "data.test_size", "data.residency",
@@ -140,6 +142,40 @@ def test_a_faulty_rung_is_explained(tmp_path, monkeypatch, block, said):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=rf"^recipes/ladder/x.yaml: {said}"):
         recipes.read("ladder/x")
+
+
+BLOCK = "ladder: {year: 2015, name: X, paper: 'https://x', instead: {}}\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "words", "said"),
+    [
+        (
+            "recipes/ladder/x.yaml", "", ["ladder"],
+            "recipes/ladder/x.yaml has no block `ladder`, which each recipe in that folder needs:"
+            " year, name, paper, instead\n",
+        ),
+        (
+            "recipes/zz.yaml", BLOCK, ["recipe", "zz"],
+            "recipes/zz.yaml has the block `ladder`, which only recipes in recipes/ladder/ have\n",
+        ),
+    ],
+)  # fmt: skip
+def test_a_rung_without_its_block_and_a_block_elsewhere_are_refused(
+    tmp_path, path, text, words, said
+):
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").touch()
+    (tmp_path / path).write_text(f"# X.\ntraining:\n  epochs: 2\n{text}")
+    for command in (["git", "init", "-q"], ["git", "add", "-A"], ["git", *COMMIT]):
+        subprocess.run(command, cwd=tmp_path, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-m", "striate.cli", *words],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (answer.returncode, answer.stderr) == (2, f"error: {said}")
 
 
 def test_an_unknown_recipe_is_refused_with_those_that_exist():

@@ -1,5 +1,6 @@
 """The vision transformer: the paper's sizes, PyTorch's own layer, and its attention."""
 
+import numpy as np
 import pytest
 import torch
 from networks import build
@@ -7,7 +8,8 @@ from settings import architecture, changed
 from torch import nn
 
 from striate.config import params
-from striate.evaluation import inspection
+from striate.errors import UserError
+from striate.evaluation import inspection, predictions
 from striate.models import configs
 from striate.models.vit import EPSILON, Block
 from striate.training import transfer
@@ -84,6 +86,24 @@ def test_attention_maps_say_how_much_each_patch_is_attended_to():
     nn.init.zeros_(qkv.weight)  # nobody asks for anything: all are attended to alike
     flat = model.attention_maps(torch.rand(3, 1, 8, 8))["layer1"]
     torch.testing.assert_close(flat, torch.full((3, 4, 4), 1 / 16))
+
+
+def test_attention_is_kept_beside_the_filters_and_that_of_other_networks_is_nothing(tmp_path):
+    model, images = build((1, 8, 8), **VIT | {"patch": 2}), torch.rand(3, 1, 8, 8)
+    parts = [inspection.filters(model), inspection.feature_maps(model, images[:1])]
+    arrays = [{name: value.numpy() for name, value in part.items()} for part in parts]
+    maps = {name: v.numpy() for name, v in inspection.attention_maps(model, images).items()}
+    arrays[1] = {name: value[0] for name, value in arrays[1].items()}
+    predictions.write_network(predictions.Inspected(*arrays, maps), tmp_path)
+    found = predictions.read_network(tmp_path).attention
+    assert list(found) == ["layer1", "layer2"]
+    for name, value in found.items():
+        np.testing.assert_array_equal(value, maps[name])
+    assert inspection.attention_maps(build((1, 8, 8)), images) == {}
+    maps["layer1"] = maps["layer1"][0]
+    predictions.write_network(predictions.Inspected(*arrays, maps), tmp_path)
+    with pytest.raises(UserError, match=r"attention/\* must be float32 arrays of 3 axes"):
+        predictions.read_network(tmp_path)
 
 
 def test_the_weights_of_the_maps_are_those_of_the_forward_pass():

@@ -1,16 +1,19 @@
+import dataclasses
 import itertools
 import re
 from functools import partial
 
 import numpy as np
 import pytest
+from made_up import made_up_results
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import same_color
 from matplotlib.font_manager import FontEntry
 from PIL import Image
 
-from striate.reporting import seeds
-from striate.reporting.figures import fonts, grid, style
+from striate.reporting import report, seeds
+from striate.reporting.figures import fonts, grid, registry, style
+from striate.reporting.figures.attention import attention
 from striate.reporting.figures.calibration import calibration
 from striate.reporting.figures.confusion import confusion_matrix
 from striate.reporting.figures.curves import learning_curves, overlaid_curves
@@ -629,6 +632,48 @@ class TestFeatureMaps:
     def test_bad_shapes(self, image, layer, sentence):
         with pytest.raises(ValueError, match=sentence):
             feature_maps(np.ones(image), {"conv": np.ones(layer)}, "a")
+
+
+class TestAttention:
+    def test_a_row_has_an_image_and_its_map_of_each_layer(self, tmp_path):
+        random = np.random.default_rng(0)
+        images = random.random((2, 1, 8, 8))
+        maps = {"layer1": random.random((2, 4, 4)), "layer2": random.random((2, 4, 4)) / 9}
+        figure = attention(images, maps, ["seven", "seven"])
+        assert captions(figure) == ["seven", "layer1", "layer2"] * 2
+        shown = pixels(figure)
+        for row in (0, 1):
+            np.testing.assert_array_equal(shown[3 * row], images[row, 0])
+            np.testing.assert_array_equal(shown[3 * row + 1], maps["layer1"][row])
+            np.testing.assert_array_equal(shown[3 * row + 2], maps["layer2"][row])
+        # One scale from 0 for all maps of a layer.
+        limits = [tile.get_clim() for tile in figure.axes[0].images]
+        assert limits[1] == limits[4] == (0, maps["layer1"].max())
+        assert limits[2] == limits[5] == (0, maps["layer2"].max())
+        assert len({box[2:] for box in boxes(figure)}) == 1
+        assert_crisp(figure, tmp_path / "attention.png")
+
+    def test_the_page_shows_it_behind_the_feature_maps_where_there_is_any(self):
+        results = made_up_results(["a", "b", "c"])
+        (entry,) = (one for one in registry.registered() if one.name == "patch_attention")
+        assert registry.drawings(entry, results) == []
+        maps = {"layer1": np.full((5, 4, 4), 1 / 16, np.float32)}
+        with_some = dataclasses.replace(results, attention=maps)
+        drawings = [
+            drawing
+            for one in registry.registered()
+            if one.section == "features"
+            for drawing in registry.drawings(one, with_some)
+        ]
+        assert [drawing.name for drawing in drawings] == ["feature_maps", "patch_attention"]
+        page = report.page(with_some, drawings)
+        assert 'alt="Test images and, in each layer, how much all patches' in page
+        assert "as a mean over heads: black is nothing" in page
+
+    @pytest.mark.parametrize("shape", [(2, 4), (3, 4, 4), (2, 0, 4)])
+    def test_bad_shapes(self, shape):
+        with pytest.raises(ValueError, match="maps of 'layer1' must be "):
+            attention(np.ones((2, 1, 8, 8)), {"layer1": np.ones(shape)}, ["a", "b"])
 
 
 IMAGES = np.ones((3, 1, 8, 8), dtype=np.float32)

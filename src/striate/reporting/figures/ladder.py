@@ -1,6 +1,6 @@
 """Networks in the order of their years: accuracy, size and time."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
@@ -35,6 +35,7 @@ class Point(NamedTuple):
         mean: of these.
         parameters: of the network.
         seconds: of training; None where unknown.
+        elsewhere: whether they were measured on another machine than most; a star says so.
     """
 
     label: str
@@ -42,6 +43,7 @@ class Point(NamedTuple):
     mean: Mean
     parameters: int
     seconds: float | None
+    elsewhere: bool = False
 
 
 def ladder(points: Sequence[Point], accuracy: str) -> Figure:
@@ -60,9 +62,11 @@ def ladder(points: Sequence[Point], accuracy: str) -> Figure:
     figure = chart(8.4, 1.1 + 0.33 * len(points))
     panels = figure.subplots(1, count, sharey=True, width_ratios=WIDTHS[:count])
     handles = _draw_accuracies(panels[0], points, accuracy)
-    _draw_bars(panels[1], "parameters", [float(point.parameters) for point in points])
+    _draw_bars(panels[1], "parameters", [float(point.parameters) for point in points], set())
     if timed:
-        _draw_bars(panels[2], "seconds of training", [point.seconds for point in points])
+        starred = {level for level, point in enumerate(points) if point.elsewhere}
+        name = "seconds of training" + " (* elsewhere)" * bool(starred)
+        _draw_bars(panels[2], name, [point.seconds for point in points], starred)
     panels[0].set_yticks(range(len(points)), [drawable(point.label) for point in points])
     panels[0].set_ylim(-0.6, len(points) - 0.4)
     font = FontProperties(family=FONT, size=TEXT_SIZE)
@@ -110,8 +114,10 @@ def _limit(axes: Axes, points: Sequence[Point]) -> None:
     axes.set_xlim(low - margin, min(high + margin, 100 + margin / 4))
 
 
-def _draw_bars(axes: Axes, name: str, values: Sequence[float | None]) -> None:
-    """Draw values on a logarithmic scale as stems, each with its number."""
+def _draw_bars(
+    axes: Axes, name: str, values: Sequence[float | None], starred: Collection[int]
+) -> None:
+    """Draw values on a logarithmic scale as stems, each with its number, some with a star."""
     known = {level: value for level, value in enumerate(values) if value}
     axes.set_xscale("log")
     low, high = min(known.values()), max(known.values())
@@ -120,8 +126,8 @@ def _draw_bars(axes: Axes, name: str, values: Sequence[float | None]) -> None:
     axes.scatter([*known.values()], [*known], s=20, color=TRAIN, zorder=2)
     for level, value in known.items():
         axes.annotate(
-            _short(value), (value, level), xytext=(5, 0), textcoords="offset points",
-            va="center", **text_style(7, PALETTE[-1]),
+            _short(value) + " *" * (level in starred), (value, level), xytext=(5, 0),
+            textcoords="offset points", va="center", **text_style(7, PALETTE[-1]),
         )  # fmt: skip
     axes.set_xlim(left, left * 1.6 * span**1.45)  # with room for the numbers
     axes.xaxis.set_major_locator(LogLocator(subs=(1,) if span > 8 else (1, 2, 5)))

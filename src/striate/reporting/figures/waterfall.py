@@ -23,9 +23,10 @@ from striate.reporting.figures.style import (
 from striate.reporting.numbers import points
 
 CHANCE = "#b4bcc4"
-# Times the median loss, and the median end of an interval: what is beyond the larger of both is
-# cut, or all others would be invisible.
+# Times the median size of a loss or gain, and of an end of an interval: what is beyond the larger
+# of both, to either side, is cut, or all others would be invisible.
 FURTHEST, OFTEN = 8.0, 6.0
+SHORTEST = 0.1  # axis, in points
 MAX_LABEL = 46  # letters
 
 
@@ -34,13 +35,17 @@ class Bar(NamedTuple):
 
     Attributes:
         label: what is taken back.
-        loss: of accuracy, as a fraction; None where no training came to an end.
+        loss: of accuracy, as a fraction, negative for a gain; None where it is not known.
         interval: of the loss, low and high.
+        differs: whether seeds alone would hardly lose or gain as much.
+        unknown: why the loss is not known, if it is not.
     """
 
     label: str
     loss: float | None
     interval: tuple[float, float] | None
+    differs: bool = False
+    unknown: str = ""
 
 
 def waterfall(bars: Sequence[Bar], accuracy: str, recipe: str) -> Figure:
@@ -52,8 +57,8 @@ def waterfall(bars: Sequence[Bar], accuracy: str, recipe: str) -> Figure:
         recipe: what the settings are taken back from, with its accuracy.
 
     Returns:
-        One axes, in percentage points. Bars that are far longer than most are cut, with an arrow;
-        each has its number beside it.
+        One axes, in percentage points. Bars that are far longer than most are cut, to either side,
+        with an arrow; each has its number beside it.
     """
     figure = chart(8.4, 1.2 + 0.29 * len(bars))
     axes = figure.subplots()
@@ -69,7 +74,8 @@ def waterfall(bars: Sequence[Bar], accuracy: str, recipe: str) -> Figure:
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_yticks(levels, [_cut(drawable(bar.label)) for bar in bars])
     axes.set_ylim(-0.7, len(bars) - 0.3)
-    axes.set_xlim(left, right + 0.16 * (right - left))
+    margin = 0.04 * (right - left) if left < 0 else 0.0
+    axes.set_xlim(left - margin, right + 0.16 * (right - left))
     axes.set_xlabel(
         f"points of {accuracy} lost when it is taken back alone, from {drawable(recipe)}",
         parse_math=False,
@@ -80,16 +86,16 @@ def waterfall(bars: Sequence[Bar], accuracy: str, recipe: str) -> Figure:
 
 
 def _limits(bars: Sequence[Bar]) -> tuple[float, float]:
-    """Left and right end of the axis, in points."""
+    """The longest gain, negative or 0, and the longest loss to draw, in points."""
     losses = [100 * bar.loss for bar in bars if bar.loss is not None]
     ends = [100 * end for bar in bars for end in bar.interval or ()]
     if not losses:
-        return -0.5, 1.0
+        return 0.0, 1.0
     # The intervals of few seeds are far longer than most losses, and should show.
-    usual = max(FURTHEST * median(map(abs, losses)), OFTEN * median(map(abs, ends or losses)), 0.1)
-    right = max(min(max([*losses, *ends]), usual), 0.1)
-    low = min([0.0, *losses, *ends])
-    return max(low, -right) - 0.04 * right, right
+    usual = max(FURTHEST * median(map(abs, losses)), OFTEN * median(map(abs, ends or losses)))
+    right = min(max([0.0, *losses, *ends]), usual)
+    left = max(min([0.0, *losses, *ends]), -usual)
+    return left, max(right, left + SHORTEST)
 
 
 def _draw_bar(axes: Axes, level: int, bar: Bar, left: float, right: float) -> None:
@@ -97,26 +103,30 @@ def _draw_bar(axes: Axes, level: int, bar: Bar, left: float, right: float) -> No
     text: dict[str, Any] = {"va": "center", **text_style(7)}
     at = right + 0.025 * (right - left)
     if bar.loss is None:
-        axes.annotate("no training came to an end", (0, level), xytext=(5, 0),
-                      textcoords="offset points", **text | {"color": VALIDATION})  # fmt: skip
+        start = 0 if right > -left else left  # where there is more room
+        axes.annotate(bar.unknown, (start, level), xytext=(5, 0), textcoords="offset points",
+                      **text | {"color": VALIDATION})  # fmt: skip
         return
     loss = 100 * bar.loss
-    axes.barh(level, max(min(loss, right), left), height=0.62, color=_color(bar))
-    if loss > right:
-        axes.plot(right, level, marker=">", color=_color(bar), markersize=8, clip_on=False)
+    shown = max(min(loss, right), left)
+    axes.barh(level, shown, height=0.62, color=_color(bar))
+    if shown != loss:
+        arrow = ">" if loss > 0 else "<"
+        axes.plot(shown, level, marker=arrow, color=_color(bar), markersize=8, clip_on=False)
     elif bar.interval:
         low, high = (max(min(100 * end, right), left) for end in bar.interval)
         axes.hlines(level, low, high, color=INK, linewidth=1.1)
-        for end, shown in zip(bar.interval, (low, high), strict=True):
-            if 100 * end == shown:
-                axes.vlines(shown, level - 0.14, level + 0.14, color=INK, linewidth=1.1)
+        for end, at_end in zip(bar.interval, (low, high), strict=True):
+            if 100 * end == at_end:
+                axes.vlines(at_end, level - 0.14, level + 0.14, color=INK, linewidth=1.1)
     number = points(round(bar.loss, 4) + 0.0).removeprefix("+")  # and no −0.00
     axes.annotate(number, (at, level), annotation_clip=False, **text)
 
 
 def _color(bar: Bar) -> str:
-    low, high = bar.interval or (0.0, 0.0)
-    return TRAIN if low > 0 else VALIDATION if high < 0 else CHANCE
+    if not (bar.loss and bar.differs):
+        return CHANCE
+    return TRAIN if bar.loss > 0 else VALIDATION
 
 
 def _explain(figure: Figure, used: Collection[str]) -> None:
