@@ -9,7 +9,7 @@ from striate.config import params, validation
 from striate.config.params import Params
 from striate.datasets.registry import DATASETS
 from striate.errors import UserError
-from striate.models.configs import CONFIGS
+from striate.models import configs
 
 Flat = Mapping[str, Any]  # params by dotted key
 
@@ -116,7 +116,8 @@ def _is_read(key: str, before: Flat, after: Flat) -> bool:
     """Whether a recipe reads a key by itself."""
     section, _, name = key.partition(".")
     if section == "model":
-        return name in CONFIGS[before[ARCH]].model_fields
+        network = configs.find(before[ARCH])
+        return network is not None and name in network.model_fields
     if key == "training.momentum":
         return before[OPTIMIZER] in WITH_MOMENTUM
     if key in WITH[SHRINK]:

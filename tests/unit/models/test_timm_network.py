@@ -165,7 +165,7 @@ def test_pretrained_says_what_goes_with_it():
     with pytest.raises(params.ParamsError, match=r"data.normalize is standard; it must be unit"):
         params.check(changed(**arch, data__normalize="standard"))
     with pytest.raises(
-        params.ParamsError, match=r"model.pretrained is True; it must be False where"
+        params.ParamsError, match=r"model.pretrained is true; it must be false where"
     ):
         params.check(changed(model__pretrained=True))
 
