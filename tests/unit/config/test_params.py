@@ -186,6 +186,8 @@ def test_a_key_that_the_network_does_not_read_is_checked_too(arch, key, value, s
 def test_keys_that_the_network_does_not_read_are_told_by_their_defaults():
     committed = params.check(COMMITTED).model
     assert committed.model_dump() == DEFAULTS
+    flat = params.flatten(COMMITTED)
+    assert params.OLDER.items() <= flat.items()
     for arch in CONFIGS:
         assert params.check(changed(model__arch=arch)).model.unread() == {}
     some = changed(model__arch="resnet", model__norm="group", model__layers=3, model__heads=2)
