@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from striate.config import params, validation
 from striate.console import waiting
-from striate.models import model_json, portable
+from striate.models import configs, model_json, portable
 from striate.models.model_json import PRETRAINED, RANDOM
 from striate.pipeline.stage import stage
 from striate.tracking.logger import Logbook, logbook
@@ -187,6 +187,10 @@ def notes(task: Task) -> list[str]:
 
     settings, images = task.params.training, len(task.train_set.labels)
     found = []
+    network = task.params.model
+    if unread := network.unread():
+        said = ", ".join(f"model.{key}={configs.as_yaml(value)}" for key, value in unread.items())
+        found.append(f"note: {network.arch} does not read {said}")
     if settings.deterministic == "portable" and not is_portable(task):
         found.append(
             "note: this processor is not x86-64 with AVX2, so training.deterministic=portable gives"

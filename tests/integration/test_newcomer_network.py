@@ -31,6 +31,15 @@ network = params.load().model
 network.check_fits((1, 8, 8), 10)
 print(network.count_parameters((1, 8, 8), 10))
 """
+# A few steps on colour images whose channels are innermost, as training has them.
+STEPS = f"""
+import torch
+from striate.models import registry
+network = registry.build((3, 32, 32), 10, {SMALL}).to(memory_format=torch.channels_last)
+images = torch.rand(50, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+for _ in range(3):
+    network(images).square().mean().backward()
+"""
 
 
 def set_params(clone, **changes):
@@ -120,6 +129,11 @@ def test_the_tests_of_every_network_pass_for_it(changed):
 def test_it_is_counted_before_torch_loads_as_it_is_built(finished):
     counted = int(finished.run(sys.executable, "-c", COUNT))
     assert counted == finished.json("metrics/train.json")["parameters"] == 44_290
+
+
+def test_steps_on_colour_images_write_inside_their_memory(changed):
+    """Where they do not, the process is killed."""
+    changed.run(sys.executable, "-c", STEPS)
 
 
 def test_it_trains_where_the_other_networks_are_too_deep(finished):

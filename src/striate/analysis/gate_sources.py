@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from striate.config.params import meant
 from striate.config.yaml_loader import Loader
 from striate.data.json_csv import MISSING, finite, parse_json, read_json
 from striate.errors import UserError
@@ -324,6 +325,8 @@ def params_said(before: Source | None, now: Source | None) -> str:
     if before is None or now is None:
         return ""
     keys = dict.fromkeys([*before.params, *now.params])
-    pairs = [(key, before.params.get(key, MISSING), now.params.get(key, MISSING)) for key in keys]
+    pairs = [
+        (key, meant(before.params, key, MISSING), meant(now.params, key, MISSING)) for key in keys
+    ]
     changes = [f"{key} {old} → {new}" for key, old, new in pairs if old != new]
     return f"Params that differ: {', '.join(changes)}." if changes else ""

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from striate.config.params import meant
 from striate.data.json_csv import MISSING, finite
 from striate.reporting.numbers import mean_interval, mean_sd, plural
 from striate.reporting.uncertainty import Mean
@@ -23,17 +24,17 @@ def varied(found: Sequence[Group]) -> dict[str, str]:
     The seed counts only where groups of one seed each have different ones.
     """
     values: dict[str, set[str]] = {}
-    counts: Counter[str] = Counter()
-    for group in found:
-        for key, value in group.members[0].params.items():
-            if key != SEED or len(group.members) == 1:
-                values.setdefault(key, set()).add(str(value))
-            counts[key] += 1
+    for key in dict.fromkeys(key for group in found for key in group.members[0].params):
+        values[key] = {
+            str(meant(group.members[0].params, key, MISSING))
+            for group in found
+            if key != SEED or len(group.members) == 1
+        }
     ends = Counter(key.rpartition(".")[2] for key in values)
     return {
         key: end if ends[end := key.rpartition(".")[2]] == 1 else key
         for key in values
-        if len(values[key]) > 1 or counts[key] < len(found)
+        if len(values[key]) > 1
     }
 
 
@@ -41,7 +42,7 @@ def param(group: Group, key: str) -> str:
     """The value of a param in a group; the range of its seeds: `0 to 4`."""
     if key == SEED and len(group.members) > 1:
         return f"{min(group.seeds)} to {max(group.seeds)}"
-    return str(group.members[0].params.get(key, MISSING))
+    return str(meant(group.members[0].params, key, MISSING))
 
 
 def table(found: Sequence[Group], here: Record | None) -> list[list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from striate.config.params import meant
 from striate.console import columns
 from striate.data.json_csv import MISSING, finite
 from striate.reporting import uncertainty
@@ -31,8 +32,8 @@ def table(group: Group) -> list[list[str]]:
 
 def drawn(group: Group) -> str:
     """What differs between the seeds of a group, in a sentence."""
-    params = group.members[0].params  # older ones lack both keys
-    fixed, some = params.get("data.split_seed", "auto"), params.get("data.per_class", 0)
+    params = group.members[0].params
+    fixed, some = (meant(params, key) for key in ("data.split_seed", "data.per_class"))
     split, rest = "", ""
     if fixed == "auto":
         split = "the validation split, " + "the training images, " * bool(some)

@@ -121,8 +121,8 @@ def _is_read(key: str, before: Flat, after: Flat) -> bool:
     """Whether a recipe reads a key by itself."""
     section, _, name = key.partition(".")
     if section == "model":
-        config = configs.find(before[ARCH])
-        return config is not None and name in config.model_fields
+        network = configs.find(before[ARCH])
+        return network is not None and name in network.model_fields
     if key == "training.momentum":
         return before[OPTIMIZER] in WITH_MOMENTUM
     if key in WITH[SHRINK]:

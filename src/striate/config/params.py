@@ -1,5 +1,6 @@
 """The schema of params.yaml: one class a section, ranges and units, and no default values."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,7 +16,15 @@ from pydantic import (
 from striate.config.yaml_loader import ParamsError, read_yaml
 from striate.datasets import registry
 from striate.models import configs, model_json
+from striate.models.defaults import DEFAULTS
 from striate.schema import Section, explain
+
+# What experiments mean that are older than these keys.
+OLDER: dict[str, Any] = {
+    "data.split_seed": "auto", "data.per_class": 0, "augment.mixup": 0, "augment.cutmix": 0,
+    "training.clip": 0, "training.accumulate": 1, "training.ema": 0,
+    "training.class_weights": "none",
+} | {f"model.{key}": value for key, value in DEFAULTS.items()}  # fmt: skip
 
 if TYPE_CHECKING:
     DataName = str
@@ -255,6 +264,11 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
             whole = isinstance(value, float) and value.is_integer()
             flat[prefix + key] = int(value) if whole else value
     return flat
+
+
+def meant(flat: Mapping[str, Any], key: str, unknown: Any = None) -> Any:
+    """The value of a key in the flat params of an experiment, which may be older than the key."""
+    return flat.get(key, OLDER.get(key, unknown))
 
 
 def nested(values: dict[str, Any], sections: dict[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,11 @@ def check(
             f"augment.shrink is {shrink}, too small for {network.size_keys};"
             f" the smallest possible value is {smallest}, or 0"
         )
+    if shrink:
+        try:
+            network.check_size((shrink, shrink))
+        except UserError as error:
+            raise UserError(f"augment.shrink is {shrink}, and {error}") from None
     held_out = validation_count(params.data.val_size, count)
     check_selection(params.training, held_out)
     if network.normalizes_one_value(shrink or min(shape[1:])):

@@ -25,6 +25,7 @@ from pydantic import (
 
 from striate.errors import UserError
 from striate.models import sizing
+from striate.models.defaults import DEFAULTS, IMPLIED
 from striate.schema import Section, explain
 
 CONVOLUTIONAL = "convolutional network"  # a kind
@@ -59,16 +60,13 @@ Patch = Annotated[int, Field(ge=1, le=64)]
 class NetworkConfig(Section):
     """The keys that a network reads, all of them arguments of its class.
 
-    Keys that only other networks read are kept beside them as they stand, unchecked.
+    Keys that only other networks read are kept beside them, each checked by itself.
     """
 
     model_config = ConfigDict(extra="allow")
 
     # Keys of this network alone that other networks accept with one value only, which means "off".
     off: ClassVar[dict[str, Any]] = {}
-    # Keys that came later, with the value of `model_json.FIRST`: `model.json` omits them where they
-    # have it, and stays the same file.
-    implied: ClassVar[dict[str, Any]] = {"pretrained": False}
     # Whether trained weights take images of any size, as `augment.shrink` needs it.
     takes_any_size: ClassVar[bool] = False
     # Keys by which a message says what makes the images too small, and the network too large.
@@ -143,7 +141,15 @@ class NetworkConfig(Section):
         return {
             key: value
             for key, value in self.model_dump().items()
-            if key in known and not (key in self.implied and value == self.implied[key])
+            if key in known and not (key in IMPLIED and value == IMPLIED[key])
+        }
+
+    def unread(self) -> dict[str, Any]:
+        """Keys that were changed from their defaults, and that the network does not read."""
+        return {
+            key: value
+            for key, value in self.model_dump().items()
+            if key not in type(self).model_fields and value != DEFAULTS.get(key, value)
         }
 
 
@@ -193,7 +199,7 @@ def section() -> type[Section]:
 
 
 def parse(values: Any) -> NetworkConfig:
-    """Check the section `model`, of other networks' keys only whether they are off.
+    """Check the section `model`: its network's keys, and those of others each by itself.
 
     Raises:
         ValidationError, ValueError: a key is faulty, or contradicts another.
@@ -215,9 +221,21 @@ def parse(values: Any) -> NetworkConfig:
         for key, off in other.off.items():
             if key in others and (type(others[key]), others[key]) != (type(off), off):
                 raise ValueError(
-                    f"model.{key} is {others[key]}; it must be {off} where model.arch is {arch}"
+                    f"model.{key} is {as_yaml(others[key])}; it must be {as_yaml(off)} where"
+                    f" model.arch is {arch}"
                 )
+    fields: dict[str, Any] = {
+        key: (field.annotation, field)
+        for key, field in schema.model_fields.items()
+        if key in others
+    }
+    create_model("Others", __base__=Section, **fields).model_validate(others)
     return checked.model_copy(update=others)
+
+
+def as_yaml(value: Any) -> str:
+    """A value as params.yaml has it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def check(values: Any, source: str) -> NetworkConfig:
@@ -296,7 +314,7 @@ class PlainConvConfig(NetworkConfig):
 class ConvNetConfig(PlainConvConfig):
     """`striate.models.convnet`: each layer halves the image."""
 
-    implied = {**NetworkConfig.implied, "residual": False, "pool": "max"}  # noqa: RUF012
+    off = {"residual": False}  # noqa: RUF012
 
     residual: bool
     pool: Pool
@@ -483,6 +501,7 @@ class UniformConfig(NetworkConfig):
 class ResNetConfig(UniformConfig):
     """`striate.models.resnet`: the second and the third stage halve the image, rounding up."""
 
+    off = {"skips": True}  # noqa: RUF012
     takes_any_size = True
     kind = CONVOLUTIONAL
 

@@ -12,6 +12,7 @@ from striate.data import framing
 from striate.data.arrays import check_images
 from striate.data.json_csv import read_json
 from striate.errors import UserError, one_line
+from striate.models.defaults import FIRST
 
 WEIGHTS = "cnn_trained.ckpt"
 DESCRIPTION = "model.json"
@@ -19,10 +20,6 @@ PRETRAINED = "pretrained.json"  # instead of it, beside the published weights of
 RANDOM = Path("weights/random")  # as `training.init_from`: begin with random weights
 FALSE_ALARMS = 0.05  # false-positive rate of the out-of-distribution flag
 LEAST_IMAGES = 100  # fewer validation images give no calibration and no such flag
-# What older checkpoints mean, which do not name these keys.
-FIRST = {
-    "arch": "convnet", "whiten": 0, "residual": False, "pool": "max", "pretrained": False,
-}  # fmt: skip
 # Older descriptions lack how pictures are framed, and the calibration.
 ADDED: dict[str, Any] = {"frame": framing.WHOLE, "confidence": None}
 KEYS = {"architecture", "data", "shape", "classes", "normalization", *ADDED}

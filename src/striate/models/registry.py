@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from striate.models.model_json import FIRST
+from striate.models.defaults import FIRST
 
 N = TypeVar("N", bound="Network")
 

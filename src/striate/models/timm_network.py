@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -195,7 +196,28 @@ def create(arch: str, shape: tuple[int, int, int], **options: Any) -> Any:
         sides = patch if isinstance(patch, tuple) else (patch, patch)
         if any(side and length % side for length, side in zip(shape[1:], sides, strict=True)):
             raise ValueError(f"its patches are {sides[0]}×{sides[1]}")  # it would cut the rest off
+    take_strides_(net)
     return net
+
+
+def take_strides_(net: nn.Module) -> None:
+    """Take the strides of filters of one pixel before the convolution; outputs stay the same.
+
+    See `striate.models.convnet.conv` for the fault of PyTorch that this avoids.
+    """
+    for part in net.modules():
+        if (
+            isinstance(part, nn.Conv2d)
+            and part.kernel_size == (1, 1)
+            and part.stride != (1, 1)
+            and part.padding == (0, 0)
+        ):
+            part.register_forward_pre_hook(partial(_every, part.stride))
+            part.stride = (1, 1)
+
+
+def _every(stride: tuple[int, int], _: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    return inputs[0][..., :: stride[0], :: stride[1]]
 
 
 @torch.no_grad()

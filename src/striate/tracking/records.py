@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from striate.config.params import meant
 from striate.data.files import md5
 from striate.data.json_csv import MISSING
 from striate.errors import UserError
@@ -110,7 +111,7 @@ class Found(NamedTuple):
 
 def validation_split(params: dict[str, Any]) -> dict[str, Any]:
     """What decides which of the training images are held out: a seed, and how many."""
-    own = params.get("data.split_seed", "auto")  # older params lack the key
+    own = meant(params, "data.split_seed")
     seed = params.get("seed") if own == "auto" else own
     return {"seed": seed, "data.val_size": params.get("data.val_size")}
 

@@ -3,8 +3,10 @@
 import time
 
 import pytest
+from settings import settings
 
 from striate.analysis import overview
+from striate.config import params
 from striate.tracking import groups, records
 
 
@@ -110,6 +112,17 @@ def test_missing_and_odd_values_are_dashes():
     ]
     assert [row[2:5] for row in table(found)[1:]] == [["–"] * 3] * 2
     assert [row[-1] for row in table(found)] == ["key", "1", "–"]
+
+
+def test_an_older_experiment_has_the_values_that_its_params_lack():
+    new = params.flatten(settings().model_dump())
+    old = {key: value for key, value in new.items() if key not in params.OLDER}
+    several = [record("new", **new), record("old", **old | {"training.epochs": 7})]
+    assert set(overview.varied(groups.group(several))) == {"training.epochs"}
+    several[0].params["training.clip"] = 1.5
+    columns = [list(cells) for cells in zip(*table(several), strict=True)]
+    assert columns[-2:] == [["epochs", "5", "7"], ["clip", "1.5", "0"]]
+    assert overview.validation_sets_differ(several) == []
 
 
 def test_params_that_end_alike_are_named_in_full():

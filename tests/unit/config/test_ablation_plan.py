@@ -50,6 +50,13 @@ def test_shrunk_images_go_with_their_fraction_and_not_with_another_network():
     assert found["model.arch"] == SPEEDRUN | {"augment.shrink", "augment.shrink_until"}
 
 
+def test_a_network_of_timm_has_its_own_keys():
+    found = keys(plan("mnist-99", model__arch="timm:resnet18", model__dropout=0.1,
+                      model__whiten=0, augment__shrink=0, training__freeze="none"))  # fmt: skip
+    assert "model.dropout" in found
+    assert "model.width" not in found
+
+
 def test_all_changes_are_valid_and_end_in_the_defaults():
     default = params.load()
     found = plan("cifar10-94")

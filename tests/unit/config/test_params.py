@@ -10,6 +10,7 @@ from settings import COMMITTED, changed
 
 from striate.config import params
 from striate.models.configs import CONFIGS, TimmConfig
+from striate.models.defaults import DEFAULTS
 
 
 def test_the_committed_file_is_valid_and_every_value_is_kept():
@@ -159,8 +160,41 @@ def test_a_key_that_only_another_network_reads_may_be_missing():
 def test_a_key_that_only_another_network_reads_must_be_off(value):
     with pytest.raises(params.ParamsError) as caught:
         params.check(changed(model__whiten=value))
-    said = f"params.yaml: model.whiten is {value}; it must be 0 where model.arch is convnet"
+    shown = "false" if value is False else value
+    said = f"params.yaml: model.whiten is {shown}; it must be 0 where model.arch is convnet"
     assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    ("arch", "key", "value", "said"),
+    [
+        ("mlp", "residual", True, "is true; it must be false where model.arch is mlp"),
+        ("resnet", "residual", True, "is true; it must be false where model.arch is resnet"),
+        ("mlp", "residual", "maybe", "is maybe; it must be false where model.arch is mlp"),
+        ("vit", "skips", False, "is false; it must be true where model.arch is vit"),
+        ("resnet", "norm", "bach", "is 'bach'; it must be one of batch, group, layer, none"),
+        ("mlp", "pool", True, "is True; it must be one of max, average, stride"),
+        ("lenet5", "patch", "2", "is '2'; it must be a whole number from 1 to 64"),
+    ],
+)
+def test_a_key_that_the_network_does_not_read_is_checked_too(arch, key, value, said):
+    with pytest.raises(params.ParamsError) as caught:
+        params.check(changed(model__arch=arch, **{f"model__{key}": value}))
+    assert str(caught.value) == f"params.yaml: model.{key} {said}"
+
+
+def test_keys_that_the_network_does_not_read_are_told_by_their_defaults():
+    committed = params.check(COMMITTED).model
+    assert committed.model_dump() == DEFAULTS
+    flat = params.flatten(COMMITTED)
+    assert params.OLDER.items() <= flat.items()
+    for arch in CONFIGS:
+        assert params.check(changed(model__arch=arch)).model.unread() == {}
+    some = changed(model__arch="resnet", model__norm="group", model__layers=3, model__heads=2)
+    assert params.check(some).model.unread() == {"norm": "group", "heads": 2}
+    assert params.check(changed(model__arch="lenet5", model__layers=3)).model.unread() == {
+        "layers": 3
+    }
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,11 @@ def speedrun(**changes):
         ("mnist", {"model__layers": 16}, "model.layers is 16, too many .* value is 4$"),
         ("digits", speedrun(whiten=8), "model.whiten is 8, too large .* 8×8 .* value is 7$"),
         ("digits", speedrun() | {"augment__shrink": 4}, "augment.shrink is 4, .* value is 5, or 0"),
+        (
+            "mnist",
+            {"model__arch": "convmixer", "model__patch": 4, "augment__shrink": 27},
+            "augment.shrink is 27, and model.patch is 4, which does not tile images of 27×27",
+        ),
         ("digits", {"augment__translate": 8}, "augment.translate is 8, .* value is 7$"),
         ("cifar10", {"augment__cutout": 33}, "augment.cutout is 33, .* value is 32$"),
         ("mnist", {"data__val_size": 60_000}, "data.val_size is 60000: 60000 of 60000 images"),
@@ -54,6 +59,7 @@ def test_what_does_not_fit_the_images_is_named(name, changes, said):
 def test_the_largest_values_fit():
     check("cifar10", model__layers=5, augment__translate=31, augment__cutout=32)
     check("digits", **speedrun(), augment__shrink=5)
+    check("mnist", model__arch="convmixer", model__patch=4, augment__shrink=24)
     check("digits", **speedrun(whiten=7, layers=1), data__val_size=1436, training__batch_size=2,
           model__norm="none")  # fmt: skip
 

@@ -9,7 +9,7 @@ from torch import nn
 from striate.errors import UserError
 from striate.evaluation import inspection
 from striate.models import configs, convnet, layers, registry
-from striate.models.model_json import FIRST
+from striate.models.defaults import FIRST
 from striate.training import norms, transfer
 
 

@@ -1,7 +1,10 @@
 """Networks of timm: built for small images, trained on an own folder, begun with weights."""
 
+import copy
 import json
+import os
 import shutil
+import subprocess
 import sys
 import time
 
@@ -170,7 +173,7 @@ def test_pretrained_says_what_goes_with_it():
     with pytest.raises(params.ParamsError, match=r"data.normalize is standard; it must be unit"):
         params.check(changed(**arch, data__normalize="standard"))
     with pytest.raises(
-        params.ParamsError, match=r"model.pretrained is True; it must be False where"
+        params.ParamsError, match=r"model.pretrained is true; it must be false where"
     ):
         params.check(changed(model__pretrained=True))
 
@@ -185,6 +188,42 @@ def test_without_timm_the_extra_is_named(workspace, monkeypatch, capsys):
         assert fail_stage(stage, capsys).splitlines()[-1] == said
     _, err = commands.run(monkeypatch, capsys, "fetch", "timm:test_resnet", status=2)
     assert "needs the extra timm: pip install '.[timm]'" in err
+
+
+@pytest.mark.parametrize("name", ["regnetx_002", "mobileone_s0"])
+def test_strides_of_filters_of_one_pixel_are_taken_before_them(name):
+    model = build(name).eval().trunk.net
+    theirs = timm.create_model(name, num_classes=0).eval()
+    theirs.load_state_dict(model.state_dict())
+    images = torch.rand(4, *SHAPE)
+    with torch.no_grad():
+        expected = theirs(images)
+        torch.testing.assert_close(model(images), expected)
+        torch.testing.assert_close(copy.deepcopy(model)(images), expected)
+    assert timm_strides(model) == {(1, 1)} != timm_strides(theirs)
+
+
+def timm_strides(net):
+    return {part.stride for part in net.modules() if getattr(part, "kernel_size", 0) == (1, 1)}
+
+
+STEPS = """
+import sys, torch
+from striate.models.timm_network import create
+net = create("timm:" + sys.argv[1], (3, 32, 32)).to(memory_format=torch.channels_last)
+images = torch.rand(50, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+for _ in range(3):
+    net(images).square().mean().backward()
+"""
+
+
+@pytest.mark.parametrize("name", ["repvgg_a0", "mobileone_s0"])
+def test_steps_on_colour_images_write_inside_their_memory(name):
+    """Where they do not, the process is killed."""
+    process = subprocess.run(
+        [sys.executable, "-c", STEPS, name], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
+    )
+    assert process.returncode == 0
 
 
 # Training
@@ -389,7 +428,7 @@ def test_a_file_goes_with_a_network_of_timm_only(monkeypatch, capsys):
 # What is made of a network
 
 
-@pytest.fixture(params=["test_resnet", "test_vit"])
+@pytest.fixture(params=["test_resnet", "test_vit", "regnetx_002"])
 def trained(request, tmp_path):
     manifest = {"name": "x", "shape": list(SHAPE), "classes": ["a", "b", "c"], "peak": 255,
                 "frame": {"background": "mixed", "extent": 1.0}}  # fmt: skip
