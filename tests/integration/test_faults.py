@@ -233,11 +233,12 @@ def valid_params(draw):
         model["kernel_size"] = max(model["kernel_size"], 3)
     if values["data"]["val_size"] >= 1:
         values["data"]["val_size"] = float(int(values["data"]["val_size"]))
-    if model["arch"] != "speedrun":
-        model["whiten"] = 0
-    model["pretrained"] = False  # networks of timm are not drawn
+    for other in configs.every():  # networks of timm are not drawn
+        model |= {key: off for key, off in other.off.items() if key not in config.model_fields}
     if not config.takes_any_size:
         values["augment"]["shrink"] = 0
+    if model["arch"] == "convmixer":
+        values["augment"]["shrink"] -= values["augment"]["shrink"] % model["patch"]
     values["data"] |= {"name": "digits", "size": 0}
     layers = configs.parse(model).layer_names()
     values["training"]["freeze"] = draw(st.sampled_from(["none", "features", *layers]))

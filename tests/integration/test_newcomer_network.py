@@ -145,7 +145,7 @@ def test_it_trains_where_the_other_networks_are_too_deep(finished):
 
 def test_filters_and_feature_maps_are_drawn(finished):
     drawn = {path.stem for path in (finished.folder / "reports/figures").iterdir()}
-    assert {"feature_maps", "filters_layer1_conv1", "filters_layer4_conv5"} <= drawn
+    assert {"feature_maps", "filters_layer1_conv1", "filters_layer4_conv1"} <= drawn
     arrays = np.load(finished.folder / "predictions/network.npz")
     sides = [array.shape[-1] for name, array in arrays.items() if re.search(r"layer\d$", name)]
     assert sides == [4, 2, 1, 1]
@@ -161,7 +161,7 @@ def test_weights_are_transferred_and_layers_are_frozen(variant):
         torch.load(variant.folder / folder / "cnn_trained.ckpt")
         for folder in ("weights/first", "models")
     )
-    assert re.search(r"weights from weights/first: layer1.0.0.inside.0, .*, head; new: none", said)
+    assert "weights from weights/first: 37 parts; new: none" in said
     same = {name for name in before if torch.equal(before[name], after[name])}
     assert same == {name for name in before if name.startswith(("layer1.", "layer2."))}
 

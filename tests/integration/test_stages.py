@@ -359,8 +359,8 @@ def test_a_training_of_very_few_steps_says_what_makes_more(workspace, capsys, ba
 def test_keys_that_the_network_does_not_read_are_noted(workspace, capsys):
     # The recipes of the ladder set all keys, most of them as they are in params.yaml.
     write_params(
-        workspace, data__val_size=0.5, training__epochs=1, model__arch="lenet5", model__layers=3, model__width=16,
-        model__norm="group", model__pool="max",
+        workspace, data__val_size=0.5, training__epochs=1, model__arch="lenet5", model__layers=3,
+        model__width=16, model__norm="group", model__pool="max",
     )  # fmt: skip
     run_stage("train")
     said = "note: lenet5 does not read model.layers=3, model.norm=group"

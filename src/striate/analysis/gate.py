@@ -18,6 +18,7 @@ from striate.tracking import records
 
 NOISE = "noise"
 Z_BOUND = uncertainty.one_sided(math.inf, uncertainty.LEVEL)  # standard errors, of the z-test
+MEANS = ("balanced_accuracy",)  # of proportions, whose rarest classes vary most
 COUNT = "n"  # the metric that says how many images a file's proportions are of
 
 
@@ -28,7 +29,7 @@ class Rule(BaseModel):
         better: which direction is better; a metric of metrics/test.json knows its own.
         tolerance: how much worse it may be, in its own unit: so much does not matter. What the
             seeds explain is allowed in any case, where a side has several. `noise` for a proportion
-            of images: that alone, or what other images explain where no side has several seeds.
+            of all images: that alone, or what other images explain where no side has several seeds.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -76,7 +77,7 @@ def load_rules(path: Path) -> Rules:
     """Read gate.yaml: metrics file → metric → rule.
 
     Raises:
-        UserError: the file is missing or holds something else.
+        UserError: the file is missing or holds something else, or the noise of a metric is unknown.
     """
     try:
         rules = TypeAdapter(Rules).validate_python(read_yaml(path))
@@ -89,6 +90,12 @@ def load_rules(path: Path) -> Rules:
     for metric, rule in rules.get(records.TEST, {}).items():
         if rule.better is None and metric in METRICS:
             rule.better = METRICS[metric].better or "equal"
+        if metric in MEANS and rule.tolerance == NOISE:
+            raise UserError(
+                f"{path}: {records.TEST}.{metric}.tolerance is {NOISE}, which is for proportions of"
+                " all test images, and rare classes make this mean noisier; it must be a number,"
+                " beside which the noise of several seeds is allowed in any case"
+            )
     return rules
 
 

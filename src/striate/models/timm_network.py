@@ -216,7 +216,7 @@ def take_strides_(net: nn.Module) -> None:
             part.stride = (1, 1)
 
 
-def _every(stride: tuple[int, int], _: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+def _every(stride: tuple[int, ...], _: nn.Module, inputs: tuple[Tensor]) -> Tensor:
     return inputs[0][..., :: stride[0], :: stride[1]]
 
 

@@ -132,6 +132,10 @@ def test_rules_are_read_by_file_and_metric(tmp_path):
         ("a.json: {m: {better: lower, tolerance: .nan}}", "a.json.m.tolerance: Input should be"),
         ("a.json: {m: {better: lower, tolerance: loud}}", "a.json.m.tolerance: Input should be"),
         ("a.json: {m: {better: lower, tolerance: 0, x: 1}}", "a.json.m.x: Extra inputs"),
+        (
+            "metrics/test.json: {balanced_accuracy: {tolerance: noise}}",
+            "metrics/test.json.balanced_accuracy.tolerance is noise, which is for proportions",
+        ),
     ],
 )
 def test_faulty_rules_are_refused(tmp_path, text, said):
