@@ -25,7 +25,7 @@ from striate.reporting.numbers import points
 CHANCE = "#b4bcc4"
 # Times the median size of a loss or gain, and of an end of an interval: what is beyond the larger
 # of both, to either side, is cut, or all others would be invisible.
-FURTHEST, OFTEN = 8.0, 6.0
+FURTHEST = 8.0
 SHORTEST = 0.1  # axis, in points
 MAX_LABEL = 46  # letters
 
@@ -92,7 +92,7 @@ def _limits(bars: Sequence[Bar]) -> tuple[float, float]:
     if not losses:
         return 0.0, 1.0
     # The intervals of few seeds are far longer than most losses, and should show.
-    usual = max(FURTHEST * median(map(abs, losses)), OFTEN * median(map(abs, ends or losses)))
+    usual = FURTHEST * max(median(map(abs, losses)), median(map(abs, ends or losses)))
     right = min(max([0.0, *losses, *ends]), usual)
     left = max(min([0.0, *losses, *ends]), -usual)
     return left, max(right, left + SHORTEST)
