@@ -1,4 +1,4 @@
-"""Values of the section `model` that say nothing of a network: what no key was chosen for."""
+"""Default values of the section `model`, and what older checkpoints mean that lack its keys."""
 
 from typing import Any
 
