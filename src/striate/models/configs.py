@@ -534,7 +534,13 @@ class RecurrentConfig(UniformConfig):
     weight_keys = "model.width, layers and kernel_size"
 
     kernel_size: KernelSize
+    norm: Norm
     activation: Activation
+
+    @model_validator(mode="after")
+    def _two_values_to_normalize(self) -> RecurrentConfig:
+        check_norm(self.norm, self.width)
+        return self
 
     def layer_names(self) -> list[str]:
         """What is applied again and again is one layer."""
@@ -546,15 +552,16 @@ class RecurrentConfig(UniformConfig):
 
     def normalizes_one_value(self, side: int) -> bool:
         """The last norms may see single pixels."""
-        return self.layers > 1 and side >> sizing.HALVINGS == 1
+        return self.norm == "batch" and self.layers > 1 and side >> sizing.HALVINGS == 1
 
     def count_parameters(self, shape: Sequence[int], classes: int) -> int:
         """Convolutions without biases, a norm for each time, weights of rows and of columns."""
         width = self.channels
-        stem = sizing.conv_parameters(shape[0], width, self.kernel_size, bias=False, norm=True)
+        stem = shape[0] * width * self.kernel_size**2
         convolution = width * (self.kernel_size**2 + width)
+        norms = 0 if self.norm == "none" else 2 * width * (1 + self.layers)
         place = width * sum(side >> sizing.HALVINGS for side in shape[1:])
-        return stem + convolution + 2 * width * self.layers + place + (width + 1) * classes
+        return stem + convolution + norms + place + (width + 1) * classes
 
 
 class PatchConfig(UniformConfig):

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from striate.models.layers import ACTIVATIONS, roles
+from striate.models.layers import ACTIVATIONS, norm_layers, roles
 from striate.models.registry import Network, register
 from striate.models.sizing import HALVINGS, check_layers
 
@@ -18,16 +18,19 @@ class Recurrent(nn.Module):
         width: channels of input and output.
         kernel_size: side of the filters that mix pixels, odd.
         layers: how often the convolution is applied.
+        norm: as in `norm_layers`.
         activation: a key of `ACTIVATIONS`.
     """
 
-    def __init__(self, width: int, kernel_size: int, layers: int, activation: str) -> None:
+    def __init__(
+        self, width: int, kernel_size: int, layers: int, norm: str, activation: str
+    ) -> None:
         super().__init__()
         self.pixels = nn.Conv2d(
             width, width, kernel_size, padding=kernel_size // 2, groups=width, bias=False
         )
         self.channels = nn.Conv2d(width, width, 1, bias=False)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in range(layers))
+        self.norms = nn.ModuleList(nn.Sequential(*norm_layers(norm, width)) for _ in range(layers))
         self.activation = ACTIVATIONS[activation]()
         self.pool = nn.MaxPool2d(2)
 
@@ -57,6 +60,7 @@ class RecurrentNet(Network):
         layers: how often the convolution is applied.
         width: channels of all layers.
         kernel_size: side of the convolution filters in pixels, odd.
+        norm: as in `norm_layers`.
         activation: a key of `ACTIVATIONS`.
         dropout: probability that a feature is dropped before the linear layer.
 
@@ -72,6 +76,7 @@ class RecurrentNet(Network):
         layers: int,
         width: int,
         kernel_size: int,
+        norm: str,
         activation: str,
         dropout: float,
     ) -> None:
@@ -81,10 +86,10 @@ class RecurrentNet(Network):
         self.stem = nn.Sequential(
             nn.AvgPool2d(2),
             nn.Conv2d(in_channels, width, kernel_size, padding=kernel_size // 2, bias=False),
-            nn.BatchNorm2d(width),
+            *norm_layers(norm, width),
             ACTIVATIONS[activation](),
         )
-        self.recurrent = Recurrent(width, kernel_size, layers, activation)
+        self.recurrent = Recurrent(width, kernel_size, layers, norm, activation)
         rows, columns = (side >> HALVINGS for side in size)
         self.place = nn.Sequential(
             nn.Conv2d(width, width, (rows, 1), groups=width, bias=False),

@@ -95,7 +95,7 @@ def test_a_last_step_of_one_image_is_refused_where_a_norm_would_see_one_value():
      {"arch": "gabor"}, RESIDUAL | {"arch": "gabor", "orientations": 3, "kernel_size": 7},
      {"arch": "lenet5"}, {"arch": "mlp"}, {"arch": "mlp", "width": [7, 5], "norm": "none"},
      {"arch": "resnet", "width": 5}, {"arch": "convmixer", "width": 5, "patch": 4},
-     {"arch": "recurrent", "layers": 3, "width": 5},
+     {"arch": "recurrent", "layers": 3, "width": 5}, {"arch": "recurrent", "norm": "none"},
      {"arch": "vit", "width": 6, "patch": 4, "heads": 3}],
 )  # fmt: skip
 def test_parameters_are_counted_as_they_are_built(shape, changes):

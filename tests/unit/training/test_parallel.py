@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[3]
 KILLS = os.environ.get("STRIATE_KILLS", "")
 PLAIN = CONVNET | {"norm": "none", "dropout": 0.0}
 # Of the others, each batch norm of a process that has one image would see a single value.
-OTHER_NORMS = {"residual": "group", "mlp": "layer"}
+OTHER_NORMS = {"residual": "group", "mlp": "layer", "recurrent": "group"}
 EVERY = {"translate": 1, "flip": True, "rotate": 5, "zoom": 0.1, "cutout": 1}
 TECHNIQUES = {
     "augment": EVERY | {"mixup": 0.4, "cutmix": 1.0}, "clip": 0.5, "accumulate": 2, "ema": 0.9,
