@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from striate.config import params, validation
 from striate.console import waiting
 from striate.models import configs, model_json, portable
-from striate.models.model_json import PRETRAINED, RANDOM
+from striate.models.defaults import RANDOM
+from striate.models.model_json import PRETRAINED
 from striate.pipeline.stage import stage
 from striate.tracking.logger import Logbook, logbook
 from striate.training import torchrun

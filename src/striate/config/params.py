@@ -15,8 +15,8 @@ from pydantic import (
 
 from striate.config.yaml_loader import ParamsError, read_yaml
 from striate.datasets import registry
-from striate.models import configs, model_json
-from striate.models.defaults import DEFAULTS
+from striate.models import configs
+from striate.models.defaults import DEFAULTS, RANDOM
 from striate.schema import Section, explain
 
 # What experiments mean that are older than these keys.
@@ -210,7 +210,7 @@ class Params(Section):
                 f"data.normalize is {self.data.normalize}; it must be unit where model.pretrained"
                 " is true, as the network normalizes images as its weights expect"
             )
-        if Path(self.training.init_from) == model_json.RANDOM:
+        if Path(self.training.init_from) == RANDOM:
             raise ValueError(
                 "training.init_from is weights/random; where model.pretrained is true it must be"
                 f" the folder of those weights: $(striate fetch {self.model.arch})"

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from striate.data import files
 from striate.errors import one_line
 from striate.models import model_json, registry
-from striate.models.model_json import DESCRIPTION, RANDOM, WEIGHTS, CheckpointError
+from striate.models.defaults import RANDOM
+from striate.models.model_json import DESCRIPTION, WEIGHTS, CheckpointError
 from striate.models.normalization import Normalization
 from striate.models.registry import Network
 

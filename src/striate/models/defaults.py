@@ -1,6 +1,9 @@
 """Default values of the section `model`, and what older checkpoints mean that lack its keys."""
 
+from pathlib import Path
 from typing import Any
+
+RANDOM = Path("weights/random")  # as `training.init_from`: begin with random weights
 
 # What older checkpoints mean, which do not name these keys. It must not change.
 FIRST: dict[str, Any] = {

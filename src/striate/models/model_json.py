@@ -17,7 +17,6 @@ from striate.models.defaults import FIRST
 WEIGHTS = "cnn_trained.ckpt"
 DESCRIPTION = "model.json"
 PRETRAINED = "pretrained.json"  # instead of it, beside the published weights of timm
-RANDOM = Path("weights/random")  # as `training.init_from`: begin with random weights
 FALSE_ALARMS = 0.05  # false-positive rate of the out-of-distribution flag
 LEAST_IMAGES = 100  # fewer validation images give no calibration and no such flag
 # Older descriptions lack how pictures are framed, and the calibration.

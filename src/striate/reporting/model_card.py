@@ -17,7 +17,7 @@ import yaml
 from striate.data.json_csv import MISSING
 from striate.evaluation import scores
 from striate.evaluation.metrics import METRICS, others
-from striate.models import model_json
+from striate.models import defaults, model_json
 from striate.reporting.html import environment
 from striate.reporting.numbers import epochs, interval, percent
 from striate.reporting.report import class_rows, seeds_sentence
@@ -77,7 +77,7 @@ def weights_sentence(init_from: str, description: dict[str, Any]) -> str:
         init_from: `training.init_from`.
         description: of the checkpoint.
     """
-    if Path(init_from) == model_json.RANDOM:
+    if Path(init_from) == defaults.RANDOM:
         return ""
     said = f"Training began with the weights in {escaped(init_from)}"
     note = description.get(model_json.BEGUN_WITH)

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from striate.errors import UserError
-from striate.models import checkpoint, model_json, timm_network
+from striate.models import checkpoint, timm_network
 from striate.tracking import mlflow_store, records
 
 REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
@@ -101,6 +101,6 @@ def keep(source: str, target: Path, file: Path | None = None) -> None:
 def default_folder(source: str) -> Path:
     """The folder in weights/ that `keep` writes a source to by default."""
     name = re.sub(r"[^\w.@-]+", "-", source.removeprefix("models:/")).strip("-.")
-    if not name or Path("weights", name) == model_json.RANDOM:
+    if not name or Path("weights", name) == defaults.RANDOM:
         raise UserError(f"a folder in weights/ cannot be called {name!r}; choose one: --to")
     return Path("weights", name)
