@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from striate.errors import UserError
-from striate.models import checkpoint, timm_network
+from striate.models import checkpoint, defaults, timm_network
 from striate.tracking import mlflow_store, records
 
 REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
