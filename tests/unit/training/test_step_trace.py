@@ -27,7 +27,7 @@ EVERYTHING = {"translate": 1, "flip": True, "rotate": 5, "zoom": 0.1, "cutout": 
               "shrink_until": 0.5}  # fmt: skip
 TECHNIQUES = {"clip": 0.5, "accumulate": 2, "ema": 0.9}
 MIXED = EVERYTHING | {"mixup": 0.4, "cutmix": 1.0}
-# Of the keys that a network reads, these are set to each of their values.
+# Of the keys that a network reads, each of these is set to each of its values.
 VALUES = {"activation": list(ACTIVATIONS), "norm": ["batch", "group", "none"]}
 OPTIMIZERS = ["adam", "adamw", "sgd", "muon"]
 FAST = {
@@ -63,11 +63,10 @@ def fast_task(train, precision, loaded):
 @pytest.mark.parametrize("architecture", NETWORKS.values(), ids=NETWORKS)
 def test_no_setting_makes_the_host_wait(architecture, optimizer, precision):
     config = configs.find(architecture["arch"])
-    keys = [key for key in VALUES if key in config.model_fields]
-    for *values, augment, freezes in product(
-        *(VALUES[key] for key in keys), [{}, MIXED], [False, True]
-    ):
-        model = network(architecture | {"whiten": 2} | dict(zip(keys, values, strict=True)))
+    read = [key for key in VALUES if key in config.model_fields]
+    changes = [{key: value} for key in read for value in VALUES[key]] or [{}]
+    for change, augment, freezes in product(changes, [{}, MIXED], [False, True]):
+        model = network(architecture | {"whiten": 2} | change)
         until = next(name for name in model.layers() if name in ("layer1", "stem", "trunk"))
         freeze = until if freezes else "none"
         transfer.freeze_(model, freeze)
