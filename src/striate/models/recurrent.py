@@ -7,6 +7,14 @@ from striate.models.registry import Network, register
 from striate.models.sizing import HALVINGS, check_layers
 
 
+class RepeatedConv(nn.Conv2d):
+    """A convolution that is applied several times in a step.
+
+    In a class of its own, its weights are left to autocast (see `striate.training.lowered`), which
+    adds up the gradients of all times in float32.
+    """
+
+
 class Recurrent(nn.Module):
     """A separable convolution, applied again and again, each time with a norm of its own.
 
@@ -26,10 +34,10 @@ class Recurrent(nn.Module):
         self, width: int, kernel_size: int, layers: int, norm: str, activation: str
     ) -> None:
         super().__init__()
-        self.pixels = nn.Conv2d(
+        self.pixels = RepeatedConv(
             width, width, kernel_size, padding=kernel_size // 2, groups=width, bias=False
         )
-        self.channels = nn.Conv2d(width, width, 1, bias=False)
+        self.channels = RepeatedConv(width, width, 1, bias=False)
         self.norms = nn.ModuleList(nn.Sequential(*norm_layers(norm, width)) for _ in range(layers))
         self.activation = ACTIVATIONS[activation]()
         self.pool = nn.MaxPool2d(2)
