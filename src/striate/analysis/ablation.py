@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from math import inf
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from striate.analysis import ladder, pareto
 from striate.analysis.pareto import Candidate
 from striate.config.ablation import ARCH, EVERYTHING, OPTIMIZER, Change
 from striate.data.json_csv import MISSING
+from striate.models.configs import as_yaml
 from striate.pipeline.several import Measured
 from striate.reporting import uncertainty
 from striate.reporting.figures.waterfall import Bar
@@ -119,13 +119,10 @@ def _names(change: Change) -> tuple[str, str, str]:
         name, keys = JOINED[change.key], keys[:1]
     else:
         name = " and ".join(key.rpartition(".")[2] for key in keys)
-    texts = (", ".join(_text(side[key]) for key in keys) for side in (change.before, change.after))
+    texts = (
+        ", ".join(as_yaml(side[key]) for key in keys) for side in (change.before, change.after)
+    )
     return (name, *texts)  # type: ignore[return-value]
-
-
-def _text(value: Any) -> str:
-    """A value as YAML has it."""
-    return json.dumps(value).strip('"')
 
 
 def in_words(change: Change) -> str:
@@ -133,7 +130,8 @@ def in_words(change: Change) -> str:
     if change.key == EVERYTHING:
         return ALL_BACK
     return ", ".join(
-        f"{key} {_text(change.before[key])} → {_text(value)}" for key, value in change.after.items()
+        f"{key} {as_yaml(change.before[key])} → {as_yaml(value)}"
+        for key, value in change.after.items()
     )
 
 
