@@ -107,10 +107,14 @@ def _draw_accuracies(axes: Axes, points: Sequence[Point], accuracy: str) -> dict
 
 
 def _limit(axes: Axes, points: Sequence[Point]) -> None:
-    """Show all seeds and means; an interval of few seeds may reach beyond the panel."""
+    """Show all seeds and means, and intervals unless those of few seeds need half of the panel."""
     shown = [100 * one for point in points for one in (*point.scores, point.mean.mean)]
+    means = [point.mean for point in points]
+    ends = [100 * end for mean in means for end in (mean.low, mean.high) if end is not None]
     low, high = min(shown), max(shown)
-    margin = 0.12 * (high - low) or 0.5
+    room = (high - low) / 2
+    low, high = max(min(shown + ends), low - room), min(max(shown + ends), high + room)
+    margin = 0.06 * (high - low) or 0.5
     axes.set_xlim(low - margin, min(high + margin, 100 + margin / 4))
 
 
