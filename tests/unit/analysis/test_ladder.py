@@ -119,6 +119,19 @@ def test_without_seconds_there_is_no_panel_of_them():
     assert len(ladder_figure.ladder([point], "test accuracy").axes) == 2
 
 
+@pytest.mark.parametrize(
+    ("scores", "is_whole"), [([0.93, 0.935, 0.94], True), ([0.9, 0.98], False)]
+)
+def test_intervals_are_drawn_whole_unless_few_seeds_make_them_wide(scores, is_whole):
+    points = [
+        ladder_figure.Point(f"{year}", own, summarize(own), 1000, 1.0)
+        for year, own in ((2015, [0.99, 0.991, 0.992]), (2020, scores))
+    ]
+    low, high = ladder_figure.ladder(points, "test accuracy").axes[0].get_xlim()
+    interval = points[1].mean
+    assert (low < 100 * interval.low, 100 * interval.high < high) == (is_whole, is_whole)
+
+
 CHANGES = [
     Change("training.epochs", {"training.epochs": 8}, {"training.epochs": 5}),
     Change(
