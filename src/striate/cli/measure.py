@@ -74,6 +74,7 @@ def ladder(
     if dry_run:
         _print_missing(root, settings, seeds)
         return
+    workspace.output_folder(to)
     found, timings = _complete(root, settings, seeds, workers)
     steps = ladder.steps(rungs, found, timings)
     print()
@@ -133,6 +134,8 @@ def ablate(
     from striate.reporting.figures.waterfall import waterfall
     from striate.reporting.numbers import mean_sd
 
+    if picture and picture.suffix != ".png":
+        raise UserError(f"--picture is {picture}; its name must end with .png")
     wanted = repeat.setting(root, recipe, overrides or [])
     plan = ablation.plan(wanted.checked, _committed(root), repeat.parsed(overrides or []))
     if not plan.changes:
@@ -145,6 +148,8 @@ def ablate(
             print(f"not taken back alone: {key}: {reason}")
         _print_missing(root, settings, seeds)
         return
+    path = picture or Path("reports/ablation", f"{wanted.name}.png")
+    workspace.output_folder(path.parent)
     found, timings = _complete(root, settings, seeds, workers)
     rows = analysis.rows(plan.changes, found, timings)
     print()
@@ -153,7 +158,6 @@ def ablate(
         print(f"\n{line}")
     base = rows[0].candidate
     if base:
-        path = picture or Path("reports/ablation", f"{wanted.name}.png")
         shown = f"{recipe} ({mean_sd(base.accuracy)})"
         save(waterfall(analysis.bars(rows), "test accuracy", shown), path)
         print(f"\nas a picture: {path}")

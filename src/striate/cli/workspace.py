@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,6 +101,20 @@ def training_times(root: Path, found: list[Record]) -> dict[str, Timing]:
     with mlflow_store.reachable(), waiting("reading training times from MLflow"):
         times = sync.training_times(root, found)
     return {record.key: timing for record, timing in zip(found, times, strict=True)}
+
+
+def output_folder(folder: Path) -> None:
+    """Make a folder for results, before what they cost.
+
+    Raises:
+        UserError: it cannot be made, or not written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made: {error.strerror or error}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{folder} cannot be written to: permission denied")
 
 
 def count_experiments(count: int) -> str:

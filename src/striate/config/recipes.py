@@ -12,15 +12,19 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, ValidationError, field_validator
 
-from striate.config.params import check, flatten, load, nested
+from striate.config.params import check, flatten, load, nested, sections
 from striate.config.yaml_loader import ParamsError, read_yaml
+from striate.datasets import registry
 from striate.errors import UserError
 from striate.schema import Section, explain
 
 FOLDER = Path("recipes")
 LADDER = "ladder"  # the folder of the rungs, and the key by which a recipe is one
 SHARED = "_all"  # the file there of what all rungs share; it is no recipe
-INSTEAD = "for each other data set the keys that differ there, as training.epochs: 3"
+INSTEAD = (
+    "the keys that differ on other data sets, as mnist: {training.epochs: 3}; those of"
+    f" params.yaml, for {', '.join((*registry.names(), 'folder'))}"
+)
 
 
 class Rung(Section):
@@ -29,14 +33,25 @@ class Rung(Section):
     year: Annotated[int, Field(ge=1900, le=2100)]
     name: Annotated[str, Field(min_length=1, max_length=24, description="1 to 24 letters")]
     paper: Annotated[str, Field(pattern="^https://", description="the address of the paper")]
-    instead: Annotated[dict[str, dict[str, Any]], Field(description=INSTEAD)]
+    instead: Annotated[dict[str, dict[str, Any]], Field(description=INSTEAD)] = {}
 
     @field_validator("instead", mode="before")
     @classmethod
     def _keys_by_data_set(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or not all(isinstance(one, dict) for one in value.values()):
+        names = {*registry.names(), "folder"}
+        if not isinstance(value, dict) or not {*value} <= names:
+            raise ValueError(INSTEAD)
+        if not all(isinstance(own, dict) and _are_keys(own) for own in value.values()):
             raise ValueError(INSTEAD)
         return value
+
+
+def _are_keys(values: dict[Any, Any]) -> bool:
+    """Whether all are dotted keys of params.yaml."""
+    known = {
+        f"{section}.{key}" for section, kind in sections().items() for key in kind.model_fields
+    }
+    return {*values} <= known
 
 
 class Recipe(NamedTuple):

@@ -90,7 +90,7 @@ def test_seconds_of_another_machine_have_a_star(machine, note):
     assert r"| 1,000 | 2 \* |" in ladder.page(steps, "digits", "digits.png", COMMAND)
     seconds = ladder_figure.ladder(ladder.points(steps), "test accuracy").axes[2]
     assert [text.get_text() for text in seconds.texts] == ["2", "2 *", "2"]
-    assert seconds.get_xlabel() == "seconds of training (* elsewhere)"
+    assert seconds.get_xlabel() == "seconds (log scale, * elsewhere)"
 
 
 def test_every_seed_is_a_line_of_the_csv(steps):

@@ -62,10 +62,12 @@ def ladder(points: Sequence[Point], accuracy: str) -> Figure:
     figure = chart(8.4, 1.1 + 0.33 * len(points))
     panels = figure.subplots(1, count, sharey=True, width_ratios=WIDTHS[:count])
     handles = _draw_accuracies(panels[0], points, accuracy)
-    _draw_bars(panels[1], "parameters", [float(point.parameters) for point in points], set())
+    _draw_bars(
+        panels[1], "parameters (log scale)", [float(point.parameters) for point in points], set()
+    )
     if timed:
         starred = {level for level, point in enumerate(points) if point.elsewhere}
-        name = "seconds of training" + " (* elsewhere)" * bool(starred)
+        name = "seconds (log scale" + ", * elsewhere" * bool(starred) + ")"
         _draw_bars(panels[2], name, [point.seconds for point in points], starred)
     panels[0].set_yticks(range(len(points)), [drawable(point.label) for point in points])
     panels[0].set_ylim(-0.6, len(points) - 0.4)
@@ -110,7 +112,12 @@ def _limit(axes: Axes, points: Sequence[Point]) -> None:
     """Show all seeds and means, and intervals unless those of few seeds need half of the panel."""
     shown = [100 * one for point in points for one in (*point.scores, point.mean.mean)]
     means = [point.mean for point in points]
-    ends = [100 * end for mean in means for end in (mean.low, mean.high) if end is not None]
+    ends = [
+        100 * min(max(end, 0), 1)
+        for mean in means
+        for end in (mean.low, mean.high)
+        if end is not None
+    ]
     low, high = min(shown), max(shown)
     room = (high - low) / 2
     low, high = max(min(shown + ends), low - room), min(max(shown + ends), high + room)
