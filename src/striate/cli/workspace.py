@@ -109,6 +109,9 @@ def output_folder(folder: Path) -> None:
     Raises:
         UserError: it cannot be made, or not written to.
     """
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is not a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -33,7 +33,7 @@ class Rung(Section):
     year: Annotated[int, Field(ge=1900, le=2100)]
     name: Annotated[str, Field(min_length=1, max_length=24, description="1 to 24 letters")]
     paper: Annotated[str, Field(pattern="^https://", description="the address of the paper")]
-    instead: Annotated[dict[str, dict[str, Any]], Field(description=INSTEAD)] = {}
+    instead: dict[str, dict[str, Any]] = Field(default_factory=dict, description=INSTEAD)
 
     @field_validator("instead", mode="before")
     @classmethod

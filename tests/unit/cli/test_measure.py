@@ -132,6 +132,13 @@ def test_what_diverges_when_it_is_taken_back_is_shown(tmp_path):
         (["ablate", "odd", "--seeds", "1"], "error: --seeds: 1 is not from 2 to 10,000; see "),
         (["ablate", "main"], "error: main does not differ from the committed params.yaml in any "),
         (["ablate"], "error: the following arguments are required: RECIPE; see "),
+        (["ladder", "--to", "README.md"], "error: README.md is not a folder"),
+        (["ladder", "--to", "README.md/deep/er"], "error: README.md is not a folder"),
+        (
+            ["ablate", "odd", "--picture", "x.txt"],
+            "error: --picture is x.txt; its name must end with .png",
+        ),
+        (["ablate", "odd", "--picture", "README.md/x.png"], "error: README.md is not a folder"),
     ],
 )
 def test_what_cannot_be_measured_costs_one_line(clone, words, said):
