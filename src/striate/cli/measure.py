@@ -158,7 +158,7 @@ def ablate(
         print(f"\n{line}")
     base = rows[0].candidate
     if base:
-        shown = f"{recipe} ({mean_sd(base.accuracy)})"
+        shown = f"{' '.join([recipe, *(overrides or [])])} ({mean_sd(base.accuracy)})"
         save(waterfall(analysis.bars(rows), "test accuracy", shown), path)
         print(f"\nas a picture: {path}")
     _refuse_failures(found)

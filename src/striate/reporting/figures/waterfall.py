@@ -77,7 +77,7 @@ def waterfall(bars: Sequence[Bar], accuracy: str, recipe: str) -> Figure:
     margin = 0.04 * (right - left) if left < 0 else 0.0
     axes.set_xlim(left - margin, right + 0.16 * (right - left))
     axes.set_xlabel(
-        f"points of {accuracy} lost when it is taken back alone, from {drawable(recipe)}",
+        f"points of {accuracy} lost when it is taken back alone\nfrom {drawable(recipe)}",
         parse_math=False,
         **text_style(),
     )
