@@ -7,6 +7,7 @@ several data sets, and shares all that it does not say with the others.
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -21,9 +22,10 @@ from striate.schema import Section, explain
 FOLDER = Path("recipes")
 LADDER = "ladder"  # the folder of the rungs, and the key by which a recipe is one
 SHARED = "_all"  # the file there of what all rungs share; it is no recipe
+DATA_SETS = (*registry.names(), "folder")
 INSTEAD = (
     "the keys that differ on other data sets, as mnist: {training.epochs: 3}; those of"
-    f" params.yaml, for {', '.join((*registry.names(), 'folder'))}"
+    f" params.yaml, for {', '.join(DATA_SETS)}"
 )
 
 
@@ -38,20 +40,18 @@ class Rung(Section):
     @field_validator("instead", mode="before")
     @classmethod
     def _keys_by_data_set(cls, value: Any) -> Any:
-        names = {*registry.names(), "folder"}
-        if not isinstance(value, dict) or not {*value} <= names:
+        if not isinstance(value, dict) or not {*value} <= {*DATA_SETS}:
             raise ValueError(INSTEAD)
-        if not all(isinstance(own, dict) and _are_keys(own) for own in value.values()):
+        if not all(isinstance(own, dict) and {*own} <= _keys() for own in value.values()):
             raise ValueError(INSTEAD)
         return value
 
 
-def _are_keys(values: dict[Any, Any]) -> bool:
-    """Whether all are dotted keys of params.yaml."""
-    known = {
-        f"{section}.{key}" for section, kind in sections().items() for key in kind.model_fields
-    }
-    return {*values} <= known
+@cache
+def _keys() -> frozenset[str]:
+    """The dotted keys of params.yaml; all rungs are checked against them."""
+    every = sections().items()
+    return frozenset(f"{section}.{key}" for section, kind in every for key in kind.model_fields)
 
 
 class Recipe(NamedTuple):
