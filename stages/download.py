@@ -40,7 +40,9 @@ def mirror() -> str | None:
 def load_folder(settings: params.Params) -> LoadedDataset:
     """Read your own images; report skipped files, duplicates and conflicting labels."""
     data = settings.data
-    loaded = image_folder.read(Path(data.path), data.size, data.test_size)
+    is_whole = data.leave_out == params.OLDER["data.leave_out"]
+    leave_out = [] if is_whole else image_folder.read_list(Path(data.leave_out))
+    loaded = image_folder.read(Path(data.path), data.size, data.test_size, leave_out)
     shape, count = loaded.train.images.shape[1:], len(loaded.train.labels)
     validation.check(settings, shape, len(loaded.classes), count)
     if loaded.skipped:

@@ -1,6 +1,8 @@
-"""Score the trained network on the test images, once; keep its predictions and its filters."""
+"""Score the trained network on the test images, once; keep its predictions and what is inside."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from striate.config import params
 from striate.console import waiting
@@ -8,39 +10,46 @@ from striate.models import portable
 from striate.pipeline.stage import stage
 from striate.tracking.logger import record_later
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from striate.data.tensors import Split
+    from striate.evaluation.metrics import Predictions
+    from striate.models.checkpoint import Checkpoint
+
+DATA, PREDICTIONS = Path("data"), Path("predictions")
+
 
 def evaluate(settings: params.Params) -> None:
     """Read models/ and the test images; write predictions/ and metrics/."""
     with waiting("loading PyTorch"):
         from striate.data import arrays, json_csv, tensors
-        from striate.evaluation import inspection, metrics, predictions, scores
+        from striate.evaluation import metrics, predictions, scores, shifts
         from striate.models import checkpoint, devices, model_json, prediction
 
     devices.keep_freed_memory()
     device = devices.pick_device(settings.training.device)
     devices.set_deterministic(True)
     trained = checkpoint.load(Path("models"), device)
-    model_json.check_fits(trained.description, arrays.load_manifest(Path("data")))
-    test = tensors.load_split(Path("data"), "test", device)
+    model_json.check_fits(trained.description, arrays.load_manifest(DATA))
+    test = tensors.load_split(DATA, "test", device)
+    batch_size, tta = settings.evaluate.batch_size, settings.evaluate.tta
     logits = prediction.predict(
         trained.model, test.images, trained.normalization,
-        batch_size=settings.evaluate.batch_size, tta=settings.evaluate.tta, description="test",
+        batch_size=batch_size, tta=tta, description="test",
     )  # fmt: skip
-    found = metrics.predictions_of(logits, test.labels.cpu())
+    shifted: dict[str, list[float]] = {}
+    if count := settings.evaluate.shifted:
+        shifted, examples = shifts.score(trained, test, count, batch_size=batch_size, tta=tta)
+        predictions.write_shifted(shifted, examples, PREDICTIONS)
+    found = metrics.predictions_of(logits, test.labels.cpu(), shifted)
     rows = scores.per_class_scores(found.confusion)
     named = [{"class": name} | row for name, row in zip(trained.classes, rows, strict=True)]
     json_csv.write_table(Path("metrics/per_class.csv"), named)
-    predictions.write_predictions(found.logits, found.labels, trained.classes, Path("predictions"))
-    shown = trained.normalization(test.images[: inspection.ATTENDED])
-    maps = inspection.feature_maps(trained.model, shown[:1])
-    filters = inspection.shown_filters(trained.model)
-    attention = inspection.attention_maps(trained.model, shown)
-    found_inside = predictions.Inspected(
-        {name: weight.cpu().numpy() for name, weight in filters.items()},
-        {name: value[0].cpu().numpy() for name, value in maps.items()},
-        {name: value.cpu().numpy() for name, value in attention.items()},
-    )
-    predictions.write_network(found_inside, Path("predictions"))
+    predictions.write_predictions(found.logits, found.labels, trained.classes, PREDICTIONS)
+    inspect(trained, test, found, settings, device)
+    json_csv.write_json(Path("metrics/shifted.json"), metrics.by_corruption(shifted))
     values = metrics.measure(found)
     json_csv.write_json(Path("metrics/test.json"), values)
     rest = "".join(f"; {metric.label} {metric.shown(values)}" for metric in metrics.others(values))
@@ -50,9 +59,36 @@ def evaluate(settings: params.Params) -> None:
     )
 
 
+def inspect(
+    trained: "Checkpoint",
+    test: "Split[Tensor]",
+    found: "Predictions",
+    settings: params.Params,
+    device: "torch.device",
+) -> None:
+    """Write what is inside the network, and what its worst mistakes come from."""
+    from striate.data import arrays
+    from striate.evaluation import inspection, mistakes, predictions
+
+    def train_batches() -> Iterator["Tensor"]:
+        from torch import from_numpy
+
+        images, _ = arrays.map_split(DATA, "train")
+        for start in range(0, len(images), settings.evaluate.batch_size):
+            yield from_numpy(images[start : start + settings.evaluate.batch_size].copy()).to(device)
+
+    shown = trained.normalization(test.images[: inspection.ATTENDED])
+    predictions.write_network(inspection.inspect(trained.model, shown), PREDICTIONS)
+    wrong = mistakes.inspect(
+        trained, test.images, found.labels, found.logits, train_batches(),
+        settings.evaluate.neighbours,
+    )  # fmt: skip
+    predictions.write_mistakes(wrong, PREDICTIONS)
+
+
 if __name__ == "__main__":
     with stage():
         loaded = params.load()
-        portable.use(loaded.training, Path("data"))
+        portable.use(loaded.training, DATA)
         evaluate(loaded)
         record_later()

@@ -112,8 +112,9 @@ def load_data(
         )
     )[group.rank]  # fmt: skip
     train_set, val_set = tensors.train_val_split(
-        images, settings.data.val_size, settings.split_seed, settings.data.per_class
-    )
+        images, settings.data.val_size, settings.split_seed, settings.data.per_class,
+        settings.data.fold,
+    )  # fmt: skip
     precision = devices.pick_precision(settings.training.precision, device)
     return (
         lazy_images.reside(train_set, residency, precision.memory_format),

@@ -30,6 +30,8 @@ def read_results(settings: params.Params) -> "Results":
     train_pixels, train_labels = arrays.map_split(DATA, "train")
     pixels, labels = arrays.map_split(DATA, "test")
     inside = predictions.read_network(PREDICTIONS)
+    mistakes = predictions.read_mistakes(PREDICTIONS, len(labels), len(train_labels))
+    shifted, examples = predictions.read_shifted(PREDICTIONS)
     samples = spread(train_labels, SAMPLES)
     flat = params.flatten(settings.model_dump())
     train, test = (
@@ -51,6 +53,11 @@ def read_results(settings: params.Params) -> "Results":
         images=arrays.scale_to_unit(pixels, manifest["peak"]),
         labels=labels,
         logits=predictions.read_logits(PREDICTIONS, (len(labels), len(manifest["classes"]))),
+        mistakes=mistakes,
+        similar_images=arrays.scale_to_unit(train_pixels[mistakes.neighbours], manifest["peak"]),
+        similar_labels=train_labels[mistakes.neighbours],
+        shifted=shifted,
+        shifted_examples=arrays.scale_to_unit(examples, manifest["peak"]),
         **inside._asdict(),
     )
 

@@ -22,6 +22,9 @@ def without_waits(said):
     return re.sub(r"^(?!(?:error|warning|note):)[a-z].* \.\.\.\n", "", said, flags=re.MULTILINE)
 
 
+RESULTS = {"dvc.lock", "metrics/train.json", "metrics/test.json", "metrics/shifted.json"}
+
+
 class Clone:
     """A repository in `folder`, with an environment cleared of what outer processes set."""
 
@@ -66,7 +69,7 @@ class Clone:
             ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
             cwd=ROOT, capture_output=True, text=True, check=True,
         ).stdout.splitlines()  # fmt: skip
-        for name in set(listed) - {"dvc.lock", "metrics/train.json", "metrics/test.json"}:
+        for name in set(listed) - RESULTS:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target)

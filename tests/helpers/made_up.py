@@ -7,6 +7,8 @@ from paths import ROOT
 from striate.config import params
 from striate.config.recipes import arguments
 from striate.evaluation import metrics
+from striate.evaluation.predictions import SHOWN_MISTAKES, Mistakes
+from striate.evaluation.scores import surest_mistakes
 from striate.reporting.results import Results
 
 # Validation 0.24, 0.25, 0.26; test 0.3, 0.3, 0.6.
@@ -33,6 +35,10 @@ def made_up_results(classes, train=None, confidence=None, source=None, seeds=(),
     images = random.rand(40, 3, 8, 8).astype(np.float32)
     flat = params.flatten(params.load(ROOT / "params.yaml").model_dump())
     flat |= {key.replace("__", "."): value for key, value in changes.items()}
+    indices = surest_mistakes(logits, labels)[0][:SHOWN_MISTAKES]
+    count = len(indices)
+    evidence = random.randn(count, 8, 8).astype(np.float32)
+    wrong = Mistakes(indices, evidence, random.randint(0, 40, (count, 3)))
     part = {"count": 40, "per_class": [10, 12, 18], "sha256": {"images.npy": "0" * 64}}
     return Results(
         params=flat,
@@ -65,4 +71,9 @@ def made_up_results(classes, train=None, confidence=None, source=None, seeds=(),
         },
         feature_maps={"layer1": images[0], "layer2": images[1]},
         attention={},
+        mistakes=wrong,
+        similar_images=images[wrong.neighbours],
+        similar_labels=labels[wrong.neighbours],
+        shifted={},
+        shifted_examples=np.empty((0, 0, 3, 8, 8), np.float32),
     )

@@ -24,6 +24,7 @@ from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
 from striate.tracking import groups, records
 
@@ -399,6 +400,88 @@ def test_a_seven_that_is_drawn_is_called_a_seven(browser, page):
         assert of(browser, "document.documentElement.scrollWidth") == width
     browser.find_element(By.ID, "clear").click()
     assert answer() == "Nothing is drawn yet."
+    assert browser.complaints() == []
+
+
+def test_the_inside_of_the_network_follows_the_drawing(browser, page):
+    browser.get(page)
+    look, layers = (browser.find_element(By.ID, name) for name in ("look", "layers"))
+    assert not layers.is_displayed()
+    look.click()
+    assert layers.text == "Draw something."
+    stroke(browser, (0.28, 0.25), (0.5, 0.25), (0.72, 0.25))
+
+    def maps():
+        pictures = layers.find_elements(By.CSS_SELECTOR, ".maps img")
+        return [picture.get_attribute("src") for picture in pictures]
+
+    def heat():
+        """The first and the last row of the heat map with a colour, in parts of its height."""
+        sheet = of(browser, "heat.hidden ? null : heat.toDataURL()")
+        if sheet is None:
+            return None
+        with Image.open(io.BytesIO(base64.b64decode(sheet.partition(",")[2]))) as picture:
+            alpha = np.asarray(picture.convert("RGBA"))[:, :, 3]
+        return np.flatnonzero(alpha.any(axis=1))[[0, -1]] / len(alpha)
+
+    browser.wait_for(lambda: heat() is not None, 30)
+    bar, drawn = maps(), heat()
+    # The line lies in the upper half of the paper, and so does what spoke for it.
+    assert 0.1 < drawn[0] < drawn[1] < 0.5
+    names = [head.text for head in layers.find_elements(By.TAG_NAME, "h3")]
+    assert names == ["layer1: 16 channels of 14×14", "layer2: 32 channels of 7×7"]
+    stroke(browser, (0.72, 0.25), (0.6, 0.5), (0.45, 0.8))
+    browser.wait_for(lambda: maps() != bar and heat()[1] > 0.7, 30)
+    assert len(maps()) == 2
+    assert browser.find_element(By.ID, "answer").text.splitlines()[0] == "7"
+
+    first = layers.find_element(By.CLASS_NAME, "maps")
+    filters = layers.find_elements(By.CLASS_NAME, "filter")
+    assert not filters[0].is_displayed()
+    first.send_keys(Keys.ARROW_RIGHT)
+    browser.wait_for(lambda: filters[0].text == "Filter of channel 0", 30)
+    first.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_DOWN, Keys.ARROW_UP, Keys.ARROW_UP)
+    browser.wait_for(lambda: filters[0].text == "Filter of channel 1", 30)
+    assert first.get_attribute("aria-valuenow") == "1"
+    assert of(browser, "document.querySelector('.filter img').naturalWidth") == 6  # with the gap
+    second = layers.find_elements(By.CLASS_NAME, "maps")[1]
+    second.click()
+    browser.wait_for(lambda: ", a tile for each of 16 inputs" in filters[1].text, 30)
+    browser.emulate(1100, dark=False)
+    browser.keep("inside")
+    for width, dark in ((1100, True), (390, False)):
+        browser.emulate(width, dark=dark)
+        time.sleep(0.3)
+        assert of(browser, "document.documentElement.scrollWidth") == width
+    browser.keep("inside_phone")
+    browser.find_element(By.ID, "clear").click()
+    assert (heat(), layers.text) == (None, "Draw something.")
+    look.click()
+    assert not layers.is_displayed()
+    assert browser.complaints() == []
+
+
+def test_a_finger_draws_and_chooses_a_channel(browser, page):
+    browser.get(page)
+    browser.emulate(390, dark=False)
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    browser.find_element(By.ID, "look").click()
+    box = of(browser, "(({x, y, width}) => [x, y, width])(paper.getBoundingClientRect())")
+    for kind, *place in (
+        ("touchStart", 0.28, 0.25), ("touchMove", 0.72, 0.25), ("touchMove", 0.45, 0.8),
+        ("touchEnd",),
+    ):  # fmt: skip
+        points = [
+            {"x": box[0] + x * box[2], "y": box[1] + y * box[2]}
+            for x, y in zip(place[::2], place[1::2], strict=True)
+        ]
+        browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    layers = browser.find_element(By.ID, "layers")
+    browser.wait_for(lambda: layers.find_elements(By.CLASS_NAME, "maps"), 30)
+    assert of(browser, "window.scrollY") == 0
+    layers.find_element(By.CLASS_NAME, "maps").click()
+    browser.wait_for(lambda: "Filter of channel" in layers.text, 30)
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
     assert browser.complaints() == []
 
 

@@ -196,6 +196,11 @@ def range_of(key, schema):
     )  # fmt: skip
 
 
+DRAWN_LATER = {
+    "split_seed", "fold", "leave_out", "width", "processes", "deterministic", "patch", "accumulate",
+}  # fmt: skip
+
+
 @st.composite
 def valid_params(draw):
     """Any values of the schema, made to go together as it wants it."""
@@ -205,10 +210,11 @@ def valid_params(draw):
         values[section] = {
             key: draw(range_of(key, allowed))
             for key, allowed in schema.items()
-            if key
-            not in ("split_seed", "width", "processes", "deterministic", "patch", "accumulate")
+            if key not in DRAWN_LATER
         }
     values["data"]["split_seed"] = draw(st.just("auto") | st.integers(0, 2**32 - 1))
+    values["data"]["fold"] = draw(st.sampled_from(["none", "1/2", "3/5", "100/100"]))
+    values["data"]["leave_out"] = "images/none.txt"
     training = values["training"]
     training["processes"] = draw(st.just("auto") | st.integers(1, 1024))
     training["deterministic"] = draw(st.sampled_from(["auto", "portable", True, False]))
@@ -273,7 +279,7 @@ def test_valid_params_take_a_step_or_say_that_the_loss_diverged(finished, values
     torch.manual_seed(loaded.seed)
     model = checkpoint.build(checkpoint.describe(values["model"], manifest, normalize))
     train_set, val_set = tensors.train_val_split(
-        some, loaded.data.val_size, loaded.split_seed, loaded.data.per_class
+        some, loaded.data.val_size, loaded.split_seed, loaded.data.per_class, loaded.data.fold
     )
     model.fit_to_data(normalize(train_set.images))
     transfer.freeze_(model, loaded.training.freeze)

@@ -14,7 +14,15 @@ from paths import ROOT
 from stages import STAGES, fail_stage, run_stage, write_params
 
 from striate.data import json_csv
-from striate.evaluation import inspection, metrics, predictions
+from striate.evaluation import (
+    heat_maps,
+    inspection,
+    metrics,
+    neighbours,
+    predictions,
+    scores,
+    shifts,
+)
 from striate.models import checkpoint
 from striate.reporting import seeds
 from striate.tracking import background, mlflow_store, records
@@ -79,6 +87,8 @@ def test_outputs_are_exactly_these(finished):
         "predictions/logits.npy",
         "predictions/classes.csv",
         "predictions/network.npz",
+        "predictions/mistakes.npz",
+        "metrics/shifted.json",
         "reports/index.html",
         "reports/model_card.md",
         *(
@@ -163,6 +173,59 @@ def test_the_attention_of_a_transformer_is_kept_and_drawn(workspace):
     assert (workspace / "reports/figures/patch_attention.png").exists()
     page = (workspace / "reports/index.html").read_text()
     assert "how much all patches attend to each patch in each layer" in page
+
+
+def test_the_worst_mistakes_are_looked_into(finished):
+    trained = checkpoint.load(finished / "models", torch.device("cpu"))
+    test, train = (
+        torch.from_numpy(np.load(finished / f"data/{part}/images.npy"))
+        for part in ("test", "train")
+    )
+    logits, labels = (
+        np.load(finished / name) for name in ("predictions/logits.npy", "data/test/labels.npy")
+    )
+    found = predictions.read_mistakes(finished / "predictions", len(test), len(train))
+    expected = scores.surest_mistakes(logits, labels)[0][: predictions.SHOWN_MISTAKES]
+    assert found.indices.tolist() == expected.tolist()
+    inputs = trained.normalization(test[found.indices])
+    guesses = torch.from_numpy(logits[found.indices].argmax(1))
+    maps = heat_maps.heat_maps(trained.model, inputs, guesses)
+    np.testing.assert_allclose(found.evidence, maps.numpy(), rtol=1e-4, atol=1e-5)
+    similar = neighbours.nearest(
+        trained.model, test[found.indices], [train], trained.normalization, count=3
+    )
+    assert found.neighbours.tolist() == similar.tolist()
+
+
+def test_corrupted_images_are_scored_where_that_is_asked_for(workspace):
+    assert json_csv.read_json(workspace / "metrics/shifted.json") == {}
+    write_params(workspace, evaluate__shifted=100)
+    for name in ("evaluate", "visualize"):
+        run_stage(name)
+    by_name = json_csv.read_json(workspace / "metrics/shifted.json")
+    assert list(by_name) == list(shifts.CORRUPTIONS)
+    test = json_csv.read_json(workspace / "metrics/test.json")
+    assert test["shifted_accuracy"] == pytest.approx(np.mean([*by_name.values()]))
+    assert test["shifted_worst"] == pytest.approx(min(by_name.values()))
+    assert (workspace / "reports/figures/shifted_images.png").exists()
+    page = (workspace / "reports/index.html").read_text()
+    assert "shifted accuracy" in page
+    write_params(workspace, evaluate__neighbours=0)
+    run_stage("evaluate")
+    run_stage("visualize")
+    page = (workspace / "reports/index.html").read_text()
+    assert "most similar" not in page
+
+
+@pytest.mark.parametrize("name", ["mistakes.npz", "shifted.npz", "shifted.csv"])
+def test_damaged_arrays_are_one_line(workspace, capsys, name):
+    write_params(workspace, evaluate__shifted=20)
+    run_stage("evaluate")
+    path = workspace / "predictions" / name
+    path.write_bytes(path.read_bytes()[:-70] + b"x")
+    (line,) = fail_stage("visualize", capsys).splitlines()
+    assert line.startswith("error: predictions/")
+    assert line.endswith("; `dvc repro` recreates it")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"cut", b"logits", None])

@@ -161,6 +161,6 @@ def validation_sets_differ(found: Sequence[Record]) -> list[str]:
         splits.append(records.validation_split(record.params))
     return [
         key
-        for key in ("seed", "data.val_size")
+        for key in ("seed", "data.val_size", "data.fold")
         if any(len({str(split[key]) for split in splits}) > 1 for splits in by_data.values())
     ]

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
     from striate.config.ablation import Change
     from striate.config.params import Params
+    from striate.evaluation.doubts import Unseen
     from striate.pipeline.repeat import Setting
     from striate.pipeline.several import Measured
+    from striate.tracking.records import Record
     from striate.tracking.times import Heard, Timing
 
 PARAM = argument(
@@ -72,10 +74,10 @@ def ladder(
         raise UserError(f"-S cannot change {fixed[0]}: all networks learn {data}; name other DATA")
     settings = [repeat.setting(root, name, changes) for name in rungs]
     if dry_run:
-        _print_missing(root, settings, seeds)
+        _print_missing(root, settings, range(seeds))
         return
     workspace.output_folder(to)
-    found, timings = _complete(root, settings, seeds, workers)
+    found, timings = _complete(root, settings, range(seeds), workers)
     steps = ladder.steps(rungs, found, timings)
     print()
     print(columns(ladder.table(steps)))
@@ -146,11 +148,11 @@ def ablate(
             print(f"taken back: {analysis.in_words(change)}")
         for key, reason in plan.skipped.items():
             print(f"not taken back alone: {key}: {reason}")
-        _print_missing(root, settings, seeds)
+        _print_missing(root, settings, range(seeds))
         return
     path = picture or Path("reports/ablation", f"{wanted.name}.png")
     workspace.output_folder(path.parent)
-    found, timings = _complete(root, settings, seeds, workers)
+    found, timings = _complete(root, settings, range(seeds), workers)
     rows = analysis.rows(plan.changes, found, timings)
     print()
     print(columns(analysis.table(rows)))
@@ -208,19 +210,19 @@ def _changed(wanted: Setting, change: Change) -> Setting:
     return Setting(name, ablation.sections(wanted.checked, change))
 
 
-def _print_missing(root: Path, settings: Sequence[Setting], seeds: int) -> None:
+def _print_missing(root: Path, settings: Sequence[Setting], seeds: Sequence[int]) -> None:
     from striate.pipeline import several
     from striate.reporting.numbers import plural
     from striate.tracking import records
 
-    queue = several.missing(root, settings, range(seeds), records.find(root).records)
+    queue = several.missing(root, settings, seeds, records.find(root).records)
     for job in queue:
         print(job.name)
     print(f"{plural(len(queue), 'training')} would run")
 
 
 def _complete(
-    root: Path, settings: Sequence[Setting], seeds: int, workers: int | None
+    root: Path, settings: Sequence[Setting], seeds: Sequence[int], workers: int | None
 ) -> tuple[list[Measured], dict[str, Timing]]:
     """Run what is missing; what there is then of each setting, and the seconds of training."""
     from striate.pipeline import repeat, several
@@ -230,13 +232,13 @@ def _complete(
     heard = times.Heard()
     with repeat.alone(root), runner(root, workers, heard) as run:
         found = records.find(root).records
-        queue = several.missing(root, settings, range(seeds), found)
+        queue = several.missing(root, settings, seeds, found)
         print(
-            f"{plural(len(settings), 'setting')} with {seeds} seeds:"
+            f"{plural(len(settings), 'setting')} with {plural(len(seeds), 'seed')}:"
             f" {plural(len(queue), 'experiment')} to run", flush=True,
         )  # fmt: skip
         failures = several.run_all(queue, found, run)
-        measured = several.measured(root, settings, range(seeds), failures)
+        measured = several.measured(root, settings, seeds, failures)
     return measured, _times(root, measured, heard)
 
 
@@ -251,3 +253,104 @@ def _times(root: Path, measured: Sequence[Measured], heard: Heard) -> dict[str, 
     except UserError as error:
         workspace.note(f"{error}; seconds are those of trainings that ran now")
     return times.by_record(made, logged, heard)
+
+
+@command(
+    argument(
+        "name", metavar="NAME", nargs="?", values="sources", default="workspace",
+        help="an experiment, branch, tag or commit, a recipe, or `workspace`: params.yaml as it is"
+        " (default: workspace)",
+    ),
+    argument(
+        "--folds", metavar="K", type=number(2, 100), default=5,
+        help="parts; each is classified by a network that trains on the others (default: 5)",
+    ),
+    PARAM,
+    argument(
+        "--workers", metavar="N", type=number(1, 1024),
+        help="experiments that run at once (one on each core, or one on a GPU)",
+    ),
+    argument(
+        "--to", metavar="FOLDER", type=Path, values="directory", default=Path("reports/doubts"),
+        help="where to write index.html, doubts.csv and, for your own images, leave_out.txt",
+    ),
+    argument(
+        "--test", dest="of_test", action="store_true",
+        help="doubt the labels of the test images instead, by the mean of the K networks",
+    ),
+    DRY_RUN,
+)  # fmt: skip
+def doubts(
+    name: str,
+    folds: int,
+    overrides: list[str] | None,
+    workers: int | None,
+    to: Path,
+    of_test: bool,
+    dry_run: bool,
+) -> None:
+    """Find images whose label is probably wrong.
+
+    Trains K networks, each without one part of the training images, and lets each classify the
+    part that it never saw. Ranks the labels that they doubt, and estimates by confident learning
+    how many are wrong. The same command resumes.
+
+    Example: striate doubts mnist-fast --folds 5
+    """
+    root = workspace.repository()
+    from striate.evaluation import doubts as analysis
+    from striate.pipeline import folds as pipeline
+    from striate.pipeline import repeat
+    from striate.reporting import doubts as reporting
+    from striate.reporting.numbers import plural
+
+    if fixed := {"data.fold", "data.val_size"} & {*repeat.parsed(overrides or [])}:
+        named = ", ".join(sorted(fixed))
+        raise UserError(f"-S cannot change {named}: --folds says what is left out")
+    settings = pipeline.settings(root, name, overrides or [], folds)
+    seed = settings[0].checked.seed
+    if dry_run:
+        _print_missing(root, settings, [seed])
+        return
+    workspace.output_folder(to)
+    found, _ = _complete(root, settings, [seed], workers)
+    _refuse_failures(found)
+    trained = [one.by_seed[seed] for one in found]
+    said = _read_test(root, trained) if of_test else _classify_held_out(root, trained)
+    split = "test" if of_test else "training"
+    ranked = analysis.doubtful(said.probabilities, said.labels)
+    wrong = analysis.estimated_wrong(said.probabilities, said.labels)
+    written = reporting.write(said, ranked, wrong, split, to)
+    print(
+        f"\n{len(ranked):,} of {len(said.labels):,} {split} images are classified otherwise than"
+        f" labelled; confident learning estimates {plural(wrong, 'wrong label')}"
+    )
+    print(*written, sep="\n")
+
+
+def _read_test(root: Path, trained: Sequence[Record]) -> Unseen:
+    import tempfile
+
+    from striate.evaluation import folds
+    from striate.pipeline import folds as pipeline
+
+    with tempfile.TemporaryDirectory() as scratch:
+        data, said = pipeline.fetch(root, trained, "test", "predictions", Path(scratch))
+        return folds.read_test(data, [*said.values()])
+
+
+def _classify_held_out(root: Path, trained: Sequence[Record]) -> Unseen:
+    import tempfile
+
+    from striate.evaluation import folds
+    from striate.pipeline import folds as pipeline
+    from striate.tracking import records
+
+    settings = trained[0].params
+    seed = records.validation_split(settings)["seed"]
+    with tempfile.TemporaryDirectory() as scratch:
+        data, networks = pipeline.fetch(root, trained, "train", records.MODELS, Path(scratch))
+        return folds.classify(
+            data, networks, seed,
+            batch_size=settings["evaluate.batch_size"], tta=settings["evaluate.tta"],
+        )  # fmt: skip

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     import torch
+    from PIL.Image import Image
     from torch import Tensor
 
     from striate.data.tensors import Split
@@ -45,10 +46,20 @@ DEVICE = argument(
         "--show", metavar="FOLDER", type=Path, values="directory",
         help="save each image as the network sees it",
     ),
+    argument(
+        "--why", metavar="FOLDER", type=Path, values="directory",
+        help="save each image with what spoke for its likeliest class (red) and against it (blue)",
+    ),
     DEVICE,
 )  # fmt: skip
 def predict(
-    paths: list[str], checkpoint: str, top: int, as_json: bool, show: Path | None, device: str
+    paths: list[str],
+    checkpoint: str,
+    top: int,
+    as_json: bool,
+    show: Path | None,
+    why: Path | None,
+    device: str,
 ) -> None:
     """Classify images.
 
@@ -57,6 +68,11 @@ def predict(
 
     Example: striate predict photo.jpg --checkpoint mnist
     """
+    folders = [folder for folder in (show, why) if folder]
+    for folder in folders:
+        workspace.output_folder(folder)
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise UserError(f"--show and --why are both {show}; name two folders")
     with waiting("loading PyTorch"):
         from striate.datasets.image_reading import ImageReadError
         from striate.models import model_json
@@ -70,12 +86,11 @@ def predict(
             " images: its probabilities are not calibrated, and it flags no out-of-distribution"
             " images"
         )
-    if show:
-        show.mkdir(parents=True, exist_ok=True)
-    broken = 0
+    broken, peak = 0, trained.normalization.peak
     # Answers that go to the terminal are their own progress bar.
     tracked = files if sys.stdout.isatty() else track(files, "images")
-    for file, found in zip(tracked, inference.classify(files, trained, chosen), strict=True):
+    found_files = inference.classify(files, trained, chosen, why is not None)
+    for file, found in zip(tracked, found_files, strict=True):
         if isinstance(found, ImageReadError):
             broken += 1
             print(f"error: {found}", file=sys.stderr)
@@ -84,12 +99,20 @@ def predict(
             continue
         print(_answer(found, trained.classes, top, as_json))
         if show:
-            target = inference.view_path(file, show)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            inference.view(found.pixels, trained.normalization.peak).save(target)
+            _save(inference.view(found.pixels, peak), file, show)
+        if why and found.evidence is not None:
+            _save(inference.reasons(found.pixels, peak, found.evidence), file, why)
     if broken:
         print(f"{broken:,} of {len(files):,} images could not be read", file=sys.stderr)
         sys.exit(1)
+
+
+def _save(view: Image, file: Path, folder: Path) -> None:
+    from striate.serving import inference
+
+    target = inference.view_path(file, folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    view.save(target)
 
 
 def _load(source: str, device: str) -> tuple[Checkpoint, torch.device]:
@@ -146,6 +169,7 @@ def export(source: str, kind: str, int8: bool, to: Path, device: str) -> None:
     """
     if int8 and kind != "onnx":
         raise UserError(f"--int8 goes with --format onnx only, not with {kind}")
+    workspace.output_folder(to)
     workspace.note_unrecorded(source)
     with waiting("loading PyTorch"):
         import tempfile

@@ -1,5 +1,6 @@
 """The schema of params.yaml: one class a section, ranges and units, and no default values."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,9 +22,10 @@ from striate.schema import Section, explain
 
 # What experiments mean that are older than these keys.
 OLDER: dict[str, Any] = {
-    "data.split_seed": "auto", "data.per_class": 0, "augment.mixup": 0, "augment.cutmix": 0,
+    "data.leave_out": "images/none.txt", "data.split_seed": "auto", "data.fold": "none",
+    "data.per_class": 0, "augment.mixup": 0, "augment.cutmix": 0,
     "training.clip": 0, "training.accumulate": 1, "training.ema": 0,
-    "training.class_weights": "none",
+    "training.class_weights": "none", "evaluate.neighbours": 3, "evaluate.shifted": 0,
 } | {f"model.{key}": value for key, value in DEFAULTS.items()}  # fmt: skip
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ FREEZE = "none, features, or the last layer to freeze, such as layer1"
 PROCESSES = "auto, or a whole number from 1 to 1024"
 DETERMINISTIC = "one of auto, portable, true, false"
 SPLIT_SEED = "auto, or a whole number from 0 to 4294967295"
+FOLD = "none, or which of 2 to 100 parts, such as 1/5 for the first of five"
 
 
 class Data(Section):
@@ -47,8 +50,10 @@ class Data(Section):
     path: Annotated[str, Field(min_length=1)]
     size: Annotated[int, Field(ge=0, le=1024)]
     test_size: Annotated[float, Field(gt=0, lt=1)]
+    leave_out: Annotated[str, Field(min_length=1)]
     val_size: Annotated[float, Field(ge=0, le=1_000_000)]
     split_seed: Annotated[int | str, Field(description=SPLIT_SEED)]
+    fold: Annotated[str, Field(description=FOLD)]
     per_class: Annotated[int, Field(ge=0, le=1_000_000)]
     normalize: Literal["unit", "standard"]
     residency: Literal["auto", "device", "host", "disk"]
@@ -58,6 +63,15 @@ class Data(Section):
     def _fraction_or_count(cls, value: float) -> float:
         if value >= 1 and value != int(value):
             raise ValueError("a fraction from 0 to below 1, or a whole count of images")
+        return value
+
+    @field_validator("fold")
+    @classmethod
+    def _one_of_its_parts(cls, value: str) -> str:
+        match = re.fullmatch(r"([1-9]\d{0,2})/([1-9]\d{0,2})", value)
+        part, parts = map(int, match.groups()) if match else (1, 0)
+        if value != "none" and not (2 <= parts <= 100 and part <= parts):
+            raise ValueError(FOLD)
         return value
 
     @field_validator("split_seed", mode="before")
@@ -73,6 +87,11 @@ class Data(Section):
             raise ValueError(
                 f"data.size is {self.size}; it must be 0 where data.name is {self.name}, whose"
                 " images have one size"
+            )
+        if self.leave_out != OLDER["data.leave_out"] and self.name != "folder":
+            raise ValueError(
+                f"data.leave_out is {self.leave_out}; it must be {OLDER['data.leave_out']} where"
+                f" data.name is {self.name}, which is not made of files of your own"
             )
         return self
 
@@ -155,6 +174,8 @@ class Evaluate(Section):
 
     batch_size: Count
     tta: Literal["none", "flip", "translate", "flip_translate"]
+    neighbours: Annotated[int, Field(ge=0, le=10)]
+    shifted: Annotated[int, Field(ge=0, le=1_000_000)]
 
 
 class Params(Section):

@@ -41,7 +41,7 @@ def check(
             network.check_size((shrink, shrink))
         except UserError as error:
             raise UserError(f"augment.shrink is {shrink}, and {error}") from None
-    held_out = validation_count(params.data.val_size, count)
+    held_out = validation_count(params.data.val_size, params.data.fold, count)
     check_selection(params.training, held_out)
     if network.normalizes_one_value(shrink or min(shape[1:])):
         training = params.training

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,8 @@ from striate.data.json_csv import read_json, write_json
 from striate.data.source import SOURCE_FILE, Source
 from striate.errors import UserError, one_line
 
+SPLITS = ("train", "test")
+FILES = "files.json"
 MANIFEST_KEYS = {"name", "shape", "classes", "peak", "mean", "std", "frame", "train", "test"}
 
 
@@ -42,6 +44,7 @@ class LoadedDataset(NamedTuple):
         duplicates: pairs of a training and a test file with the same pixels.
         conflicts: pairs of files with the same pixels and different classes.
         skipped: number of files that are not images, by kind.
+        files: of the images of each split, relative to data.path; none if they are no single files.
     """
 
     source: Source
@@ -55,6 +58,7 @@ class LoadedDataset(NamedTuple):
     duplicates: tuple[tuple[str, str], ...] = ()
     conflicts: tuple[tuple[str, str], ...] = ()
     skipped: Mapping[str, int] = {}
+    files: Mapping[str, Sequence[str]] = {}
 
 
 def write(dataset: LoadedDataset, folder: Path) -> None:
@@ -63,7 +67,8 @@ def write(dataset: LoadedDataset, folder: Path) -> None:
     Args:
         dataset: to write.
         folder: receives `train/` and `test/`, each with `images.npy`, uint8 (N, C, H, W), and
-            `labels.npy`, int64 (N,); `manifest.json`; and `source.json`.
+            `labels.npy`, int64 (N,), and `files.json` with the names of single files;
+            `manifest.json`; and `source.json`.
 
     Raises:
         UserError: `folder` cannot be written.
@@ -72,7 +77,7 @@ def write(dataset: LoadedDataset, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as temporary:
             _write_files(dataset, Path(temporary))
-            for split in ("train", "test"):
+            for split in SPLITS:
                 if (folder / split).exists():
                     shutil.rmtree(folder / split)
             for path in Path(temporary).iterdir():
@@ -91,7 +96,7 @@ def _write_files(dataset: LoadedDataset, folder: Path) -> None:
         "std": dataset.std,
         "frame": dataset.frame or framing.frame(dataset.train.images, dataset.peak),
     }
-    for split, (images, labels) in (("train", dataset.train), ("test", dataset.test)):
+    for split, (images, labels) in zip(SPLITS, (dataset.train, dataset.test), strict=True):
         (folder / split).mkdir()
         arrays = {"images.npy": images, "labels.npy": labels.astype(np.int64)}
         for name, array in arrays.items():
@@ -104,6 +109,8 @@ def _write_files(dataset: LoadedDataset, folder: Path) -> None:
             "per_class": np.bincount(labels, minlength=len(dataset.classes)).tolist(),
             "sha256": {name: _sha256(folder / split / name) for name in arrays},
         }
+        if names := dataset.files.get(split):
+            (folder / split / FILES).write_text(json.dumps(list(names), indent=0) + "\n")
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     write_json(folder / SOURCE_FILE, dataset.source._asdict())
 
@@ -111,6 +118,26 @@ def _write_files(dataset: LoadedDataset, folder: Path) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_files(folder: Path, split: str) -> list[str]:
+    """The names of the images' files, "train" or "test"; none if they are no single files.
+
+    Raises:
+        UserError: the list is damaged.
+    """
+    path = folder / split / FILES
+    if not path.exists():
+        return []
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+        if not _is_list(names, str):
+            raise ValueError("it must hold a list of names")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read: {one_line(error)}; `dvc repro` recreates it"
+        ) from None
+    return list(names)
 
 
 def load_manifest(folder: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +96,19 @@ def finite(value: Any) -> float | None:
         return None
 
 
-def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows with the same keys as CSV with a header."""
+def write_table(
+    path: Path, rows: list[dict[str, Any]], columns: Sequence[str] | None = None
+) -> None:
+    """Write rows with the same keys as CSV with a header.
+
+    Args:
+        path: of the file.
+        rows: by column.
+        columns: their order, and the header where there is no row; those of the first row.
+    """
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(rows[0]) if rows else [], lineterminator="\n")
+    columns = columns or [*(rows[0] if rows else ())]
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     files.write(path, stream.getvalue().encode())

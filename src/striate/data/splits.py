@@ -50,6 +50,39 @@ def stratified_split(labels: np.ndarray, size: float, seed: int) -> tuple[np.nda
     return np.setdiff1d(np.arange(total), held_out), held_out
 
 
+def fold_split(labels: np.ndarray, fold: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split off one of several parts that share no index and together hold all.
+
+    The sizes of the parts, and of each class in them, differ by 1 at most.
+
+    Args:
+        labels: integer classes, (N,).
+        fold: `2/5` for the second of five.
+        seed: as in `stratified_split`.
+
+    Returns:
+        The indices that remain, and those held out, both ascending.
+    """
+    random = np.random.RandomState(seed)
+    order = [random.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+    part, parts = parse_fold(fold)
+    held_out = np.sort(np.concatenate(order)[part - 1 :: parts])
+    return np.setdiff1d(np.arange(len(labels)), held_out), held_out
+
+
+def parse_fold(fold: str) -> tuple[int, int]:
+    """`2/5` → (2, 5); the value of `data.fold` is checked."""
+    part, _, parts = fold.partition("/")
+    return int(part), int(parts)
+
+
+def fold_quotas(class_sizes: np.ndarray, fold: str) -> np.ndarray:
+    """How many images of each class `fold_split` holds out, (classes,)."""
+    part, parts = parse_fold(fold)
+    ends = np.cumsum([0, *class_sizes])
+    return np.diff([len(range(part - 1, end, parts)) for end in ends])
+
+
 def class_quotas(class_sizes: np.ndarray, count: int) -> np.ndarray:
     """How many images of each class are among `count` that keep its proportion.
 
@@ -84,12 +117,16 @@ def draw_per_class(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     return np.sort(np.concatenate([order[:count] for order in orders]))
 
 
-def validation_count(val_size: float, count: int) -> int:
-    """Size of the validation set that `data.val_size` takes from `count` training images.
+def validation_count(val_size: float, fold: str, count: int) -> int:
+    """Size of the validation set that `data.val_size` or `data.fold` takes from `count` images.
 
     Raises:
         UserError: no training image would be left.
     """
+    if fold != "none":
+        if parse_fold(fold)[1] > count:
+            raise UserError(f"data.fold is {fold}, but of {count:,} images there are no such parts")
+        return int(fold_quotas(np.array([count]), fold)[0])
     try:
         return held_out_count(count, val_size)
     except ValueError as error:
@@ -107,7 +144,9 @@ def check_per_class(data: Data, manifest: dict[str, Any]) -> None:
         UserError: names the largest possible value, and the class that has no more.
     """
     sizes = np.array(manifest["train"]["per_class"])
-    left = sizes - class_quotas(sizes, validation_count(data.val_size, sizes.sum()))
+    held_out = validation_count(data.val_size, data.fold, sizes.sum())
+    drawn = class_quotas(sizes, held_out) if data.fold == "none" else fold_quotas(sizes, data.fold)
+    left = sizes - drawn
     if data.per_class > left.min():
         name = manifest["classes"][int(left.argmin())]
         raise UserError(

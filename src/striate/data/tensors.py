@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from striate.data.arrays import map_split
-from striate.data.splits import draw_per_class, stratified_split, validation_count
+from striate.data.splits import draw_per_class, fold_split, stratified_split, validation_count
 
 if TYPE_CHECKING:
     from striate.training.lazy_images import Stored
@@ -46,7 +46,7 @@ def load_split(folder: Path, split: str, device: torch.device) -> Split[Tensor]:
 
 
 def train_val_split(
-    split: Split[Pixels], val_size: float, seed: int, per_class: int = 0
+    split: Split[Pixels], val_size: float, seed: int, per_class: int = 0, fold: str = "none"
 ) -> tuple[Split[Pixels], Split[Pixels] | None]:
     """Split the stored training images into a training and a stratified validation set.
 
@@ -56,6 +56,7 @@ def train_val_split(
         seed: as in `stratified_split`.
         per_class: `data.per_class`: images of each class to train on, drawn once the validation
             set is held out; 0 for all that are left.
+        fold: `data.fold`: which part is held out instead of `val_size`.
 
     Returns:
         The training set, and the validation set or None if it would be empty.
@@ -66,9 +67,13 @@ def train_val_split(
             `striate.data.splits.check_per_class` tells before.
     """
     train, val = split, None
-    if val_size:
-        validation_count(val_size, len(split.labels))
-        both = stratified_split(split.labels.cpu().numpy(), val_size, seed)
+    if val_size or fold != "none":
+        labels = split.labels.cpu().numpy()
+        validation_count(val_size, fold, len(labels))
+        if fold == "none":
+            both = stratified_split(labels, val_size, seed)
+        else:
+            both = fold_split(labels, fold, seed)
         train, val = (_chosen(split, part) for part in both)
     if per_class:
         train = _chosen(train, draw_per_class(train.labels.cpu().numpy(), per_class, seed))

@@ -6,7 +6,7 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from striate.data.splits import stratified_split
 from striate.datasets import image_reading
 from striate.datasets.image_reading import ImageReadError
 from striate.datasets.registry import DataError
+from striate.errors import one_line
 
 NAME = "folder"
 GRAY_MODES = ("1", "L", "LA", "La")
@@ -28,7 +29,7 @@ MAX_LISTED = 10  # files in a message
 MAX_BYTES = 1 << 34  # of all pixels together
 
 
-def read(path: Path, size: int, test_size: float) -> LoadedDataset:
+def read(path: Path, size: int, test_size: float, leave_out: Sequence[str] = ()) -> LoadedDataset:
     """Read `path/train/CLASS/**` and, if it exists, `path/test/CLASS/**`.
 
     Without `path/test`, a stratified test set is split off. The split ignores `seed`, so trainings
@@ -41,6 +42,8 @@ def read(path: Path, size: int, test_size: float) -> LoadedDataset:
         size: side in pixels to which the central square of each image is resized; 0 keeps images
             as they are.
         test_size: fraction of the images in the test set, above 0 and below 1, if it is split off.
+        leave_out: files not to train on, relative to `path`. The test set stays what it would be
+            without them.
 
     Raises:
         DataError: the folders are missing or do not fit; files cannot be read, and are named; the
@@ -70,6 +73,9 @@ def read(path: Path, size: int, test_size: float) -> LoadedDataset:
         train, test = np.arange(train_count), np.arange(train_count, len(files))
     else:
         train, test = _split_test(path, labels, classes, test_size)
+    names = [file.relative_to(path).as_posix() for file in files]
+    train = _without(train, names, leave_out, path)
+    _check_left(labels[train], classes)
     digests = [hashlib.sha256(image).digest() for image in images]
     train_set = LabeledImages(images[train], labels[train])
     mean, std = _moments(train_set.images)
@@ -85,7 +91,44 @@ def read(path: Path, size: int, test_size: float) -> LoadedDataset:
         duplicates=_duplicates(digests, files, train, test),
         conflicts=_conflicts(digests, files, labels),
         skipped=dict(skipped),
+        files={"train": [names[i] for i in train], "test": [names[i] for i in test]},
     )
+
+
+def read_list(path: Path) -> list[str]:
+    """The lines of a file that are not empty: names of images.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"data.leave_out is {path}, which cannot be read: {one_line(error)}"
+        ) from None
+    return [line for line in lines if line.strip()]
+
+
+def _without(
+    train: np.ndarray, names: Sequence[str], leave_out: Sequence[str], path: Path
+) -> np.ndarray:
+    """The indices of the training images without those whose files are to be left out."""
+    unwanted = set(leave_out)
+    if missing := unwanted - {names[index] for index in train}:
+        listed = ", ".join(sorted(missing)[:MAX_LISTED])
+        raise DataError(
+            f"data.leave_out names {len(missing):,} files that are no training images of {path}:"
+            f" {listed}"
+        )
+    return np.array([index for index in train if names[index] not in unwanted], dtype=int)
+
+
+def _check_left(labels: np.ndarray, classes: tuple[str, ...]) -> None:
+    """Refuse to leave out all images of a class."""
+    counts = np.bincount(labels, minlength=len(classes))
+    if not counts.all():
+        raise DataError(f"data.leave_out leaves no training image of {classes[counts.argmin()]}")
 
 
 def _check_classes(path: Path, splits: dict[str, dict[str, list[Path]]]) -> tuple[str, ...]:

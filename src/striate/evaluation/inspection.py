@@ -5,6 +5,7 @@ import re
 import torch
 from torch import Tensor, nn
 
+from striate.evaluation.predictions import Inspected
 from striate.models.layers import ImageLinear
 from striate.models.registry import Network
 
@@ -30,6 +31,22 @@ def attention_maps(model: Network, images: Tensor) -> dict[str, Tensor]:
     """What `Network.attention_maps` gives for normalised images: nothing without attention."""
     model.eval()
     return model.attention_maps(images)
+
+
+def inspect(model: Network, images: Tensor) -> Inspected:
+    """What is drawn of a network.
+
+    Args:
+        model: on the device of the images.
+        images: normalised, (N, C, H, W): the first is that of the feature maps, all that of the
+            attention.
+    """
+    maps = feature_maps(model, images[:1])
+    return Inspected(
+        {name: weight.cpu().numpy() for name, weight in shown_filters(model).items()},
+        {name: value[0].cpu().numpy() for name, value in maps.items()},
+        {name: value.cpu().numpy() for name, value in attention_maps(model, images).items()},
+    )
 
 
 def filters(model: Network) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ model card, `striate summary`, `compare` and `gate` find it in `METRICS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -29,12 +29,14 @@ class Predictions(NamedTuple):
         labels: int64 (N,).
         probabilities: the softmax of the logits, float64 (N, classes).
         confusion: counts, int64 (classes, classes): rows are the true classes.
+        shifted: the accuracy of each corruption at each severity; nothing if none was scored.
     """
 
     logits: np.ndarray
     labels: np.ndarray
     probabilities: np.ndarray
     confusion: np.ndarray
+    shifted: Mapping[str, Sequence[float]] = {}
 
 
 class Metric(NamedTuple):
@@ -150,6 +152,23 @@ def top5_accuracy(predictions: Predictions) -> float:
     return int((likeliest == predictions.labels[:, None]).sum()) / len(predictions.labels)
 
 
+def is_shifted(predictions: Predictions) -> bool:
+    """Whether corrupted images were scored, as `evaluate.shifted` says."""
+    return bool(predictions.shifted)
+
+
+@metric("shifted accuracy", ".2%", "higher", "mean over all corruptions and severities", is_shifted)
+def shifted_accuracy(predictions: Predictions) -> float:
+    """The mean accuracy over all corruptions and severities of `striate.evaluation.shifts`."""
+    return float(np.mean([*predictions.shifted.values()]))
+
+
+@metric("worst corruption", ".2%", "higher", "the corruption with the lowest accuracy", is_shifted)
+def shifted_worst(predictions: Predictions) -> float:
+    """The accuracy under the corruption that harms most, as a mean over its severities."""
+    return float(np.mean([*predictions.shifted.values()], axis=1).min())
+
+
 @metric("calibration error", ".2%", "lower", "confidence against accuracy")
 def ece(predictions: Predictions) -> float:
     """The expected calibration error."""
@@ -186,12 +205,20 @@ def others(values: Mapping[str, float]) -> list[Metric]:
     ]
 
 
-def predictions_of(logits: Tensor, labels: Tensor) -> Predictions:
+def by_corruption(shifted: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """What metrics/shifted.json holds: the mean accuracy over the severities of each corruption."""
+    return {name: float(np.mean(values)) for name, values in shifted.items()}
+
+
+def predictions_of(
+    logits: Tensor, labels: Tensor, shifted: Mapping[str, Sequence[float]] | None = None
+) -> Predictions:
     """Gather what metrics are computed from.
 
     Args:
         logits: on the CPU, float32 (N, classes).
         labels: on the CPU, int64 (N,).
+        shifted: the accuracy of each corruption at each severity.
     """
     return Predictions(
         logits.numpy(),
@@ -199,6 +226,7 @@ def predictions_of(logits: Tensor, labels: Tensor) -> Predictions:
         # PyTorch's exponentials can be made equal on all processors (striate.models.portable).
         logits.double().softmax(1).numpy(),
         scores.confusion_matrix(logits.numpy(), labels.numpy()),
+        shifted or {},
     )
 
 

@@ -1,6 +1,8 @@
-"""The files in predictions/: logits, classes, filters, feature maps and attention."""
+"""The files in predictions/: logits, classes, the inside of the network, its worst mistakes."""
 
+import csv
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +12,8 @@ from striate.data import files
 from striate.data.json_csv import write_table
 from striate.errors import UserError, one_line
 
-NETWORK = "network.npz"
+NETWORK, MISTAKES, SHIFTED = "network.npz", "mistakes.npz", "shifted.npz"
+SHOWN_MISTAKES = 36  # at most
 
 
 class Inspected(NamedTuple):
@@ -30,7 +33,21 @@ class Inspected(NamedTuple):
     attention: dict[str, np.ndarray]
 
 
-AXES = {"filters": 4, "feature_maps": 3, "attention": 3}  # of each array
+class Mistakes(NamedTuple):
+    """The most confident mistakes among the test images, the most confident first.
+
+    Attributes:
+        indices: of the images, int64 (M,).
+        evidence: how much each pixel spoke for the predicted class, float32 (M, height, width).
+        neighbours: the most similar training images of each, int64 (M, k).
+    """
+
+    indices: np.ndarray
+    evidence: np.ndarray
+    neighbours: np.ndarray
+
+
+AXES = {"filters": 4, "feature_maps": 3, "attention": 3}  # of each array of network.npz
 
 
 def write_predictions(
@@ -83,14 +100,18 @@ def write_network(found: Inspected, folder: Path) -> None:
         found: the arrays.
         folder: receives the file.
     """
-    buffer = io.BytesIO()
     named = {
         f"{part}/{name}": value
         for part, arrays in found._asdict().items()
         for name, value in arrays.items()
     }
+    _write(folder / NETWORK, named)
+
+
+def _write(path: Path, named: Mapping[str, np.ndarray]) -> None:
+    buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **named)
-    files.write(folder / NETWORK, buffer.getvalue())
+    files.write(path, buffer.getvalue())
 
 
 def read_network(folder: Path) -> Inspected:
@@ -100,21 +121,104 @@ def read_network(folder: Path) -> Inspected:
         UserError: the file is missing or damaged, or holds something else.
     """
     path = folder / NETWORK
+    arrays = _read(path)
+    parts = {}
+    for kind, axes in AXES.items():
+        prefix = f"{kind}/"
+        part = {name.removeprefix(prefix): a for name, a in arrays.items()
+                if name.startswith(prefix)}  # fmt: skip
+        is_missing = not part and kind != "attention"
+        if is_missing or any(a.dtype != np.float32 or a.ndim != axes for a in part.values()):
+            raise _unreadable(path, f"{prefix}* must be float32 arrays of {axes} axes")
+        parts[kind] = part
+    return Inspected(**parts)
+
+
+def write_mistakes(found: Mistakes, folder: Path) -> None:
+    """Write `mistakes.npz`; equal arrays give equal bytes."""
+    _write(folder / MISTAKES, found._asdict())
+
+
+def read_mistakes(folder: Path, images: int, train_images: int) -> Mistakes:
+    """Read what `write_mistakes` wrote.
+
+    Args:
+        folder: holds the file.
+        images: how many test images there are.
+        train_images: likewise.
+
+    Raises:
+        UserError: the file is missing or damaged, or is of other images.
+    """
+    path = folder / MISTAKES
+    arrays = _read(path)
+    try:
+        found = Mistakes(**arrays)
+        count = len(found.indices)
+        kinds = [(found.indices, 1, np.int64), (found.evidence, 3, np.float32),
+                 (found.neighbours, 2, np.int64)]  # fmt: skip
+        if any(a.ndim != axes or a.dtype != kind or len(a) != count for a, axes, kind in kinds):
+            raise ValueError("its arrays do not fit each other")
+        for indices, limit in ((found.indices, images), (found.neighbours, train_images)):
+            if indices.size and not 0 <= indices.min() <= indices.max() < limit:
+                raise ValueError("it is of other images than those in data/")
+    except (TypeError, ValueError) as error:
+        raise _unreadable(path, error) from None
+    return found
+
+
+def write_shifted(
+    accuracies: Mapping[str, list[float]], examples: np.ndarray, folder: Path
+) -> None:
+    """Write `shifted.csv`, a row for each corruption and severity, and `shifted.npz`, an image.
+
+    Args:
+        accuracies: of each corruption at each severity.
+        examples: uint8 (corruptions, severities, C, H, W).
+        folder: receives the files.
+    """
+    rows = [
+        {"corruption": name, "severity": severity, "accuracy": value}
+        for name, values in accuracies.items()
+        for severity, value in enumerate(values, start=1)
+    ]
+    write_table(folder / "shifted.csv", rows)
+    _write(folder / SHIFTED, {"examples": examples})
+
+
+def read_shifted(folder: Path) -> tuple[dict[str, list[float]], np.ndarray]:
+    """Read what `write_shifted` wrote; nothing, and no images, if it wrote nothing.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    table, path = folder / "shifted.csv", folder / SHIFTED
+    if not table.exists():
+        return {}, np.empty((0, 0, 1, 1, 1), np.uint8)
+    accuracies: dict[str, list[float]] = {}
+    try:
+        with table.open(newline="", encoding="utf-8") as stream:
+            for row in csv.DictReader(stream):
+                accuracies.setdefault(row["corruption"], []).append(float(row["accuracy"]))
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        raise _unreadable(table, error) from None
+    examples = _read(path).get("examples", np.empty(0))
+    counts = {len(values) for values in accuracies.values()}
+    if examples.ndim != 5 or (len(accuracies), *counts) != examples.shape[:2]:
+        raise _unreadable(path, f"it does not fit {table}")
+    return accuracies, examples
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file that `_write` wrote, by name."""
     try:
         # From memory: NumPy leaves a damaged file open.
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        parts = {}
-        for kind, axes in AXES.items():
-            prefix = f"{kind}/"
-            part = {name.removeprefix(prefix): a for name, a in arrays.items()
-                    if name.startswith(prefix)}  # fmt: skip
-            is_missing = not part and kind != "attention"
-            if is_missing or any(a.dtype != np.float32 or a.ndim != axes for a in part.values()):
-                raise ValueError(f"{prefix}* must be float32 arrays of {axes} axes")
-            parts[kind] = part
+            return {name: archive[name] for name in archive.files}
     except Exception as error:  # a damaged archive makes NumPy's reader raise almost anything
-        raise UserError(
-            f"{path} cannot be read: {one_line(error)}; `dvc repro` recreates it"
-        ) from None
-    return Inspected(**parts)
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, why: Exception | str) -> UserError:
+    reason = one_line(why) if isinstance(why, Exception) else why
+    return UserError(f"{path} cannot be read: {reason}; `dvc repro` recreates it")

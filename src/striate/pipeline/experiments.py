@@ -13,7 +13,7 @@ def ignored_inputs(root: Path, settings: Params) -> list[str]:
     """What a training may read that Git ignores, relative to the root."""
     named = [settings.training.init_from]
     if settings.data.name == "folder":
-        named.append(settings.data.path)
+        named += [settings.data.path, settings.data.leave_out]
     return [
         os.path.normpath(name)
         for name in named

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from striate.evaluation.scores import surest_mistakes
-from striate.reporting.html import Tile, tile
-from striate.reporting.results import MISTAKES
+from striate.evaluation.scores import softmax
+from striate.reporting.html import Tile, embedded_image, heat, tile
+from striate.reporting.results import Results
 
 
 def samples(
@@ -32,20 +32,22 @@ def predictions(
     return tiles
 
 
-def mistakes(
-    images: NDArray[np.floating],
-    labels: NDArray[np.integer],
-    logits: NDArray[np.floating],
-    classes: Sequence[str],
-) -> list[Tile]:
-    """The most confident mistakes among all test images, the most confident first."""
-    wrong, confidence = surest_mistakes(logits, labels)
-    guesses = logits.argmax(axis=1)
-    return [
-        tile(
-            images[index],
-            f"{classes[guesses[index]]} {share:.1%}, is {classes[labels[index]]}",
-            wrong=True,
+def mistakes(results: Results) -> list[Tile]:
+    """The most confident mistakes, what spoke for them, and the training images like them."""
+    tiles = []
+    for place, index in enumerate(results.mistakes.indices):
+        image, classes = results.images[index], results.classes
+        probabilities = softmax(results.logits[index : index + 1])[0]
+        guess = int(probabilities.argmax())
+        caption = (
+            f"{classes[guess]} {probabilities[guess]:.1%}, is {classes[results.labels[index]]}"
         )
-        for index, share in zip(wrong[:MISTAKES], confidence, strict=False)
-    ]
+        similar = [
+            tile(other, classes[label])
+            for other, label in zip(
+                results.similar_images[place], results.similar_labels[place], strict=True
+            )
+        ]
+        evidence = embedded_image(heat(image, results.mistakes.evidence[place]))
+        tiles.append(tile(image, caption, True)._replace(evidence=evidence, similar=similar))
+    return tiles

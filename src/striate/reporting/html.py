@@ -1,7 +1,10 @@
 """HTML pages from templates, and the images on them."""
 
+from __future__ import annotations
+
 import base64
 import io
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,13 +12,29 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
+AGAINST, FOR = (0, 90, 181), (220, 50, 32)  # colours that the colour-blind can tell apart
+TINY = float(np.finfo(np.float32).tiny)  # keeps a division by 0 away
+DIMMED = 0.45  # share of an image's contrast that is left below a heat map
+
 
 class Tile(NamedTuple):
-    """An image of a gallery: its address, its caption, and whether it is framed as a mistake."""
+    """An image of a gallery.
+
+    Attributes:
+        source: its address.
+        caption: the text below it.
+        wrong: whether it is framed as a mistake.
+        evidence: the address of the image with what spoke for and against the class; or nothing.
+        similar: training images like it.
+        note: a second line of the caption, such as its file.
+    """
 
     source: str
     caption: str
     wrong: bool
+    evidence: str = ""
+    similar: Sequence[Tile] = ()
+    note: str = ""
 
 
 def environment(escape: bool = True) -> Environment:
@@ -54,8 +73,40 @@ def tile(pixels: NDArray[np.floating], caption: str, wrong: bool = False) -> Til
         caption: the text below it.
         wrong: frame it as a mistake.
     """
+    return Tile(embedded_image(pixels), caption, wrong)
+
+
+def embedded_image(pixels: NDArray[np.floating]) -> str:
+    """An image (C, H, W) in 0..1, C is 1 or 3, as a data address."""
     levels = np.clip(np.rint(255 * pixels), 0, 255).astype(np.uint8)
     layout = levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0)
     buffer = io.BytesIO()
     Image.fromarray(layout).save(buffer, format="png")
-    return Tile(embedded(buffer.getvalue()), caption, wrong)
+    return embedded(buffer.getvalue())
+
+
+def strength(evidence: NDArray[np.floating]) -> NDArray[np.floating]:
+    """How much of its colour each pixel of a heat map has, from 0 to 1.
+
+    The strongest hundredth has all: a single pixel would leave the others pale.
+    """
+    most = np.quantile(np.abs(evidence), 0.99)
+    share: NDArray[np.floating] = np.clip(np.abs(evidence) / max(float(most), TINY), 0, 1)
+    return share
+
+
+def heat(pixels: NDArray[np.floating], evidence: NDArray[np.floating]) -> NDArray[np.floating]:
+    """An image in grey under its heat map: red spoke for the class, blue against it.
+
+    Args:
+        pixels: (C, H, W) in 0..1, C is 1 or 3.
+        evidence: (H, W), above 0 for the class.
+
+    Returns:
+        (3, H, W) in 0..1.
+    """
+    share = strength(evidence)
+    colours = np.where(evidence[..., None] > 0, FOR, AGAINST) / 255
+    grey = 0.5 + DIMMED * (pixels.mean(axis=0) - 0.5)
+    mixed: NDArray[np.floating] = grey * (1 - share) + colours.transpose(2, 0, 1) * share
+    return mixed

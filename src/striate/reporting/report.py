@@ -19,7 +19,12 @@ from striate.reporting.numbers import epochs, interval, mean_interval, mean_sd, 
 from striate.reporting.results import Results
 from striate.reporting.uncertainty import Mean
 
-FOLDER_PARAMS = ("data.path", "data.size", "data.test_size")  # which other data sets ignore
+FOLDER_PARAMS = (
+    "data.path",
+    "data.size",
+    "data.test_size",
+    "data.leave_out",
+)  # which other data sets ignore
 
 
 def page(results: Results, drawings: Sequence[Drawing]) -> str:
@@ -55,6 +60,7 @@ def page(results: Results, drawings: Sequence[Drawing]) -> str:
         classes=class_rows(results.confusion, results.classes),
         calibration=calibration_sentence(results.calibration),
         errors=METRICS["errors"].shown(test),
+        similar=results.mistakes.neighbours.shape[1],
         params={
             key: value
             for key, value in params.items()
@@ -86,7 +92,7 @@ def _galleries(results: Results) -> dict[str, list[galleries.Tile]]:
         "predictions": galleries.predictions(
             images[chosen], labels[chosen], logits[chosen], classes
         ),
-        "mistakes": galleries.mistakes(images, labels, logits, classes),
+        "mistakes": galleries.mistakes(results),
     }
 
 

@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from striate.data.splits import held_out_count
+from striate.data.splits import validation_count
 from striate.evaluation import scores
+from striate.evaluation.predictions import Mistakes
 from striate.models import configs
 from striate.reporting import seeds
 from striate.reporting.numbers import plural
 from striate.reporting.seeds import Row
 from striate.reporting.uncertainty import Mean
 
-SAMPLES, PREDICTIONS, MISTAKES = 36, 100, 36  # images in each gallery, at most
+SAMPLES, PREDICTIONS = 36, 100  # images in each gallery, at most
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,12 @@ class Results:
             height, width).
         attention: of the first test images, in each layer by name, how much all patches attend to
             each, float32 (images, rows, columns); none of a network without attention.
+        mistakes: the most confident ones.
+        similar_images: the most similar training images of each mistake, float32 (M, k, C, H, W) in
+            0..1.
+        similar_labels: int64 (M, k).
+        shifted: the accuracy under each corruption at each severity; nothing if none was scored.
+        shifted_examples: one test image so, float32 (corruptions, severities, C, H, W) in 0..1.
     """
 
     params: dict[str, Any]
@@ -65,6 +72,11 @@ class Results:
     filters: dict[str, np.ndarray]
     feature_maps: dict[str, np.ndarray]
     attention: dict[str, np.ndarray]
+    mistakes: Mistakes
+    similar_images: NDArray[np.floating]
+    similar_labels: NDArray[np.integer]
+    shifted: dict[str, list[float]]
+    shifted_examples: NDArray[np.floating]
 
     @property
     def classes(self) -> list[str]:
@@ -91,7 +103,8 @@ class Results:
     @property
     def validation_count(self) -> int:
         """How many images the validation set has."""
-        return held_out_count(self.manifest["train"]["count"], self.params["data.val_size"])
+        count = self.manifest["train"]["count"]
+        return validation_count(self.params["data.val_size"], self.params["data.fold"], count)
 
     @property
     def train_count(self) -> int:

@@ -7,6 +7,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,17 +16,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from striate.data import arrays
 from striate.datasets import image_reading
 from striate.datasets.image_reading import ImageReadError
 from striate.errors import UserError
+from striate.evaluation import heat_maps
 from striate.models.calibration import energy
 from striate.models.checkpoint import Checkpoint
 from striate.models.prediction import predict
+from striate.reporting import html
 from striate.serving import preprocess
 
 BATCH = 256
 PREFETCHED = 2  # batches that are read while one is classified
 VIEW_SIDE = 224  # pixels at least, for an enlarged input of the network
+GAP = 8  # pixels between two of them
 
 
 class Prediction(NamedTuple):
@@ -41,11 +46,20 @@ class Prediction(NamedTuple):
 
 
 class ClassifiedFile(NamedTuple):
-    """An image file, the network's input, uint8 (C, H, W), and its output."""
+    """An image file and what a network says of it.
+
+    Attributes:
+        file: its path.
+        pixels: the network's input, uint8 (C, H, W).
+        prediction: its output.
+        evidence: how much each pixel spoke for the predicted class, float32 (H, W); None if that
+            was not asked for.
+    """
 
     file: Path
     pixels: np.ndarray
     prediction: Prediction
+    evidence: np.ndarray | None = None
 
 
 def find_files(names: Sequence[str]) -> list[Path]:
@@ -78,7 +92,7 @@ def find_files(names: Sequence[str]) -> list[Path]:
 
 
 def classify(
-    files: Sequence[Path], trained: Checkpoint, device: torch.device
+    files: Sequence[Path], trained: Checkpoint, device: torch.device, explain: bool = False
 ) -> Iterator[ClassifiedFile | ImageReadError]:
     """Read, preprocess and classify image files, in order.
 
@@ -86,6 +100,7 @@ def classify(
         files: any number; only a few batches are in memory at a time.
         trained: the network, on `device`.
         device: that computes.
+        explain: find what spoke for the predicted classes, too.
 
     Yields:
         A result for each file, or the error why it cannot be read.
@@ -93,15 +108,25 @@ def classify(
     for batch in _read_batches(files, trained.description):
         readable = [(file, pixels) for file, pixels in batch if isinstance(pixels, np.ndarray)]
         predictions: Iterator[Prediction] = iter(())
+        evidence: Iterator[np.ndarray | None] = repeat(None)
         if readable:
             stacked = torch.from_numpy(np.stack([pixels for _, pixels in readable])).to(device)
             logits = predict(trained.model, stacked, trained.normalization, batch_size=BATCH)
             predictions = iter(calibrated(logits, trained.description["confidence"]))
+            if explain:
+                evidence = iter(explained(trained, stacked, logits))
         for file, pixels in batch:
             if isinstance(pixels, ImageReadError):
                 yield pixels
             else:
-                yield ClassifiedFile(file, pixels, next(predictions))
+                yield ClassifiedFile(file, pixels, next(predictions), next(evidence))
+
+
+def explained(trained: Checkpoint, images: Tensor, logits: Tensor) -> np.ndarray:
+    """What spoke for the predicted class of each image: uint8 (N, C, H, W) → (N, H, W)."""
+    guesses = logits.argmax(1).to(images.device)
+    inputs = trained.normalization(images)
+    return heat_maps.heat_maps(trained.model, inputs, guesses).cpu().numpy()
 
 
 def calibrated(logits: Tensor, confidence: dict[str, float] | None) -> list[Prediction]:
@@ -146,13 +171,29 @@ def view(pixels: np.ndarray, peak: int) -> Image.Image:
     """Enlarge the network's input, each pixel to a square, for people to look at.
 
     Args:
-        pixels: uint8 (C, H, W).
+        pixels: (C, H, W).
         peak: the largest pixel value.
     """
     levels = np.rint(pixels.astype(np.float32) * (255 / peak)).astype(np.uint8)
     layout = levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0)
     factor = -(-VIEW_SIDE // min(layout.shape[:2]))
     return Image.fromarray(layout.repeat(factor, axis=0).repeat(factor, axis=1))
+
+
+def reasons(pixels: np.ndarray, peak: int, evidence: np.ndarray) -> Image.Image:
+    """The network's input and, beside it, what spoke for the predicted class, both enlarged.
+
+    Args:
+        pixels: uint8 (C, H, W).
+        peak: the largest pixel value.
+        evidence: float32 (H, W).
+    """
+    left = view(pixels, peak)
+    right = view(html.heat(arrays.scale_to_unit(pixels, peak), evidence), 1)
+    both = Image.new("RGB", (left.width + GAP + right.width, left.height), "white")
+    both.paste(left, (0, 0))
+    both.paste(right, (left.width + GAP, 0))
+    return both
 
 
 def view_path(file: Path, folder: Path) -> Path:

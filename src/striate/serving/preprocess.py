@@ -8,7 +8,7 @@ trained on your own folder are only cropped and resized, as in training.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -18,13 +18,34 @@ from striate.datasets.image_reading import fit
 
 WORKING_SIDE = 8  # times the network's side: larger images are reduced before measuring
 NOISE = 3 * 1.4826  # times the median absolute deviation: three standard deviations
+Box: TypeAlias = tuple[float, float, float, float]  # left, top, width, height
+
 FAINTEST = 0.05  # of the full range: an image with less contrast is blank
+
+
+class Placed(NamedTuple):
+    """A network's input, and which part of the image became which part of it.
+
+    Attributes:
+        pixels: uint8 (C, H, W).
+        source: left, top, width and height in the image, as shares of its width and height.
+        target: left, top, width and height in the input, in pixels.
+    """
+
+    pixels: np.ndarray
+    source: tuple[float, float, float, float]
+    target: tuple[int, int, int, int]
 
 
 def prepare(
     image: Image.Image, shape: Sequence[int], peak: int, frame: dict[str, Any]
 ) -> np.ndarray:
-    """Convert an image to a network's input.
+    """Convert an image to a network's input, as `place` does; uint8 (C, H, W)."""
+    return place(image, shape, peak, frame).pixels
+
+
+def place(image: Image.Image, shape: Sequence[int], peak: int, frame: dict[str, Any]) -> Placed:
+    """Convert an image to a network's input, and say from where its parts come.
 
     An image that already has the network's size and background is left as it is. Others are cropped
     to the central square and resized. If the training images have a plain background, the drawing
@@ -38,29 +59,41 @@ def prepare(
         shape: channels (1 or 3), height and width.
         peak: the largest pixel value.
         frame: of the training images, from `striate.data.framing.frame`.
-
-    Returns:
-        uint8 (C, H, W).
     """
     channels, height, width = shape
     image = image.convert("L" if channels == 1 else "RGB")
     background = frame["background"]
     has_size = image.size == (width, height)
+    source, target = (0.0, 0.0, 1.0, 1.0), (0, 0, width, height)
     if background == MIXED:
         fitted = image if has_size else fit(image, (width, height))
+        source = source if has_size else _kept_by_fit(image.size, (width, height))
         values = np.asarray(fitted, np.float32) / 255
     else:
         values = np.asarray(image, np.float32) / 255
         ground = float(np.median(border(values)))
         if not (has_size and (ground <= PLAIN if background == DARK else ground >= 1 - PLAIN)):
-            values = _extract_drawing(image, (height, width), frame["extent"])
+            values, source, target = _extract_drawing(image, (height, width), frame["extent"])
             values = values if background == DARK else 1 - values
     pixels = np.rint(values * peak).astype(np.uint8)
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+    return Placed(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1), source, target)
 
 
-def _extract_drawing(image: Image.Image, size: tuple[int, int], extent: float) -> np.ndarray:
-    """Centre the ink on a plain background in an array of shape `size`, from 0 to 1."""
+def _kept_by_fit(size: tuple[int, int], wanted: tuple[int, int]) -> Box:
+    """What `fit` keeps: the central part of the wanted proportions."""
+    scale = min(size[0] / wanted[0], size[1] / wanted[1])
+    width, height = (scale * length / whole for length, whole in zip(wanted, size, strict=True))
+    return (1 - width) / 2, (1 - height) / 2, width, height
+
+
+def _extract_drawing(
+    image: Image.Image, size: tuple[int, int], extent: float
+) -> tuple[np.ndarray, Box, tuple[int, int, int, int]]:
+    """Centre the ink on a plain background in an array of shape `size`, from 0 to 1.
+
+    Returns:
+        The array; and where the ink was in the image, and is in the array, as `Placed` has it.
+    """
     side = max(size)
     small = image.copy()
     small.thumbnail((WORKING_SIDE * side,) * 2, Image.Resampling.BOX)
@@ -73,7 +106,7 @@ def _extract_drawing(image: Image.Image, size: tuple[int, int], extent: float) -
     strongest = float(ink.max())
     target = np.zeros(size, np.float32)
     if strongest < max(FAINTEST, 1.5 * noise):
-        return target
+        return target, (0.0, 0.0, 1.0, 1.0), (0, 0, size[1], size[0])
     ink = ((ink - noise) / (strongest - noise)).clip(0, 1)
     rows, columns = (np.flatnonzero((ink > INK).any(axis=axis)) for axis in (1, 0))
     left, top, right, bottom = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
@@ -88,7 +121,11 @@ def _extract_drawing(image: Image.Image, size: tuple[int, int], extent: float) -
     shrunk = shrunk / max(float(shrunk.max()), FAINTEST)
     y, x = (_offset(shrunk.sum(axis=1 - axis), size[axis]) for axis in (0, 1))
     target[y : y + inside[1], x : x + inside[0]] = shrunk
-    return target
+    source = (
+        float(left / small.width), float(top / small.height),
+        float((right - left) / small.width), float((bottom - top) / small.height),
+    )  # fmt: skip
+    return target, source, (x, y, *inside)
 
 
 def _fit_paper(values: np.ndarray) -> np.ndarray:

@@ -10,11 +10,13 @@ import base64
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -24,14 +26,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from striate.datasets import image_reading
 from striate.datasets.image_reading import ImageReadError
 from striate.errors import UserError
 from striate.models import checkpoint, model_json
+from striate.models.checkpoint import Checkpoint
 from striate.reporting import html, numbers
-from striate.serving import inference, preprocess, registry, sources
+from striate.serving import inference, inside, preprocess, registry, sources
 from striate.tracking import mlflow_store
 
 HOST = "127.0.0.1"
@@ -52,12 +56,17 @@ class Champion(NamedTuple):
     Attributes:
         version: in MLflow's registry.
         accuracy: on the test set.
-        description: of its checkpoint, as in models/model.json.
+        trained: its checkpoint, on the CPU, for the view inside.
     """
 
     version: str
     accuracy: float
-    description: dict[str, Any]
+    trained: Checkpoint
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Of its checkpoint, as in models/model.json."""
+        return self.trained.description
 
 
 def find_champion() -> Champion:
@@ -72,8 +81,9 @@ def find_champion() -> Champion:
         raise UserError("there is no champion yet; `striate promote workspace` makes one")
     with tempfile.TemporaryDirectory() as scratch:
         folder = sources.find(f"models:/{registry.NAME}/{found.version}", Path(scratch, "found"))
-        description = checkpoint.load(folder, torch.device("cpu")).description
-    return Champion(str(found.version), float(found.tags[registry.ACCURACY]), description)
+        trained = checkpoint.load(folder, torch.device("cpu"))
+    trained.model.eval()
+    return Champion(str(found.version), float(found.tags[registry.ACCURACY]), trained)
 
 
 def predict(champion: Champion, content: bytes, scoring_url: str) -> dict[str, Any]:
@@ -103,13 +113,43 @@ def predict(champion: Champion, content: bytes, scoring_url: str) -> dict[str, A
     )
     with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as response:  # noqa: S310
         logits = torch.tensor(json.load(response)["predictions"])
+    return _answer(champion, logits, pixels)
+
+
+def look_inside(champion: Champion, content: bytes) -> dict[str, Any]:
+    """Classify an image in this process, and say what happens inside the network.
+
+    Args:
+        champion: that predicts.
+        content: of an image file.
+
+    Returns:
+        What `predict` gives and what `inside.look` gives; and `source` and `target`, of
+        `preprocess.Placed`.
+
+    Raises:
+        ImageReadError: the content is not an image.
+    """
+    description = champion.description
+    image = image_reading.read(io.BytesIO(content), "the image")
+    placed = preprocess.place(
+        image, description["shape"], description["normalization"]["peak"], description["frame"]
+    )
+    logits, found = inside.look(champion.trained, placed.pixels)
+    where = {"source": placed.source, "target": placed.target}
+    return _answer(champion, logits, placed.pixels) | found | where
+
+
+def _answer(champion: Champion, logits: torch.Tensor, pixels: np.ndarray) -> dict[str, Any]:
+    """What `predict` returns."""
+    description = champion.description
     (prediction,) = inference.calibrated(logits, description["confidence"])
     ranked = sorted(
         zip(prediction.probabilities, description["classes"], strict=True),
         key=lambda pair: -pair[0],
     )
     buffer = io.BytesIO()
-    inference.view(pixels, peak).save(buffer, "png")
+    inference.view(pixels, description["normalization"]["peak"]).save(buffer, "png")
     return {
         "classes": [{"name": name, "probability": probability} for probability, name in ranked],
         "unlike": prediction.out_of_distribution,
@@ -129,6 +169,7 @@ def page(champion: Champion) -> str:
         accuracy=numbers.percent(champion.accuracy),
         calibrated=description["confidence"] is not None,
         false_alarms=numbers.percent(model_json.FALSE_ALARMS, 0),
+        filtered=sorted(inside.filters(champion.trained)),
     )
 
 
@@ -146,6 +187,8 @@ class Server(ThreadingHTTPServer):
         self.champion = champion
         self.scoring_url = f"http://{HOST}:{scoring_port}"
         self.page = page(champion).encode()
+        self.filters = inside.filters(champion.trained)
+        self.looking = threading.Lock()  # hooks and gradients of one network, one image at a time
         super().__init__((HOST, port), Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -155,24 +198,32 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers one request: `GET /` or `POST /predict` with an image file as its body."""
+    """Answers one request: `GET /`, `GET /filter/LAYER/CHANNEL`, or an image file to a `POST`."""
 
     server: Server
 
     def do_GET(self) -> None:
-        """Send the page."""
+        """Send the page, or the filter of a channel."""
         if not self._is_same_origin():
             return
-        if self.path != "/":
-            self._refuse(404, "not found")
+        if self.path == "/":
+            self._send(200, "text/html; charset=utf-8", self.server.page)
             return
-        self._send(200, "text/html; charset=utf-8", self.server.page)
+        match = re.fullmatch(r"/filter/(\w+)/(\d{1,6})", self.path)
+        try:
+            if match is None:
+                raise KeyError(self.path)
+            found = inside.filter_png(self.server.filters, match[1], int(match[2]))
+        except (KeyError, IndexError):
+            self._refuse(404, "not found")
+        else:
+            self._send(200, "application/json", json.dumps(found).encode())
 
     def do_POST(self) -> None:
-        """Classify the image in the body."""
+        """Classify the image in the body; with `/inside`, say what happens in the network, too."""
         if not self._is_same_origin():
             return
-        if self.path != "/predict":
+        if self.path not in ("/predict", "/inside"):
             self._refuse(404, "not found")
             return
         length = self.headers.get("Content-Length", "")
@@ -184,7 +235,11 @@ class Handler(BaseHTTPRequestHandler):
             return
         try:
             content = self.rfile.read(int(length))
-            answer = predict(self.server.champion, content, self.server.scoring_url)
+            if self.path == "/inside":
+                with self.server.looking:
+                    answer = look_inside(self.server.champion, content)
+            else:
+                answer = predict(self.server.champion, content, self.server.scoring_url)
         except ImageReadError as error:
             self._refuse(400, str(error))
         except (OSError, ValueError, KeyError):

@@ -110,10 +110,12 @@ class Found(NamedTuple):
 
 
 def validation_split(params: dict[str, Any]) -> dict[str, Any]:
-    """What decides which of the training images are held out: a seed, and how many."""
+    """What decides which of the training images are held out: a seed, and how many or which."""
     own = meant(params, "data.split_seed")
     seed = params.get("seed") if own == "auto" else own
-    return {"seed": seed, "data.val_size": params.get("data.val_size")}
+    fold = meant(params, "data.fold")
+    size = params.get("data.val_size") if fold == "none" else None
+    return {"seed": seed, "data.val_size": size, "data.fold": fold}
 
 
 def training_params(params: dict[str, Any]) -> dict[str, Any]:

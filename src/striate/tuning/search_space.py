@@ -24,7 +24,7 @@ DIGITS = 4  # significant digits of a sampled float
 # These decide which images score a trial, and must be equal for all trials.
 SCORED_BY = (
     "seed", "data.name", "data.path", "data.size", "data.test_size", "data.val_size",
-    "data.split_seed",
+    "data.split_seed", "data.fold", "data.leave_out",
 )  # fmt: skip
 
 
@@ -116,7 +116,9 @@ def _check_drawn(base: Params, drawn: dict[str, Any], path: Path) -> None:
         if known is not None:
             shape, count = known.shape, known.counts[0]
             validation.check(settings, shape, len(known.classes), count)
-            held_out = float(splits.validation_count(settings.data.val_size, count))
+            held_out = float(
+                splits.validation_count(settings.data.val_size, settings.data.fold, count)
+            )
         else:
             held_out = settings.data.val_size  # the number of images is not known
     except UserError as error:

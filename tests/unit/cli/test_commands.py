@@ -34,7 +34,7 @@ def test_the_overview_lists_each_command_once_in_its_group(monkeypatch, capsys):
             listed.append(name)
     assert groups == {
         "Run experiments": ["recipe", "fetch", "repeat", "tune"],
-        "Measure networks and recipes": ["ladder", "ablate"],
+        "Measure networks and recipes": ["ladder", "ablate", "doubts"],
         "Compare results": ["summary", "experiments", "compare", "pareto", "gate", "ui"],
         "Use a network": ["predict", "export", "promote", "serve"],
         "Share results": ["share", "sync", "verify"],
@@ -184,7 +184,7 @@ def complete(tmp_path_factory):
         ("striate s", {"serve", "share", "summary", "sync"}),
         (
             "striate predict x --",
-            {"--help", "--checkpoint", "--top", "--json", "--show", "--device"},
+            {"--help", "--checkpoint", "--top", "--json", "--show", "--why", "--device"},
         ),
         ("striate serve --device ", {"auto", "cpu", "cuda", "mps"}),
         ("striate export --format ", {"onnx", "pt2", "safetensors"}),

@@ -57,6 +57,42 @@ def test_classes_are_the_folders_and_a_part_of_each_is_kept_for_the_test(place):
     assert (again.test.images == found.test.images).all()
 
 
+def test_images_that_are_left_out_are_not_trained_on_and_the_test_set_stays(place):
+    whole = image_folder.read(place, 0, 0.2)
+    assert len(whole.files["train"]) == len(whole.train.labels) == 16
+    some = image_folder.read(place, 0, 0.2, whole.files["train"][3:5])
+    assert some.files["train"] == whole.files["train"][:3] + whole.files["train"][5:]
+    kept = np.delete(np.arange(16), [3, 4])
+    assert (some.train.images == whole.train.images[kept]).all()
+    assert (some.test.images == whole.test.images).all()
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["train/grass/99.png"], "names 1 files that are no training images of .*: train/grass/99"),
+        ([f"train/brick/{n:02d}.png" for n in range(10)], "names 2 files that are no training"),
+    ],
+)
+def test_a_list_of_other_files_is_refused(place, names, said):
+    with pytest.raises(DataError, match=said):
+        image_folder.read(place, 0, 0.2, names)
+
+
+def test_a_class_is_not_left_out_whole(place):
+    fill(place / "test", COLOURS, count=3, seed=1)
+    names = [f"train/brick/{number:02d}.png" for number in range(10)]
+    with pytest.raises(DataError, match=r"data\.leave_out leaves no training image of brick"):
+        image_folder.read(place, 0, 0.2, names)
+
+
+def test_a_list_is_read_line_by_line(tmp_path):
+    (tmp_path / "list.txt").write_text("a b.png\n\nc.png\r\n")
+    assert image_folder.read_list(tmp_path / "list.txt") == ["a b.png", "c.png"]
+    with pytest.raises(DataError, match=r"data\.leave_out is .*gone\.txt, which cannot be read"):
+        image_folder.read_list(tmp_path / "gone.txt")
+
+
 def test_a_folder_test_is_taken_as_it_is(place):
     fill(place / "test", COLOURS, count=3, seed=1)
     found = image_folder.read(place, 0, 0.2)

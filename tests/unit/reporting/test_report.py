@@ -46,7 +46,7 @@ def test_it_needs_nothing_but_itself(text):
 def test_every_part_that_is_named_at_its_head_is_there(text):
     page = Page(text)
     named = [address[1:] for address in page.addresses if address.startswith("#")]
-    assert len(named) == 12
+    assert len(named) == 13
     assert named == page.ids
 
 
@@ -127,8 +127,40 @@ def test_a_mistake_is_framed_and_named(results):
     first = int(np.flatnonzero(guesses != labels)[0])
     assert tiles[first].caption == f"{CLASSES[guesses[first]]}, not {CLASSES[labels[first]]}"
     where, sure = scores.surest_mistakes(logits, labels)
-    surest = galleries.mistakes(images, labels, logits, CLASSES)[0].caption
-    assert surest == f"{CLASSES[guesses[where[0]]]} {sure[0]:.1%}, is {CLASSES[labels[where[0]]]}"
+    surest = galleries.mistakes(results)
+    assert [tile.caption for tile in surest[:2]] == [
+        f"{CLASSES[guesses[index]]} {share:.1%}, is {CLASSES[labels[index]]}"
+        for index, share in zip(where[:2], sure[:2], strict=True)
+    ]
+    similar = results.mistakes.neighbours[0]
+    assert [one.caption for one in surest[0].similar] == [CLASSES[labels[k]] for k in similar]
+    assert surest[0].similar[0].source == html.tile(results.images[similar[0]], "").source
+
+
+def test_a_heat_map_is_red_for_and_blue_against_the_class():
+    pixels = np.full((1, 2, 2), 0.5, np.float32)
+    found = html.heat(pixels, np.array([[2.0, -2.0], [0.0, 1.0]]))
+    assert np.rint(255 * found[:, 0, 0]).tolist() == list(html.FOR)
+    assert np.rint(255 * found[:, 0, 1]).tolist() == list(html.AGAINST)
+    assert found[:, 1, 0].tolist() == [0.5] * 3
+    assert (html.heat(pixels, np.zeros((2, 2))) == 0.5).all()
+
+
+def test_the_page_shows_what_speaks_for_mistakes_and_corruptions(results, drawings):
+    page = report.page(results, drawings)
+    assert page.count('class="explained"') == 1
+    assert page.count("training image, cat") > 0
+    assert "<code>evaluate.shifted</code> is 0" in page
+    names = ["noise", "blur", "rain"]
+    shifted = {name: [0.9, 0.5] for name in names}
+    examples = np.zeros((3, 2, 3, 8, 8), np.float32)
+    scored = dataclasses.replace(results, shifted=shifted, shifted_examples=examples)
+    entry = next(one for one in registry.registered() if one.name == "shifted_images")
+    (drawn,) = registry.drawings(entry, scored)
+    texts = [text.get_text() for text in entry.draw(scored).axes[0].texts]
+    assert [text for text in texts if text in names] == names
+    assert texts.count("90.0%") == texts.count("50.0%") == 3
+    assert "is 0</p>" not in report.page(scored, [*drawings, drawn])
 
 
 def test_a_metric_that_older_results_lack_is_a_dash():

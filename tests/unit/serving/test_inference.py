@@ -16,7 +16,9 @@ from clones import without_waits
 from PIL import Image
 
 from striate.datasets.image_reading import ImageReadError
+from striate.evaluation import heat_maps
 from striate.models import calibration, devices, prediction
+from striate.reporting import html
 from striate.serving import inference
 
 
@@ -147,6 +149,26 @@ def test_show_writes_what_the_network_sees(place, monkeypatch, capsys):
             assert (np.asarray(small) == pixels[number, 0]).all()
 
 
+def test_why_writes_what_spoke_for_the_answer_beside_the_image(place, monkeypatch, capsys):
+    trained = make_network(place / "models")
+    pixels = write_pictures(place / "in", 1)
+    predict(monkeypatch, capsys, "in", "--why", "reasons")
+    inputs = trained.normalization(torch.from_numpy(pixels[:1]))
+    with torch.no_grad():
+        guess = trained.model(inputs).argmax(1)
+    evidence = heat_maps.heat_maps(trained.model, inputs, guess)[0].numpy()
+    with Image.open(place / "reasons/in/0000.png.png") as shown:
+        side = shown.height
+        assert shown.width == 2 * side + inference.GAP
+        left = shown.crop((0, 0, side, side)).resize((8, 8), Image.Resampling.NEAREST)
+        right = shown.crop((side + inference.GAP, 0, shown.width, side))
+        right = np.asarray(right.resize((8, 8), Image.Resampling.NEAREST), int)
+    assert (np.asarray(left)[..., 0] == pixels[0, 0]).all()
+    place_of_most = np.unravel_index(np.abs(evidence).argmax(), evidence.shape)
+    colour = html.FOR if evidence[place_of_most] > 0 else html.AGAINST
+    assert right[place_of_most].tolist() == list(colour)
+
+
 def test_views_of_files_of_the_same_name_do_not_overwrite_each_other():
     places = {
         inference.view_path(Path(file), Path("seen"))
@@ -161,7 +183,8 @@ def test_views_of_files_of_the_same_name_do_not_overwrite_each_other():
     ("arguments", "said"),
     [
         ([""], "a file name is empty"),
-        (["in", "--show", "models/model.json"], "models/model.json: File exists"),
+        (["in", "--show", "models/model.json"], "models/model.json is not a folder"),
+        (["in", "--show", "seen", "--why", "./seen"], "--show and --why are both seen; name two"),
         (["empty"], "empty contains no image files"),
         (["in", "--top", "0"], "--top: 0 is not from 1 to "),
         (["in", "--checkpoint", "models:/x"], "models:/x is not a registered model"),

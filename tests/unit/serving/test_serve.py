@@ -1,5 +1,6 @@
 """The page on which the champion is asked, without its scoring server."""
 
+import base64
 import http.client
 import io
 import json
@@ -17,14 +18,24 @@ from checkpoints import describe
 from PIL import Image
 
 from striate.errors import UserError
-from striate.serving import web
+from striate.models import checkpoint
+from striate.models.checkpoint import Checkpoint
+from striate.models.normalization import Normalization
+from striate.serving import preprocess, web
 
 
 @pytest.fixture(scope="module")
 def champion():
     description = describe() | {"classes": ["a", "b", "</script>"]}
     confidence = {"temperature": 2.0, "energy": 0.0}
-    return web.Champion("7", 0.5, description | {"confidence": confidence})
+    return web.Champion("7", 0.5, untrained(description | {"confidence": confidence}))
+
+
+def untrained(description):
+    """A checkpoint with random weights."""
+    model = checkpoint.build(description).eval()
+    normalization = Normalization(**description["normalization"])
+    return Checkpoint(model, normalization, description["classes"], description)
 
 
 class Scoring(BaseHTTPRequestHandler):
@@ -99,6 +110,60 @@ def test_a_picture_is_brought_to_what_the_network_takes_and_answered(site):
     assert answer["seen"].startswith("data:image/png;base64,")
 
 
+def test_inside_are_the_maps_of_each_layer_and_the_evidence(site, champion):
+    status, _, content = ask(site, "POST", "/inside", drawn())
+    assert status == 200
+    found = json.loads(content)
+    assert [(layer["name"], layer["channels"]) for layer in found["layers"]] == [
+        ("layer1", 4), ("layer2", 8),
+    ]  # fmt: skip
+    (left, top, wide, high), target = found["source"], found["target"]
+    assert (left, top) == pytest.approx((130 / 280, 60 / 280), abs=0.02)
+    assert (wide, high) == pytest.approx((30 / 280, 160 / 280), abs=0.04)
+    assert target[3] == 6  # the extent of the training images is 0.75 of 8
+    pixels = preprocess.prepare(
+        Image.open(io.BytesIO(drawn())), (1, 8, 8), 255, champion.description["frame"]
+    )
+    inputs = champion.trained.normalization(torch.from_numpy(pixels)[None])
+    with torch.no_grad():
+        maps = champion.trained.model.layers()["layer1"](inputs)[0].numpy()
+    shown = tiles(found["layers"][0]["maps"], found["layers"][0]["columns"])
+    expected = (maps - min(0, maps.min())) / (maps.max() - min(0, maps.min()))
+    assert shown == pytest.approx(expected, abs=0.01)
+    heat = np.asarray(opened(found["heat"]))
+    assert heat.shape == (8, 8, 4)
+    assert heat[..., 3].max() > 200
+    # The same answer as that of the scoring server's network, which is this one.
+    shares = torch.softmax(champion.trained.model(inputs) / 2, 1)[0].tolist()
+    by_name = {row["name"]: row["probability"] for row in found["classes"]}
+    assert [by_name[name] for name in champion.trained.classes] == pytest.approx(shares)
+
+
+def opened(address):
+    return Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
+
+
+def tiles(address, columns):
+    """The tiles of a picture of four, from 0 to 1, without the clear gaps between them."""
+    pixels = np.asarray(opened(address), float) / 255
+    rows = [np.hsplit(row, columns) for row in np.vsplit(pixels, 4 // columns)]
+    cells = np.array([cell for row in rows for cell in row])
+    gap = cells[..., 1] == 0
+    assert gap[:, -1].all()
+    assert gap[:, :, -1].all()
+    assert not gap[:, :-1, :-1].any()
+    return cells[:, :-1, :-1, 0]
+
+
+def test_a_filter_is_shown_for_each_input_channel(site, champion):
+    status, _, content = ask(site, "GET", "/filter/layer2/5")
+    found = json.loads(content)
+    assert (status, found["inputs"], found["shown"]) == (200, 4, 4)
+    kernel = champion.trained.model.layers()["layer2"][0].weight[5].detach().numpy()
+    shown = tiles(found["png"], found["columns"])
+    assert shown == pytest.approx(0.5 + kernel / (2 * np.abs(kernel).max()), abs=0.01)
+
+
 def test_the_page_may_load_nothing_from_elsewhere_and_shows_names_as_text(site):
     status, headers, content = ask(site, "GET", "/")
     assert status == 200
@@ -113,7 +178,11 @@ def test_the_page_may_load_nothing_from_elsewhere_and_shows_names_as_text(site):
     ("method", "path", "body", "headers", "status", "said"),
     [
         ("GET", "/etc/passwd", None, {}, 404, "not found"),
+        ("GET", "/filter/layer9/0", None, {}, 404, "not found"),
+        ("GET", "/filter/layer1/4", None, {}, 404, "not found"),
+        ("GET", "/filter/layer1/-1", None, {}, 404, "not found"),
         ("POST", "/", b"x", {}, 404, "not found"),
+        ("POST", "/inside", b"no image", {}, 400, "the image cannot be read"),
         ("POST", "/predict", b"no image", {}, 400, "the image cannot be read"),
         ("POST", "/predict", b"", {}, 400, "the image cannot be read"),
         ("POST", "/predict", None, {"Content-Length": "99999999999"}, 413, "20 MB at most"),
@@ -174,7 +243,7 @@ def test_a_port_that_is_taken_is_one_line(site, champion):
 
 
 def test_a_network_that_is_not_calibrated_says_so(champion):
-    plain = champion._replace(description=champion.description | {"confidence": None})
+    plain = champion._replace(trained=untrained(champion.description | {"confidence": None}))
     assert "percentages are not calibrated" in web.page(plain)
     assert "percentages are not calibrated" not in web.page(champion)
 

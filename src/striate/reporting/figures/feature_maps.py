@@ -1,6 +1,7 @@
-"""An image and the feature maps of each layer."""
+"""An image and its feature maps."""
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -34,14 +35,19 @@ COLUMNS, CHANNEL, GAP = 16, 96, 4  # channels a row; pixels of a channel, and be
 @figure(
     "feature_maps",
     section="features",
-    alt="Feature maps of one image",
-    caption="The first test image, and below it the feature maps of each layer.",
+    alt="Feature maps of one image in the first layer",
+    caption="The first test image, and below it what each channel of the first layer gives for it."
+    " striate serve shows all layers live.",
     chart=False,
 )
 def draw(results: Results) -> Figure:
-    """The feature maps of the first test image."""
+    """The feature maps of the first test image.
+
+    Those of the first layer alone: of deeper ones, few readers recognise anything.
+    """
     name = results.classes[results.labels[0]]
-    return feature_maps(results.images[0], results.feature_maps, name)
+    first = dict(islice(results.feature_maps.items(), 1))
+    return feature_maps(results.images[0], first, name)
 
 
 def feature_maps(image: ArrayLike, maps: Mapping[str, ArrayLike], class_name: str) -> Figure:

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 
+from striate.evaluation.predictions import SHOWN_MISTAKES
 from striate.evaluation.scores import surest_mistakes
 from striate.reporting.figures.grid import (
     check_labelled,
@@ -19,7 +20,7 @@ from striate.reporting.figures.grid import (
 from striate.reporting.figures.registry import figure
 from striate.reporting.figures.style import MISTAKE
 from striate.reporting.numbers import plural
-from striate.reporting.results import MISTAKES, Results
+from striate.reporting.results import Results
 
 
 # The page has galleries of both instead.
@@ -36,7 +37,7 @@ def draw_predictions(results: Results) -> Figure:
 def draw_mistakes(results: Results) -> Figure:
     """The most confident mistakes of an experiment."""
     return confident_mistakes(
-        results.images, results.labels, results.logits, results.classes, MISTAKES
+        results.images, results.labels, results.logits, results.classes, SHOWN_MISTAKES
     )
 
 

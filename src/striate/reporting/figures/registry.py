@@ -35,6 +35,7 @@ SECTIONS = {
     "classes": "Classes",
     "calibration": "Calibration",
     "mistakes": "Mistakes",
+    "shifted": "Shifted images",
     "features": "Feature maps",
     "filters": "Filters",
     "params": "Params",
