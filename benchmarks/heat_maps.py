@@ -80,6 +80,34 @@ def occlusion(model, images, classes):
     return found / seen.clamp(min=1)
 
 
+@torch.no_grad()
+def probabilities_by_share(model, images, classes, maps, steps):
+    """How the classes' mean probability changes as pixels go or come by their map.
+
+    Deletion and insertion curves: V. Petsiuk, A. Das and K. Saenko, "RISE", arXiv:1806.07421.
+
+    Args:
+        model: in evaluation mode, on the device of the images.
+        images: normalised, float32 (N, C, H, W).
+        classes: one for each image, int64 (N,).
+        maps: (N, H, W); the pixels with the highest values are the first.
+        steps: the shares of the pixels are 0, 1/steps, 2/steps, …, 1.
+
+    Returns:
+        Both (steps + 1,): with those pixels blurred, and with all others blurred.
+    """
+    background, pixels = heat_maps.blurred(images), maps[0].numel()
+    rank = maps.flatten(1).argsort(1, descending=True).argsort(1).view_as(maps)[:, None]
+    curves = ([], [])
+    for step in range(steps + 1):
+        first = rank < pixels * step / steps
+        views = torch.where(first, background, images), torch.where(first, images, background)
+        for curve, view in zip(curves, views, strict=True):
+            found = model(view).softmax(1).gather(1, classes[:, None])
+            curve.append(found.mean())
+    return torch.stack(curves[0]), torch.stack(curves[1])
+
+
 METHODS = {
     "random pixels": random_pixels, "gradient × input": gradient, "LayerCAM": layer_cam,
     "occlusion": occlusion, "Striate": heat_maps.heat_maps,
@@ -94,7 +122,7 @@ def compared(name, model, images, classes):
         seconds = time.perf_counter() - begin
         if maps is None:
             continue
-        curves = heat_maps.probabilities_by_share(model, images, classes, maps, STEPS)
+        curves = probabilities_by_share(model, images, classes, maps, STEPS)
         areas = [f"{curve.mean():.3f}" for curve in curves]
         yield [name, method, *areas, f"{1000 * seconds / len(images):.1f}"]
 

@@ -24,7 +24,7 @@ from sklearn.datasets import load_digits
 from transfer import trained
 
 from striate.data import arrays, tensors
-from striate.datasets import image_folder
+from striate.datasets import image_folder, layouts
 from striate.models import devices, prediction, registry, timm_network
 
 NETWORKS = ("test_resnet", "test_vit", "mobilenetv3_small_050")
@@ -52,7 +52,8 @@ def write_folder(folder, digits, counts):
 def stored(folder, digits, counts):
     """The manifest, the training set and the test set of such a folder, as the stages see them."""
     write_folder(folder / "images", digits, counts)
-    arrays.write(image_folder.read(folder / "images", 0, 0.2), folder / "data")
+    layout, look = layouts.find(folder / "images"), image_folder.Look(None, "crop")
+    image_folder.store(layout, look, image_folder.shape_of(layout, look), folder / "data")
     parts = (tensors.load_split(folder / "data", part, CPU) for part in ("train", "test"))
     return arrays.load_manifest(folder / "data"), *parts
 

@@ -1,15 +1,18 @@
 """Download: write the data set `data.name`, or your own images, to data/."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from striate.config import params, validation
 from striate.data import arrays
-from striate.data.arrays import LoadedDataset
-from striate.datasets import fetch, image_folder, image_reading
+from striate.data.lists import read_list
+from striate.datasets import fetch, image_folder, image_reading, layouts
 from striate.datasets.registry import DATASETS
 from striate.pipeline.stage import stage
 
+DATA = Path("data")
+PARTS = {"train": "training", "val": "validation", "test": "test"}
 MAX_LISTED = 5  # pairs of files
 
 
@@ -18,14 +21,15 @@ def main() -> None:
     settings = params.load()
     name = settings.data.name
     if name == image_folder.NAME:
-        loaded = load_folder(settings)
+        counts = store_folder(settings)
     else:
         dataset = DATASETS[name]
         validation.check(settings, dataset.shape, len(dataset.classes), dataset.counts[0])
         loaded = fetch.fetch(dataset, mirror())
-    arrays.write(loaded, Path("data"))
-    train, test = len(loaded.train.labels), len(loaded.test.labels)
-    print(f"{name}: {train:,} training and {test:,} test images in data/")
+        arrays.write(loaded, DATA)
+        counts = {"train": len(loaded.train.labels), "test": len(loaded.test.labels)}
+    said = [f"{counts[part]:,} {called}" for part, called in PARTS.items() if part in counts]
+    print(f"{name}: {', '.join(said[:-1])} and {said[-1]} images in data/")
 
 
 def mirror() -> str | None:
@@ -37,22 +41,30 @@ def mirror() -> str | None:
     return value
 
 
-def load_folder(settings: params.Params) -> LoadedDataset:
-    """Read your own images; report skipped files, duplicates and conflicting labels."""
+def store_folder(settings: params.Params) -> dict[str, int]:
+    """Store your own images; report skipped files, duplicates and conflicting labels."""
     data = settings.data
-    is_whole = data.leave_out == params.OLDER["data.leave_out"]
-    leave_out = [] if is_whole else image_folder.read_list(Path(data.leave_out))
-    loaded = image_folder.read(Path(data.path), data.size, data.test_size, leave_out)
-    shape, count = loaded.train.images.shape[1:], len(loaded.train.labels)
-    validation.check(settings, shape, len(loaded.classes), count)
-    if loaded.skipped:
-        print(f"note: {image_reading.describe_skipped(loaded.skipped)}")
-    warn_of_pairs("test images are identical to training images", loaded.duplicates)
-    warn_of_pairs("images are identical but in two classes", loaded.conflicts)
-    return loaded
+    leave_out = [] if data.leave_out == params.NO_LIST else read_list(Path(data.leave_out))
+    look = image_folder.Look(data.stored_size, data.resize)
+    with layouts.opened(Path(data.path), DATA) as found:
+        layout = image_folder.divided(found, data.test_size, leave_out)
+        shape = image_folder.shape_of(layout, look)
+        validation.check(
+            settings,
+            shape,
+            len(layout.classes),
+            len(layout.labels["train"]),
+            given=len(layout.labels.get("val", ())),
+        )
+        report = image_folder.store(layout, look, shape, DATA)
+    if layout.skipped:
+        print(f"note: {image_reading.describe_skipped(layout.skipped)}")
+    warn_of_pairs("images held out are identical to training images", report.duplicates)
+    warn_of_pairs("images are identical but in two classes", report.conflicts)
+    return report.counts
 
 
-def warn_of_pairs(what: str, pairs: tuple[tuple[str, str], ...]) -> None:
+def warn_of_pairs(what: str, pairs: Sequence[tuple[str, str]]) -> None:
     """Print a warning with the first pairs of files that have the same pixels."""
     if pairs:
         print(f"warning: {len(pairs):,} {what}:")

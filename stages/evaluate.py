@@ -68,15 +68,20 @@ def inspect(
 ) -> None:
     """Write what is inside the network, and what its worst mistakes come from."""
     from striate.data import arrays
-    from striate.evaluation import inspection, mistakes, predictions
+    from striate.evaluation import inspection, mistakes, neighbours, predictions
+    from striate.models import devices
 
-    def train_batches() -> Iterator["Tensor"]:
+    def train_batches() -> Iterator[tuple["Tensor", "Tensor"]]:
         from torch import from_numpy
 
         images, _ = arrays.map_split(DATA, "train")
-        for start in range(0, len(images), settings.evaluate.batch_size):
-            yield from_numpy(images[start : start + settings.evaluate.batch_size].copy()).to(device)
+        compared = neighbours.compared(len(images))
+        for start in range(0, len(compared), settings.evaluate.batch_size):
+            part = compared[start : start + settings.evaluate.batch_size]
+            yield from_numpy(part), from_numpy(images[part]).to(device)
 
+    # A network may have trained on what has no deterministic gradient.
+    devices.set_deterministic(settings.training.deterministic is not False)
     shown = trained.normalization(test.images[: inspection.ATTENDED])
     predictions.write_network(inspection.inspect(trained.model, shown), PREDICTIONS)
     wrong = mistakes.inspect(

@@ -63,7 +63,7 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
     manifest = arrays.load_manifest(DATA)
     validation.check(
         settings, manifest["shape"], len(manifest["classes"]), manifest["train"]["count"],
-        group.size,
+        group.size, manifest.get("val", {"count": 0})["count"],
     )  # fmt: skip
     splits.check_per_class(settings.data, manifest)
     normalization = pick_normalization(manifest, settings.data.normalize)
@@ -99,11 +99,13 @@ def load_data(
     Returns:
         The training set, the validation set, images for the whitening, and where images lie.
     """
-    from striate.data import tensors
+    from striate.data import arrays, tensors
     from striate.models import devices, registry
     from striate.training import lazy_images, memory
 
     images = lazy_images.load(DATA, "train", device)
+    has_own = "val" in arrays.load_manifest(DATA)
+    given = lazy_images.load(DATA, "val", device) if has_own else None
     # All processes measure the free memory before any of them takes it.
     residency = group.all_gather(
         memory.pick_residency(
@@ -113,7 +115,7 @@ def load_data(
     )[group.rank]  # fmt: skip
     train_set, val_set = tensors.train_val_split(
         images, settings.data.val_size, settings.split_seed, settings.data.per_class,
-        settings.data.fold,
+        settings.data.fold, given,
     )  # fmt: skip
     precision = devices.pick_precision(settings.training.precision, device)
     return (

@@ -30,8 +30,10 @@ def read_results(settings: params.Params) -> "Results":
     train_pixels, train_labels = arrays.map_split(DATA, "train")
     pixels, labels = arrays.map_split(DATA, "test")
     inside = predictions.read_network(PREDICTIONS)
-    mistakes = predictions.read_mistakes(PREDICTIONS, len(labels), len(train_labels))
-    shifted, examples = predictions.read_shifted(PREDICTIONS)
+    mistakes = predictions.read_mistakes(
+        PREDICTIONS, (len(labels), *pixels.shape[2:]), len(train_labels)
+    )
+    shifted, examples = predictions.read_shifted(PREDICTIONS, pixels.shape[1:])
     samples = spread(train_labels, SAMPLES)
     flat = params.flatten(settings.model_dump())
     train, test = (

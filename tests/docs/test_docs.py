@@ -32,7 +32,7 @@ def test_the_page_of_params_says_which_stages_read_them():
     assert said == {
         "seed": "Read by train and visualize.",
         "data": "Read by train and visualize; download reads only `data.name`, `data.path`,"
-        " `data.size`, `data.test_size` and `data.leave_out`.",
+        " `data.size`, `data.resize`, `data.test_size` and `data.leave_out`.",
         "training": "Read by train and visualize; evaluate reads only `training.device`,"
         " `training.deterministic` and `training.precision`.",
         "evaluate": "Read by evaluate and visualize.",

@@ -70,6 +70,7 @@ ELSEWHERE = {
     "git pull && ": "tests/integration/test_team.py",
     "make ui": "tests/integration/test_browser.py",
     "make serve": "tests/integration/test_browser.py",
+    "striate data images": "tests/unit/datasets/test_survey.py; it needs images",
     "dvc exp run -S data.name=folder": "tests/unit/datasets/test_folders.py; it needs pictures",
     "MLFLOW_TRACKING_URI=sqlite:///mlflow.db mlflow models serve": "test_agreement.py",
     "dvc exp run -n backbone": "tests/unit/models/test_timm_network.py; it needs the network",

@@ -21,7 +21,7 @@ from stages import STAGES, fail_stage, run_stage, write_params
 
 from striate.config import params, validation
 from striate.data import arrays, splits, tensors
-from striate.datasets import image_folder
+from striate.datasets import image_folder, layouts
 from striate.datasets.registry import DATASETS
 from striate.errors import UserError
 from striate.models import checkpoint, configs, normalization, prediction
@@ -149,7 +149,7 @@ def is_valid(path):
     try:
         loaded = params.load(path)
         if loaded.data.name == "folder":
-            image_folder.read(Path(loaded.data.path), loaded.data.size, loaded.data.test_size)
+            image_folder.divided(layouts.find(Path(loaded.data.path)), loaded.data.test_size)
         entry = DATASETS[loaded.data.name]
         validation.check(loaded, entry.shape, len(entry.classes), entry.counts[0])
     except UserError:
@@ -197,7 +197,8 @@ def range_of(key, schema):
 
 
 DRAWN_LATER = {
-    "split_seed", "fold", "leave_out", "width", "processes", "deterministic", "patch", "accumulate",
+    "size", "split_seed", "fold", "leave_out", "width", "processes", "deterministic", "patch",
+    "accumulate",
 }  # fmt: skip
 
 
@@ -214,6 +215,7 @@ def valid_params(draw):
         }
     values["data"]["split_seed"] = draw(st.just("auto") | st.integers(0, 2**32 - 1))
     values["data"]["fold"] = draw(st.sampled_from(["none", "1/2", "3/5", "100/100"]))
+    values["data"]["size"] = draw(st.sampled_from([0, 8, [8, 8]]))
     values["data"]["leave_out"] = "images/none.txt"
     training = values["training"]
     training["processes"] = draw(st.just("auto") | st.integers(1, 1024))

@@ -184,7 +184,9 @@ def test_the_worst_mistakes_are_looked_into(finished):
     logits, labels = (
         np.load(finished / name) for name in ("predictions/logits.npy", "data/test/labels.npy")
     )
-    found = predictions.read_mistakes(finished / "predictions", len(test), len(train))
+    found = predictions.read_mistakes(
+        finished / "predictions", (len(test), *test.shape[2:]), len(train)
+    )
     expected = scores.surest_mistakes(logits, labels)[0][: predictions.SHOWN_MISTAKES]
     assert found.indices.tolist() == expected.tolist()
     inputs = trained.normalization(test[found.indices])
@@ -192,8 +194,9 @@ def test_the_worst_mistakes_are_looked_into(finished):
     maps = heat_maps.heat_maps(trained.model, inputs, guesses)
     np.testing.assert_allclose(found.evidence, maps.numpy(), rtol=1e-4, atol=1e-5)
     similar = neighbours.nearest(
-        trained.model, test[found.indices], [train], trained.normalization, count=3
-    )
+        trained.model, test[found.indices], [(torch.arange(len(train)), train)],
+        trained.normalization, count=3,
+    )  # fmt: skip
     assert found.neighbours.tolist() == similar.tolist()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +15,12 @@ from striate.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+
     from striate.config.ablation import Change
     from striate.config.params import Params
-    from striate.evaluation.doubts import Unseen
     from striate.pipeline.repeat import Setting
     from striate.pipeline.several import Measured
-    from striate.tracking.records import Record
     from striate.tracking.times import Heard, Timing
 
 PARAM = argument(
@@ -298,59 +299,53 @@ def doubts(
     Example: striate doubts mnist-fast --folds 5
     """
     root = workspace.repository()
-    from striate.evaluation import doubts as analysis
+    from striate.analysis import doubts as analysis
+    from striate.analysis import doubts_page
+    from striate.data import arrays
+    from striate.models.defaults import RANDOM
     from striate.pipeline import folds as pipeline
-    from striate.pipeline import repeat
-    from striate.reporting import doubts as reporting
     from striate.reporting.numbers import plural
 
-    if fixed := {"data.fold", "data.val_size"} & {*repeat.parsed(overrides or [])}:
-        named = ", ".join(sorted(fixed))
-        raise UserError(f"-S cannot change {named}: --folds says what is left out")
     settings = pipeline.settings(root, name, overrides or [], folds)
-    seed = settings[0].checked.seed
+    params = settings[0].checked
     if dry_run:
-        _print_missing(root, settings, [seed])
+        _print_missing(root, settings, [params.seed])
         return
     workspace.output_folder(to)
-    found, _ = _complete(root, settings, [seed], workers)
+    if params.training.init_from != RANDOM.as_posix():
+        workspace.note(
+            f"the networks begin as {params.training.init_from}; if that was trained on these"
+            " images, it has seen what they are to doubt"
+        )
+    found, _ = _complete(root, settings, [params.seed], workers)
     _refuse_failures(found)
-    trained = [one.by_seed[seed] for one in found]
-    said = _read_test(root, trained) if of_test else _classify_held_out(root, trained)
-    split = "test" if of_test else "training"
-    ranked = analysis.doubtful(said.probabilities, said.labels)
-    wrong = analysis.estimated_wrong(said.probabilities, said.labels)
-    written = reporting.write(said, ranked, wrong, split, to)
+    trained = [one.by_seed[params.seed] for one in found]
+    pipeline.check_same_data(trained)
+    split = "test" if of_test else "train"
+    with tempfile.TemporaryDirectory() as scratch:
+        output = "predictions" if of_test else "models"
+        data, outputs = pipeline.fetch(root, trained, split, output, Path(scratch))
+        if of_test:
+            probabilities = analysis.mean_test_probabilities(data, [*outputs.values()])
+        else:
+            probabilities = _classify_held_out(data, outputs, params)
+        labels = arrays.map_split(data, split)[1]
+        ranked = analysis.doubtful(probabilities, labels)
+        wrong = analysis.estimated_wrong(probabilities, labels)
+        left_out = pipeline.left_out(root, params)
+        written = doubts_page.write(doubts_page.read(data, split, left_out), ranked, wrong, to)
+    called = "test" if of_test else "training"
     print(
-        f"\n{len(ranked):,} of {len(said.labels):,} {split} images are classified otherwise than"
+        f"\n{len(ranked):,} of {len(labels):,} {called} images are classified otherwise than"
         f" labelled; confident learning estimates {plural(wrong, 'wrong label')}"
     )
     print(*written, sep="\n")
 
 
-def _read_test(root: Path, trained: Sequence[Record]) -> Unseen:
-    import tempfile
+def _classify_held_out(data: Path, networks: dict[str, Path], params: Params) -> np.ndarray:
+    from striate.serving import held_out
 
-    from striate.evaluation import folds
-    from striate.pipeline import folds as pipeline
-
-    with tempfile.TemporaryDirectory() as scratch:
-        data, said = pipeline.fetch(root, trained, "test", "predictions", Path(scratch))
-        return folds.read_test(data, [*said.values()])
-
-
-def _classify_held_out(root: Path, trained: Sequence[Record]) -> Unseen:
-    import tempfile
-
-    from striate.evaluation import folds
-    from striate.pipeline import folds as pipeline
-    from striate.tracking import records
-
-    settings = trained[0].params
-    seed = records.validation_split(settings)["seed"]
-    with tempfile.TemporaryDirectory() as scratch:
-        data, networks = pipeline.fetch(root, trained, "train", records.MODELS, Path(scratch))
-        return folds.classify(
-            data, networks, seed,
-            batch_size=settings["evaluate.batch_size"], tta=settings["evaluate.tta"],
-        )  # fmt: skip
+    return held_out.classify(
+        data, networks, params.split_seed,
+        batch_size=params.evaluate.batch_size, tta=params.evaluate.tta,
+    )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -23,6 +24,43 @@ if TYPE_CHECKING:
     from striate.tracking.groups import Group
     from striate.tracking.times import Heard
     from striate.tuning.confirm import Candidate
+
+
+@command(
+    argument(
+        "path", metavar="PATH", nargs="?", type=Path, values="file",
+        help="a folder or an archive of images (default: data.path of params.yaml)",
+    ),
+    argument(
+        "--to", metavar="FILE", type=Path, values="file", default=Path("reports/data.html"),
+        help="where to write the page",
+    ),
+)  # fmt: skip
+def data(path: Path | None, to: Path) -> None:
+    """Look at a folder of images before a training.
+
+    Counts images by class and part, and finds unreadable files, images that are nearly equal
+    within a part, between parts or in two classes, unequal classes and several sizes. Reads every
+    file and changes none. Exit status 1 if one cannot be read.
+
+    Example: striate data images
+    """
+    workspace.output_folder(to.parent)
+    from striate.analysis import data_page
+    from striate.config import params
+    from striate.console import columns
+    from striate.datasets import layouts, survey
+
+    path = path or Path(params.load().data.path)
+    with tempfile.TemporaryDirectory() as scratch, layouts.opened(path, Path(scratch)) as layout:
+        seen = survey.look(layout)
+        pairs = survey.near_duplicates(seen)
+        found = data_page.findings(layout, seen, pairs)
+        data_page.write(layout, seen, pairs, found, to)
+    print(columns(data_page.counts(layout)), "", columns(data_page.sizes(seen)), "", sep="\n")
+    print(*data_page.lines(found), f"\nwith images: {to}", sep="\n")
+    if any(one.error for one in seen):
+        sys.exit(1)
 
 
 @command(

@@ -16,9 +16,9 @@ Flat = Mapping[str, Any]  # params by dotted key
 # What belongs to the data set, and what says where, how and how often and not what is learnt.
 KEPT = frozenset(
     {
-        "seed", "data.name", "data.path", "data.size", "data.test_size", "data.leave_out",
-        "data.split_seed", "data.residency", "training.device", "training.processes",
-        "training.precision",
+        "seed", "data.name", "data.path", "data.size", "data.resize", "data.test_size",
+        "data.leave_out", "data.split_seed", "data.residency", "training.device",
+        "training.processes", "training.precision",
         "training.capture", "training.deterministic", "training.log_every",
         "training.checkpoint_minutes", "evaluate.batch_size", "evaluate.neighbours",
         "evaluate.shifted",

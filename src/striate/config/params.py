@@ -20,9 +20,13 @@ from striate.models import configs
 from striate.models.defaults import DEFAULTS, RANDOM
 from striate.schema import Section, explain
 
+NO_LIST = "images/none.txt"  # as data.leave_out: an empty list
+LARGEST_SIDE = 4096  # pixels of a stored image
+
 # What experiments mean that are older than these keys.
 OLDER: dict[str, Any] = {
-    "data.leave_out": "images/none.txt", "data.split_seed": "auto", "data.fold": "none",
+    "data.resize": "crop",
+    "data.leave_out": NO_LIST, "data.split_seed": "auto", "data.fold": "none",
     "data.per_class": 0, "augment.mixup": 0, "augment.cutmix": 0,
     "training.clip": 0, "training.accumulate": 1, "training.ema": 0,
     "training.class_weights": "none", "evaluate.neighbours": 3, "evaluate.shifted": 0,
@@ -40,6 +44,7 @@ FREEZE = "none, features, or the last layer to freeze, such as layer1"
 PROCESSES = "auto, or a whole number from 1 to 1024"
 DETERMINISTIC = "one of auto, portable, true, false"
 SPLIT_SEED = "auto, or a whole number from 0 to 4294967295"
+SIZE = "0, pixels up to 4096, or [height, width]"
 FOLD = "none, or which of 2 to 100 parts, such as 1/5 for the first of five"
 
 
@@ -48,7 +53,8 @@ class Data(Section):
 
     name: DataName
     path: Annotated[str, Field(min_length=1)]
-    size: Annotated[int, Field(ge=0, le=1024)]
+    size: Annotated[int | list[int], Field(description=SIZE)]
+    resize: Literal["crop", "pad", "stretch"]
     test_size: Annotated[float, Field(gt=0, lt=1)]
     leave_out: Annotated[str, Field(min_length=1)]
     val_size: Annotated[float, Field(ge=0, le=1_000_000)]
@@ -63,6 +69,17 @@ class Data(Section):
     def _fraction_or_count(cls, value: float) -> float:
         if value >= 1 and value != int(value):
             raise ValueError("a fraction from 0 to below 1, or a whole count of images")
+        return value
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _side_or_sides(cls, value: Any) -> Any:
+        sides = value if isinstance(value, list) else [value]
+        least = 1 if isinstance(value, list) else 0
+        if len(sides) != (2 if least else 1) or not all(
+            type(side) is int and least <= side <= LARGEST_SIDE for side in sides
+        ):
+            raise ValueError(SIZE)
         return value
 
     @field_validator("fold")
@@ -81,6 +98,12 @@ class Data(Section):
             raise ValueError(SPLIT_SEED)
         return value
 
+    @property
+    def stored_size(self) -> tuple[int, int] | None:
+        """Height and width to which own images are resized; None keeps them as they are."""
+        sides = self.size if isinstance(self.size, list) else [self.size] * 2
+        return (sides[0], sides[1]) if sides[0] else None
+
     @model_validator(mode="after")
     def _consistent(self) -> "Data":
         if self.size and self.name != "folder":
@@ -88,9 +111,9 @@ class Data(Section):
                 f"data.size is {self.size}; it must be 0 where data.name is {self.name}, whose"
                 " images have one size"
             )
-        if self.leave_out != OLDER["data.leave_out"] and self.name != "folder":
+        if self.leave_out != NO_LIST and self.name != "folder":
             raise ValueError(
-                f"data.leave_out is {self.leave_out}; it must be {OLDER['data.leave_out']} where"
+                f"data.leave_out is {self.leave_out}; it must be {NO_LIST} where"
                 f" data.name is {self.name}, which is not made of files of your own"
             )
         return self

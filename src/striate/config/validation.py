@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 
 def check(
-    params: Params, shape: Sequence[int], classes: int, count: int, processes: int = 1
+    params: Params,
+    shape: Sequence[int],
+    classes: int,
+    count: int,
+    processes: int = 1,
+    given: int = 0,
 ) -> None:
     """Refuse params that no training on these images can have.
 
@@ -24,6 +29,7 @@ def check(
         classes: how many there are.
         count: training images, before any is held out.
         processes: among which each batch is divided.
+        given: images of a validation set that the data set has itself.
 
     Raises:
         UserError: names the key and the largest possible value.
@@ -41,8 +47,8 @@ def check(
             network.check_size((shrink, shrink))
         except UserError as error:
             raise UserError(f"augment.shrink is {shrink}, and {error}") from None
-    held_out = validation_count(params.data.val_size, params.data.fold, count)
-    check_selection(params.training, held_out)
+    held_out = validation_count(params.data.val_size, params.data.fold, count, given)
+    check_selection(params.training, held_out or given)
     if network.normalizes_one_value(shrink or min(shape[1:])):
         training = params.training
         left = params.data.per_class * classes or count - held_out

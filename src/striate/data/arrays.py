@@ -6,7 +6,8 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,8 @@ from striate.data.json_csv import read_json, write_json
 from striate.data.source import SOURCE_FILE, Source
 from striate.errors import UserError, one_line
 
-SPLITS = ("train", "test")
+SPLITS = ("train", "val", "test")
+ARRAYS = ("images.npy", "labels.npy")
 FILES = "files.json"
 MANIFEST_KEYS = {"name", "shape", "classes", "peak", "mean", "std", "frame", "train", "test"}
 
@@ -41,10 +43,6 @@ class LoadedDataset(NamedTuple):
         train: the training set, before a validation set is split off.
         test: the test set.
         frame: of `striate.data.framing`; None computes it from the training images.
-        duplicates: pairs of a training and a test file with the same pixels.
-        conflicts: pairs of files with the same pixels and different classes.
-        skipped: number of files that are not images, by kind.
-        files: of the images of each split, relative to data.path; none if they are no single files.
     """
 
     source: Source
@@ -55,10 +53,18 @@ class LoadedDataset(NamedTuple):
     train: LabeledImages
     test: LabeledImages
     frame: dict[str, Any] | None = None
-    duplicates: tuple[tuple[str, str], ...] = ()
-    conflicts: tuple[tuple[str, str], ...] = ()
-    skipped: Mapping[str, int] = {}
-    files: Mapping[str, Sequence[str]] = {}
+
+
+class About(NamedTuple):
+    """What a manifest says of a data set beside its labels: as in `LoadedDataset`."""
+
+    source: Source
+    shape: tuple[int, int, int]
+    classes: Sequence[str]
+    peak: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    frame: dict[str, Any]
 
 
 def write(dataset: LoadedDataset, folder: Path) -> None:
@@ -67,52 +73,75 @@ def write(dataset: LoadedDataset, folder: Path) -> None:
     Args:
         dataset: to write.
         folder: receives `train/` and `test/`, each with `images.npy`, uint8 (N, C, H, W), and
-            `labels.npy`, int64 (N,), and `files.json` with the names of single files;
-            `manifest.json`; and `source.json`.
+            `labels.npy`, int64 (N,); an empty `val/`; `manifest.json`; and `source.json`.
 
     Raises:
         UserError: `folder` cannot be written.
     """
+    about = About(
+        dataset.source, dataset.train.images.shape[1:], dataset.classes, dataset.peak,
+        dataset.mean, dataset.std,
+        dataset.frame or framing.frame(dataset.train.images, dataset.peak),
+    )  # fmt: skip
+    with writing(folder), tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as temporary:
+        for split, (images, labels) in (("train", dataset.train), ("test", dataset.test)):
+            Path(temporary, split).mkdir()
+            for name, array in (("images", images), ("labels", labels.astype(np.int64))):
+                # Given a stream that can be read, too, NumPy writes through Python, whose errors
+                # say why a write failed.
+                with Path(temporary, split, f"{name}.npy").open("w+b") as stream:
+                    np.save(stream, array)
+        finish(Path(temporary), about, folder)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Make a folder, and explain why it cannot be written.
+
+    Raises:
+        UserError: it cannot.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as temporary:
-            _write_files(dataset, Path(temporary))
-            for split in SPLITS:
-                if (folder / split).exists():
-                    shutil.rmtree(folder / split)
-            for path in Path(temporary).iterdir():
-                path.rename(folder / path.name)
+        yield
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
 
 
-def _write_files(dataset: LoadedDataset, folder: Path) -> None:
+def finish(partial: Path, about: About, folder: Path) -> None:
+    """Describe the arrays in a folder, and put all of them in place of a data set.
+
+    Args:
+        partial: on the disk of `folder`, with the arrays of each split.
+        about: the data set.
+        folder: that `write` describes.
+    """
     manifest: dict[str, Any] = {
-        "name": dataset.source.name,
-        "shape": dataset.train.images.shape[1:],
-        "classes": dataset.classes,
-        "peak": dataset.peak,
-        "mean": dataset.mean,
-        "std": dataset.std,
-        "frame": dataset.frame or framing.frame(dataset.train.images, dataset.peak),
-    }
-    for split, (images, labels) in zip(SPLITS, (dataset.train, dataset.test), strict=True):
-        (folder / split).mkdir()
-        arrays = {"images.npy": images, "labels.npy": labels.astype(np.int64)}
-        for name, array in arrays.items():
-            # Given a stream that can be read, too, NumPy writes through Python, whose errors say
-            # why a write failed.
-            with (folder / split / name).open("w+b") as stream:
-                np.save(stream, array)
+        "name": about.source.name, "shape": about.shape, "classes": about.classes,
+        "peak": about.peak, "mean": about.mean, "std": about.std, "frame": about.frame,
+    }  # fmt: skip
+    for split in SPLITS:
+        (partial / split).mkdir(exist_ok=True)
+        if not (partial / split / "labels.npy").exists():
+            continue
+        labels = np.load(partial / split / "labels.npy")
         manifest[split] = {
             "count": len(labels),
-            "per_class": np.bincount(labels, minlength=len(dataset.classes)).tolist(),
-            "sha256": {name: _sha256(folder / split / name) for name in arrays},
+            "per_class": np.bincount(labels, minlength=len(about.classes)).tolist(),
+            "sha256": {name: _sha256(partial / split / name) for name in ARRAYS},
         }
-        if names := dataset.files.get(split):
-            (folder / split / FILES).write_text(json.dumps(list(names), indent=0) + "\n")
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-    write_json(folder / SOURCE_FILE, dataset.source._asdict())
+    (partial / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    write_json(partial / SOURCE_FILE, about.source._asdict())
+    for split in SPLITS:
+        if (folder / split).exists():
+            shutil.rmtree(folder / split)
+    for path in partial.iterdir():
+        path.rename(folder / path.name)
+
+
+def write_names(folder: Path, names: Sequence[str]) -> None:
+    """Write the names of the images' files beside the arrays of a split."""
+    (folder / FILES).write_text(json.dumps(list(names), indent=0) + "\n")
 
 
 def _sha256(path: Path) -> str:
@@ -131,8 +160,9 @@ def read_files(folder: Path, split: str) -> list[str]:
         return []
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
-        if not _is_list(names, str):
-            raise ValueError("it must hold a list of names")
+        count = load_manifest(folder)[split]["count"]
+        if not _is_list(names, str) or len(names) != count:
+            raise ValueError(f"it must hold a list of {count:,} names")
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read: {one_line(error)}; `dvc repro` recreates it"
@@ -149,11 +179,11 @@ def load_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     manifest = read_json(path)
     try:
-        if set(manifest) != MANIFEST_KEYS:
+        if set(manifest) - {"val"} != MANIFEST_KEYS:
             raise ValueError(f"its keys must be {', '.join(sorted(MANIFEST_KEYS))}")
         check_images(manifest)
         framing.check(manifest["frame"])
-        for split in ("train", "test"):
+        for split in sorted({*SPLITS} & {*manifest}):
             _check_split(split, manifest[split], len(manifest["classes"]))
     except ValueError as error:
         raise UserError(f"{path}: {error}; `dvc repro` recreates it") from None

@@ -12,6 +12,8 @@ INK = 0.25  # of the strongest pixel: a pixel above this belongs to the drawing
 PLAIN = 0.1  # of the full range: a plain border is this close to black or white
 MAX_IMAGES = 10_000  # that are measured
 
+RESIZE = ("crop", "pad", "stretch")  # the values of data.resize
+
 WHOLE: dict[str, Any] = {"background": MIXED, "extent": 1.0}  # unknown margins
 
 
@@ -52,7 +54,8 @@ def check(described: Any) -> None:
     """
     if not (
         isinstance(described, dict)
-        and set(described) == {"background", "extent"}
+        and set(described) in ({"background", "extent"}, {"background", "extent", "resize"})
+        and described.get("resize", "crop") in RESIZE
         and described["background"] in BACKGROUNDS
         and type(described["extent"]) is float
         and 0 < described["extent"] <= 1

@@ -117,8 +117,14 @@ def draw_per_class(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     return np.sort(np.concatenate([order[:count] for order in orders]))
 
 
-def validation_count(val_size: float, fold: str, count: int) -> int:
-    """Size of the validation set that `data.val_size` or `data.fold` takes from `count` images.
+def validation_count(val_size: float, fold: str, count: int, given: int = 0) -> int:
+    """How many of `count` training images `data.val_size` or `data.fold` holds out.
+
+    Args:
+        val_size: `data.val_size`.
+        fold: `data.fold`.
+        count: stored training images.
+        given: images of a validation set that the data set has itself: `val_size` then takes none.
 
     Raises:
         UserError: no training image would be left.
@@ -127,6 +133,8 @@ def validation_count(val_size: float, fold: str, count: int) -> int:
         if parse_fold(fold)[1] > count:
             raise UserError(f"data.fold is {fold}, but of {count:,} images there are no such parts")
         return int(fold_quotas(np.array([count]), fold)[0])
+    if given:
+        return 0
     try:
         return held_out_count(count, val_size)
     except ValueError as error:
@@ -144,7 +152,8 @@ def check_per_class(data: Data, manifest: dict[str, Any]) -> None:
         UserError: names the largest possible value, and the class that has no more.
     """
     sizes = np.array(manifest["train"]["per_class"])
-    held_out = validation_count(data.val_size, data.fold, sizes.sum())
+    given = manifest.get("val", {"count": 0})["count"]
+    held_out = validation_count(data.val_size, data.fold, sizes.sum(), given)
     drawn = class_quotas(sizes, held_out) if data.fold == "none" else fold_quotas(sizes, data.fold)
     left = sizes - drawn
     if data.per_class > left.min():

@@ -46,7 +46,12 @@ def load_split(folder: Path, split: str, device: torch.device) -> Split[Tensor]:
 
 
 def train_val_split(
-    split: Split[Pixels], val_size: float, seed: int, per_class: int = 0, fold: str = "none"
+    split: Split[Pixels],
+    val_size: float,
+    seed: int,
+    per_class: int = 0,
+    fold: str = "none",
+    given: Split[Pixels] | None = None,
 ) -> tuple[Split[Pixels], Split[Pixels] | None]:
     """Split the stored training images into a training and a stratified validation set.
 
@@ -57,6 +62,7 @@ def train_val_split(
         per_class: `data.per_class`: images of each class to train on, drawn once the validation
             set is held out; 0 for all that are left.
         fold: `data.fold`: which part is held out instead of `val_size`.
+        given: the validation set that the data set has itself, which counts unless a fold is named.
 
     Returns:
         The training set, and the validation set or None if it would be empty.
@@ -66,8 +72,8 @@ def train_val_split(
         ValueError: a class has fewer than `per_class` images left, which
             `striate.data.splits.check_per_class` tells before.
     """
-    train, val = split, None
-    if val_size or fold != "none":
+    train, val = split, given
+    if fold != "none" or (val_size and given is None):
         labels = split.labels.cpu().numpy()
         validation_count(val_size, fold, len(labels))
         if fold == "none":

@@ -7,7 +7,8 @@ modules are imported by each command, so they import NumPy, torchvision and the 
 import pkgutil
 from importlib import import_module
 
-HELPERS = {"fetch", "image_folder", "image_reading"}  # they register nothing, and take long to load
+# They register nothing, and take long to load.
+HELPERS = {"fetch", "image_folder", "image_reading", "layouts", "survey"}
 
 for module in pkgutil.iter_modules(__path__):
     if module.name not in HELPERS:

@@ -1,200 +1,394 @@
-"""Your own images, in one folder per class, as a data set (`data.name` is `folder`)."""
+"""Your own images as a data set (`data.name` is `folder`), stored in bounded memory."""
 
 from __future__ import annotations
 
 import hashlib
+import io
+import json
+import math
 import os
-import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from striate.data.arrays import LabeledImages, LoadedDataset
+from striate.data import arrays
 from striate.data.framing import WHOLE
 from striate.data.source import Source
 from striate.data.splits import stratified_split
 from striate.datasets import image_reading
 from striate.datasets.image_reading import ImageReadError
+from striate.datasets.layouts import TEST, TRAIN, Layout
 from striate.datasets.registry import DataError
-from striate.errors import one_line
 
 NAME = "folder"
 GRAY_MODES = ("1", "L", "LA", "La")
 MAX_LISTED = 10  # files in a message
-MAX_BYTES = 1 << 34  # of all pixels together
+PARTIAL = ".partial"  # in data/: what is stored so far
+AT_ONCE = 16  # files that a thread reads before it takes others
 
 
-def read(path: Path, size: int, test_size: float, leave_out: Sequence[str] = ()) -> LoadedDataset:
-    """Read `path/train/CLASS/**` and, if it exists, `path/test/CLASS/**`.
+class Look(NamedTuple):
+    """How images are stored.
 
-    Without `path/test`, a stratified test set is split off. The split ignores `seed`, so trainings
-    with different seeds are scored on the same images. Images are grayscale if all files are, else
-    RGB. Hidden files and files without an image's extension are counted and skipped. Of an
-    animation or a file with several pages, the first image is read.
+    Attributes:
+        size: height and width; None keeps images as they are.
+        resize: a key of `image_reading.RESIZE`.
+    """
+
+    size: tuple[int, int] | None
+    resize: str
+
+
+class Report(NamedTuple):
+    """What a person should know of the files that were stored.
+
+    Attributes:
+        counts: of images, by part.
+        duplicates: pairs of a training file and one of another part with the same pixels.
+        conflicts: pairs of files with the same pixels and different classes.
+    """
+
+    counts: dict[str, int]
+    duplicates: list[tuple[str, str]]
+    conflicts: list[tuple[str, str]]
+
+
+def divided(layout: Layout, test_size: float, leave_out: Sequence[str] = ()) -> Layout:
+    """A layout with a test set, and without some training images.
+
+    Where there is no test set, a stratified one is split off. The split ignores `seed`, so that
+    trainings with different seeds are scored on the same images.
 
     Args:
-        path: may be a link. Folders in it may not: DVC does not follow them to look for changes.
-        size: side in pixels to which the central square of each image is resized; 0 keeps images
-            as they are.
+        layout: as it was found.
         test_size: fraction of the images in the test set, above 0 and below 1, if it is split off.
-        leave_out: files not to train on, relative to `path`. The test set stays what it would be
+        leave_out: files not to train on, relative to the root. The test set stays what it would be
             without them.
 
     Raises:
-        DataError: the folders are missing or do not fit; files cannot be read, and are named; the
-            images have several sizes and `size` is 0; or a class has too few images.
-        OSError: a folder cannot be read.
+        DataError: a class has too few images, or a file to leave out is no training image.
     """
-    if not path.is_dir():
-        raise DataError(
-            f"data.path is {path}, which is not a folder; set it to the folder of your own images,"
-            " such as -S data.path=images"
-        )
-    skipped: Counter[str] = Counter()
-    splits = {"train": _list_classes(path, "train", skipped)}
-    if os.path.lexists(path / "test"):
-        splits["test"] = _list_classes(path, "test", skipped)
-    if outside := len(image_reading.list_images(path, without=("train", "test")).files):
-        skipped["outside train and test"] = outside
-    classes = _check_classes(path, splits)
-    files, labels = _flatten(splits["train"], classes)
-    train_count = len(files)
-    if "test" in splits:
-        test_files, test_labels = _flatten(splits["test"], classes)
-        files, labels = files + test_files, np.concatenate([labels, test_labels])
-    _refuse_ignored(files)
-    images = _load(path, files, size)
-    if "test" in splits:
-        train, test = np.arange(train_count), np.arange(train_count, len(files))
-    else:
-        train, test = _split_test(path, labels, classes, test_size)
-    names = [file.relative_to(path).as_posix() for file in files]
-    train = _without(train, names, leave_out, path)
-    _check_left(labels[train], classes)
-    digests = [hashlib.sha256(image).digest() for image in images]
-    train_set = LabeledImages(images[train], labels[train])
-    mean, std = _moments(train_set.images)
-    return LoadedDataset(
-        source=Source(NAME),
-        classes=classes,
-        peak=255,
-        mean=mean,
-        std=std,
-        train=train_set,
-        test=LabeledImages(images[test], labels[test]),
-        frame=WHOLE,  # so that a file gives the same pixels here and in `striate predict`
-        duplicates=_duplicates(digests, files, train, test),
-        conflicts=_conflicts(digests, files, labels),
-        skipped=dict(skipped),
-        files={"train": [names[i] for i in train], "test": [names[i] for i in test]},
+    files, labels = layout.files[TRAIN], layout.labels[TRAIN]
+    parts = {TRAIN: np.arange(len(files))}
+    if TEST not in layout.files:
+        parts[TRAIN], parts[TEST] = _split_test(layout, test_size)
+    parts[TRAIN] = _without(layout, parts[TRAIN], leave_out)
+    split = {part: [files[index] for index in chosen] for part, chosen in parts.items()}
+    return layout._replace(
+        files=layout.files | split,
+        labels=layout.labels | {part: labels[chosen] for part, chosen in parts.items()},
     )
 
 
-def read_list(path: Path) -> list[str]:
-    """The lines of a file that are not empty: names of images.
-
-    Raises:
-        DataError: it cannot be read.
-    """
+def _split_test(layout: Layout, test_size: float) -> tuple[np.ndarray, np.ndarray]:
+    """Split off the test set; returns the indices of the training and of the test images."""
+    labels, classes = layout.labels[TRAIN], layout.classes
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"data.leave_out is {path}, which cannot be read: {one_line(error)}"
-        ) from None
-    return [line for line in lines if line.strip()]
+        train, test = stratified_split(labels, test_size, seed=0)
+    except ValueError as error:
+        raise DataError(f"data.test_size is {test_size:g}: {error} for training") from None
+    for indices, name in ((train, "training"), (test, "test")):
+        missing = np.flatnonzero(np.bincount(labels[indices], minlength=len(classes)) == 0)
+        if missing.size:
+            raise DataError(
+                f"{layout.root}: the class {classes[missing[0]]} has too few images for"
+                f" data.test_size={test_size:g}, which leaves the {name} set without it"
+            )
+    return train, test
 
 
-def _without(
-    train: np.ndarray, names: Sequence[str], leave_out: Sequence[str], path: Path
-) -> np.ndarray:
+def _without(layout: Layout, train: np.ndarray, leave_out: Sequence[str]) -> np.ndarray:
     """The indices of the training images without those whose files are to be left out."""
+    if not leave_out:
+        return train
+    names = {index: _name(layout.files[TRAIN][index], layout.root) for index in train}
     unwanted = set(leave_out)
-    if missing := unwanted - {names[index] for index in train}:
+    if missing := unwanted - {*names.values()}:
         listed = ", ".join(sorted(missing)[:MAX_LISTED])
         raise DataError(
-            f"data.leave_out names {len(missing):,} files that are no training images of {path}:"
-            f" {listed}"
+            f"data.leave_out names {len(missing):,} files that are no training images of"
+            f" {layout.root}: {listed}"
         )
-    return np.array([index for index in train if names[index] not in unwanted], dtype=int)
-
-
-def _check_left(labels: np.ndarray, classes: tuple[str, ...]) -> None:
-    """Refuse to leave out all images of a class."""
-    counts = np.bincount(labels, minlength=len(classes))
+    kept = np.array([index for index in train if names[index] not in unwanted], dtype=int)
+    counts = np.bincount(layout.labels[TRAIN][kept], minlength=len(layout.classes))
     if not counts.all():
-        raise DataError(f"data.leave_out leaves no training image of {classes[counts.argmin()]}")
+        name = layout.classes[counts.argmin()]
+        raise DataError(f"data.leave_out leaves no training image of {name}")
+    return kept
 
 
-def _check_classes(path: Path, splits: dict[str, dict[str, list[Path]]]) -> tuple[str, ...]:
-    """The names of the classes, sorted; refuse names that do not fit each other."""
-    _refuse_lookalikes(path, splits)
-    train = set(splits["train"])
-    if len(train) < 2:
-        raise DataError(f"{path}/train must have a folder of images for each of two classes")
-    test = set(splits.get("test", train))
-    if test != train:
-        odd = ", ".join(sorted(test ^ train)[:MAX_LISTED])
-        raise DataError(
-            f"{path}/train and {path}/test must have the same classes; in one only: {odd}"
+def _name(file: Path, root: Path) -> str:
+    return file.relative_to(root).as_posix()
+
+
+def shape_of(layout: Layout, look: Look) -> tuple[int, int, int]:
+    """The shape (C, H, W) that images are stored in: one channel if all files are gray, else three.
+
+    Raises:
+        DataError: no file can be read.
+    """
+    every = [file for files in layout.files.values() for file in files]
+    _refuse_ignored(every)
+    channels = 1 if _all_gray(every) else 3
+    if look.size:
+        return channels, *look.size
+    error = None
+    for file in every:
+        try:
+            width, height = image_reading.read(file).size
+        except ImageReadError as failure:
+            error = error or failure
+            continue
+        return channels, height, width
+    raise DataError(str(error))
+
+
+def store(layout: Layout, look: Look, shape: tuple[int, int, int], folder: Path) -> Report:
+    """Write the images of a layout, as `striate.data.arrays.write` does, in bounded memory.
+
+    A few images for each processor are in memory at a time, and of each image a digest. A store
+    that was killed goes on where it was, if the files, their sizes and times of change are equal.
+
+    Args:
+        layout: with a test set.
+        look: how images are stored.
+        shape: of `shape_of`.
+        folder: `data`.
+
+    Raises:
+        DataError: files cannot be read, or have another size; they are named.
+        UserError: `folder` cannot be written.
+    """
+    partial = folder / PARTIAL
+    with arrays.writing(folder):
+        _begin(partial, _key(layout, look, shape))
+        tally = Tally(shape[0])
+        failures: list[str] = []
+        total = sum(map(len, layout.files.values()))
+        with tqdm(total=total, unit=" images", desc="storing", disable=None) as bar:
+            for part, files in layout.files.items():
+                images = partial / part / "images.npy"
+                images.parent.mkdir(exist_ok=True)
+                failures += _append(images, files, look, shape, tally.of(part), bar)
+                np.save(images.with_name("labels.npy"), layout.labels[part])
+                names = [_name(file, layout.root) for file in files]
+                arrays.write_names(images.parent, names)
+        if failures:
+            raise DataError(_listed(failures))
+        mean, std = tally.moments()
+        about = arrays.About(Source(NAME), shape, layout.classes, 255, mean, std, frame(look))
+        (partial / "key.json").unlink()
+        arrays.finish(partial, about, folder)
+        partial.rmdir()
+    return _report(layout, tally)
+
+
+def frame(look: Look) -> dict[str, Any]:
+    """The frame of images that are only resized, so that `striate predict` gives equal pixels."""
+    return WHOLE if look.resize == "crop" else WHOLE | {"resize": look.resize}
+
+
+def _key(layout: Layout, look: Look, shape: tuple[int, int, int]) -> str:
+    """What must be equal for a store to go on: the files and how they are stored."""
+    found = hashlib.sha256(json.dumps([look, shape, layout.classes]).encode())
+    for part, files in layout.files.items():
+        found.update(f"{part} {layout.labels[part].tolist()}".encode())
+        for file in files:
+            try:
+                known = file.stat()
+                told = f"{_name(file, layout.root)} {known.st_size} {known.st_mtime_ns}\n"
+            except OSError:
+                told = f"{file} -\n"  # reading it will report it
+            found.update(told.encode(errors="surrogateescape"))
+    return found.hexdigest()
+
+
+def _begin(partial: Path, key: str) -> None:
+    """Keep what an earlier store of the same files left, or start anew."""
+    told = partial / "key.json"
+    if not told.is_file() or told.read_text() != json.dumps(key):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        told.write_text(json.dumps(key))
+
+
+class Tally:
+    """What the stored pixels add up to."""
+
+    def __init__(self, channels: int) -> None:
+        """Of images of so many channels."""
+        self.histogram = np.zeros((channels, 256), np.int64)  # of the training images
+        self.digests: dict[str, list[bytes]] = {}
+
+    def of(self, part: str) -> Callable[[np.ndarray], None]:
+        """A function that adds an image, uint8 (C, H, W), of a part."""
+        digests = self.digests.setdefault(part, [])
+
+        def add(image: np.ndarray) -> None:
+            digests.append(hashlib.sha256(image.data).digest())
+            if part == TRAIN:
+                for channel, pixels in enumerate(image):
+                    self.histogram[channel] += np.bincount(pixels.ravel(), minlength=256)
+
+        return add
+
+    def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel, with pixels scaled to 0 to 1."""
+        values, means, deviations = np.arange(256) / 255, [], []
+        for counts in self.histogram.astype(np.float64):
+            mean = (counts @ values) / counts.sum()
+            variance = (counts @ (values - mean) ** 2) / counts.sum()
+            means.append(round(float(mean), 4))
+            deviations.append(round(float(variance**0.5), 4) or 1.0)
+        return tuple(means), tuple(deviations)
+
+
+def _append(
+    path: Path,
+    files: Sequence[Path],
+    look: Look,
+    shape: tuple[int, int, int],
+    add: Callable[[np.ndarray], None],
+    bar: tqdm,
+) -> list[str]:
+    """Write the images of a part behind those that are there, and count all of them.
+
+    Behind the first file that cannot be stored nothing is written: the next store begins there.
+
+    Returns:
+        What is wrong with files that cannot be stored.
+    """
+    failures: list[str] = []
+    with path.open("a+b") as stream:
+        done = _read_stored(stream, len(files), shape, add)
+        bar.update(done)
+        for file, image in _in_order(files[done:], look, "L" if shape[0] == 1 else "RGB"):
+            pixels = _pixels(file, image, shape)
+            if isinstance(pixels, str):
+                failures.append(pixels)
+            elif not failures:
+                stream.write(pixels.data)
+                add(pixels)
+            bar.update()
+    return failures
+
+
+def _read_stored(
+    stream: BinaryIO,
+    count: int,
+    shape: tuple[int, int, int],
+    add: Callable[[np.ndarray], None],
+) -> int:
+    """Leave the whole images that a file holds, and count them; returns how many there are."""
+    head = io.BytesIO()
+    described = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
+    np.lib.format.write_array_header_1_0(head, described)
+    header, record = head.getvalue(), math.prod(shape)
+    stream.seek(0)
+    if stream.read(len(header)) != header:
+        stream.truncate(0)
+        stream.write(header)
+        return 0
+    done = (os.fstat(stream.fileno()).st_size - len(header)) // record
+    stream.truncate(len(header) + done * record)
+    stream.seek(len(header))
+    for _ in range(done):
+        add(np.frombuffer(stream.read(record), np.uint8).reshape(shape))
+    return done
+
+
+def _in_order(
+    files: Sequence[Path], look: Look, mode: str
+) -> Iterator[tuple[Path, np.ndarray | ImageReadError]]:
+    """Read files with a thread for each processor; only a few images are in memory at a time."""
+
+    def load(some: Sequence[Path]) -> list[np.ndarray | ImageReadError]:
+        return [_load(file, look, mode) for file in some]
+
+    workers = os.cpu_count() or 1
+    waiting: deque[tuple[Sequence[Path], Future[list[np.ndarray | ImageReadError]]]] = deque()
+
+    def first() -> Iterator[tuple[Path, np.ndarray | ImageReadError]]:
+        some, loaded = waiting.popleft()
+        return zip(some, loaded.result(), strict=True)
+
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(files), AT_ONCE):
+            part = files[start : start + AT_ONCE]
+            waiting.append((part, pool.submit(load, part)))
+            if len(waiting) > 2 * workers:
+                yield from first()
+        while waiting:
+            yield from first()
+
+
+def _load(file: Path, look: Look, mode: str) -> np.ndarray | ImageReadError:
+    """An image, uint8 (H, W) or (H, W, 3)."""
+    try:
+        image = image_reading.read(file).convert(mode)
+    except ImageReadError as error:
+        return error
+    if look.size:
+        height, width = look.size
+        image = image_reading.RESIZE[look.resize](image, (width, height))
+    return np.asarray(image)
+
+
+def _pixels(
+    file: Path, image: np.ndarray | ImageReadError, shape: tuple[int, int, int]
+) -> np.ndarray | str:
+    """An image as it is stored, uint8 (C, H, W), or why it cannot be."""
+    if isinstance(image, ImageReadError):
+        return str(image)
+    channels = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
+    if channels.shape != shape:
+        height, width = image.shape[:2]
+        return (
+            f"{file} has {width}×{height} pixels, and the first image has {shape[2]}×{shape[1]};"
+            " set data.size to the size to which all are resized"
         )
-    return tuple(sorted(train))
+    return np.ascontiguousarray(channels)
 
 
-def _list_classes(path: Path, split: str, skipped: Counter[str]) -> dict[str, list[Path]]:
-    """Map each class to its image files, sorted by path; count other files in `skipped`."""
-    folder = path / split
-    if not folder.is_dir():
-        raise DataError(
-            f"{folder} is not a folder; data.path must contain a folder train with a folder of"
-            " images for each class, and may contain a folder test of the same kind"
-        )
-    listing = image_reading.list_images(folder)
-    for link in [folder] if folder.is_symlink() else listing.links:
-        raise DataError(
-            f"{link} is a link to {'a folder' if link.exists() else 'nothing'}, and DVC does not"
-            " see changes behind it; put the folder itself there (a copy, or `mount --bind`):"
-            " only data.path itself and single files may be links"
-        )
-    found: dict[str, list[Path]] = {
-        entry.name: []
-        for entry in sorted(folder.iterdir())
-        if entry.is_dir() and not image_reading.is_hidden(entry.name)
-    }
-    for file in listing.files:
-        name, *below = file.relative_to(folder).parts
-        if below:
-            found[name].append(file)
-        else:
-            skipped["not in a class folder"] += 1
-    skipped.update(listing.skipped)
-    empty = ", ".join(name for name, files in found.items() if not files)
-    if empty:
-        note = f" ({image_reading.describe_skipped(skipped)})" if skipped else ""
-        raise DataError(f"{folder} has folders without images: {empty}{note}; fill or remove them")
-    return found
+def _listed(failures: Sequence[str]) -> str:
+    more = len(failures) - MAX_LISTED
+    return (
+        "\n       ".join(failures[:MAX_LISTED])
+        + (f"\n       and {more:,} more" if more > 0 else "")
+        + "\n       repair these files, or move them out of the folder"
+    )
 
 
-def _refuse_lookalikes(path: Path, splits: dict[str, dict[str, list[Path]]]) -> None:
-    """Refuse class names that differ only in Unicode normal form or white space."""
-    seen: dict[str, Path] = {}
-    for split, classes in splits.items():
-        for name in classes:
-            normalized = " ".join(unicodedata.normalize("NFC", name).split())
-            first = seen.setdefault(normalized, path / split / name)
-            if first.name != name:
-                raise DataError(
-                    f"{first} and {path / split / name} look the same, but are spelt"
-                    f" {first.name!a} and {name!a}; give the class one name"
-                )
+def _report(layout: Layout, tally: Tally) -> Report:
+    names = {part: [str(file) for file in files] for part, files in layout.files.items()}
+    train = dict(zip(tally.digests[TRAIN], names[TRAIN], strict=True))
+    duplicates = [
+        (train[digest], name)
+        for part in layout.files
+        if part != TRAIN
+        for digest, name in zip(tally.digests[part], names[part], strict=True)
+        if digest in train
+    ]
+    first: dict[bytes, tuple[str, int]] = {}
+    conflicts = []
+    for part in layout.files:
+        rows = zip(tally.digests[part], names[part], layout.labels[part].tolist(), strict=True)
+        for digest, name, label in rows:
+            other, known = first.setdefault(digest, (name, label))
+            if known != label:
+                conflicts.append((other, name))
+    counts = {part: len(files) for part, files in layout.files.items()}
+    return Report(counts, duplicates, conflicts)
 
 
-def _refuse_ignored(files: list[Path]) -> None:
+def _refuse_ignored(files: Sequence[Path]) -> None:
     """Refuse files that DVC ignores, if this runs in a DVC stage: changes would go unnoticed."""
     if "DVC_STAGE" not in os.environ:
         return
@@ -209,89 +403,7 @@ def _refuse_ignored(files: list[Path]) -> None:
                 )
 
 
-def _flatten(
-    split: dict[str, list[Path]], classes: tuple[str, ...]
-) -> tuple[list[Path], np.ndarray]:
-    """All files of a split, class by class, and their labels, int64 (N,)."""
-    files = [file for name in classes for file in split[name]]
-    counts = [len(split[name]) for name in classes]
-    return files, np.repeat(np.arange(len(classes)), counts)
-
-
-def _split_test(
-    path: Path, labels: np.ndarray, classes: tuple[str, ...], test_size: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Split off the test set; returns the indices of the training and of the test images."""
-    try:
-        train, test = stratified_split(labels, test_size, seed=0)
-    except ValueError as error:
-        raise DataError(f"data.test_size is {test_size:g}: {error} for training") from None
-    for indices, name in ((train, "training"), (test, "test")):
-        missing = np.flatnonzero(np.bincount(labels[indices], minlength=len(classes)) == 0)
-        if missing.size:
-            raise DataError(
-                f"{path}/train: the class {classes[missing[0]]} has too few images for"
-                f" data.test_size={test_size:g}, which leaves the {name} set without it"
-            )
-    return train, test
-
-
-def _load(path: Path, files: list[Path], size: int) -> np.ndarray:
-    """Read all files with several threads, uint8 (N, C, H, W)."""
-    gray = _all_gray(files)
-    mode = "L" if gray else "RGB"
-
-    def load(file: Path) -> np.ndarray | ImageReadError:
-        try:
-            image = image_reading.read(file).convert(mode)
-        except ImageReadError as error:
-            return error
-        return np.asarray(image_reading.fit(image, (size, size)) if size else image)
-
-    images: np.ndarray | None = None
-    errors: list[str] = []
-    other: tuple[Path, tuple[int, ...]] | None = None
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        loaded: Iterable[np.ndarray | ImageReadError] = pool.map(load, files)
-        bar = tqdm(loaded, total=len(files), unit=" files", desc=path.name, disable=None)
-        for index, (file, image) in enumerate(zip(files, bar, strict=True)):
-            if isinstance(image, ImageReadError):
-                errors.append(str(image))
-                continue
-            if images is None:
-                images = _allocate(path, len(files), image)
-            if image.shape == images.shape[1:]:
-                images[index] = image
-            else:
-                other = other or (file, image.shape)
-    if errors:
-        more = len(errors) - MAX_LISTED
-        raise DataError(
-            "\n       ".join(errors[:MAX_LISTED])
-            + (f"\n       and {more:,} more" if more > 0 else "")
-            + "\n       repair these files, or move them out of the folder"
-        )
-    if images is None:
-        raise DataError(f"{path} contains no images")
-    if other is not None:
-        raise DataError(
-            f"{other[0]} has {_size(other[1])} pixels, and {files[0]} has"
-            f" {_size(images.shape[1:])}; set data.size to the side to which all are resized"
-        )
-    return images[:, None] if gray else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-
-
-def _allocate(path: Path, count: int, first: np.ndarray) -> np.ndarray:
-    """Allocate `count` images like the first one."""
-    if count * first.size > MAX_BYTES:
-        raise DataError(
-            f"{path} has {count:,} images of {_size(first.shape)} pixels, more than fit into"
-            f" {MAX_BYTES >> 30} GiB; set a smaller data.size"
-        )
-    return np.empty((count, *first.shape), np.uint8)
-
-
-def _all_gray(files: list[Path]) -> bool:
+def _all_gray(files: Sequence[Path]) -> bool:
     for file in files:
         try:
             with Image.open(file) as opened:
@@ -300,38 +412,3 @@ def _all_gray(files: list[Path]) -> bool:
         except Exception:  # noqa: S112  reading the whole file will report it
             continue
     return True
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]}×{shape[0]}"
-
-
-def _moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, with pixels scaled to 0 to 1."""
-    means, deviations = [], []
-    for channel in range(images.shape[1]):
-        counts = np.bincount(images[:, channel].ravel(), minlength=256).astype(np.float64)
-        values = np.arange(256) / 255
-        mean = (counts @ values) / counts.sum()
-        variance = (counts @ (values - mean) ** 2) / counts.sum()
-        means.append(round(float(mean), 4))
-        deviations.append(round(float(variance**0.5), 4) or 1.0)
-    return tuple(means), tuple(deviations)
-
-
-def _duplicates(
-    digests: list[bytes], files: list[Path], train: np.ndarray, test: np.ndarray
-) -> tuple[tuple[str, str], ...]:
-    """Pairs of a training and a test file with the same pixels."""
-    train_files = {digests[index]: str(files[index]) for index in train}
-    pairs = ((train_files.get(digests[index]), str(files[index])) for index in test)
-    return tuple((first, second) for first, second in pairs if first is not None)
-
-
-def _conflicts(
-    digests: list[bytes], files: list[Path], labels: np.ndarray
-) -> tuple[tuple[str, str], ...]:
-    """Pairs of files with the same pixels and different classes."""
-    first: dict[bytes, int] = {}
-    pairs = ((first.setdefault(digest, index), index) for index, digest in enumerate(digests))
-    return tuple((str(files[a]), str(files[b])) for a, b in pairs if labels[a] != labels[b])

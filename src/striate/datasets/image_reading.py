@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -194,3 +194,19 @@ def _in_eight_bits(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
 def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Crop the centre of an image and resize it to (width, height), keeping its aspect ratio."""
     return ImageOps.fit(image, size, Image.Resampling.LANCZOS)
+
+
+def pad(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Resize all of an image into (width, height), keeping its aspect ratio, on black."""
+    return ImageOps.pad(image, size, Image.Resampling.LANCZOS)
+
+
+def stretch(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Resize all of an image to (width, height), whatever its aspect ratio."""
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+# By the value of `data.resize`.
+RESIZE: dict[str, Callable[[Image.Image, tuple[int, int]], Image.Image]] = {
+    "crop": fit, "pad": pad, "stretch": stretch,
+}  # fmt: skip

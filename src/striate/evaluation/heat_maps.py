@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 STEPS = 16  # gradients along the path
-AT_ONCE = 16  # images whose paths are computed together
+VALUES = 256 * 3 * 32 * 32  # numbers in the inputs of the network that are computed at once
 BLURS = 3  # box filters one after another, nearly a Gaussian
 SMOOTHED = 3  # pixels; single pixels of a gradient alternate
 
@@ -52,21 +52,20 @@ def integrated_gradients(
     Returns:
         The shape of the images.
     """
-    parts = zip(images.split(AT_ONCE), classes.split(AT_ONCE), strict=True)
-    return torch.cat([_integrated(model, *part, steps) for part in parts])
-
-
-def _integrated(model: nn.Module, images: Tensor, classes: Tensor, steps: int) -> Tensor:
-    """The same for a few images, whose paths are one batch."""
     start = blurred(images)
     shares = (torch.arange(steps, device=images.device) + 0.5) / steps
-    path = start + (images - start) * shares[:, None, None, None, None]
-    inputs = path.flatten(0, 1).requires_grad_()
-    with torch.enable_grad():
-        chosen = model(inputs).log_softmax(1).gather(1, classes.repeat(steps)[:, None])
-        (gradients,) = torch.autograd.grad(chosen.sum(), inputs)
-    mean: Tensor = gradients.unflatten(0, (steps, -1)).mean(0)
-    return mean * (images - start)
+    total = torch.zeros_like(images)
+    at_once = max(1, VALUES // images[0].numel()) if len(images) else 1
+    # Each pair of an image and a step is an input of the network.
+    for pairs in torch.arange(len(images) * steps, device=images.device).split(at_once):
+        chosen, share = pairs // steps, shares[pairs % steps]
+        inputs = torch.lerp(start[chosen], images[chosen], share[:, None, None, None])
+        inputs.requires_grad_()
+        with torch.enable_grad():
+            found = model(inputs).log_softmax(1).gather(1, classes[chosen][:, None])
+            (gradients,) = torch.autograd.grad(found.sum(), inputs)
+        total.index_add_(0, chosen, gradients)
+    return total / steps * (images - start)
 
 
 def blurred(images: Tensor) -> Tensor:
@@ -76,33 +75,3 @@ def blurred(images: Tensor) -> Tensor:
         padded = F.pad(images, [reach] * 4, mode="replicate")
         images = F.avg_pool2d(padded, 2 * reach + 1, 1)
     return images
-
-
-@torch.no_grad()
-def probabilities_by_share(
-    model: nn.Module, images: Tensor, classes: Tensor, maps: Tensor, steps: int
-) -> tuple[Tensor, Tensor]:
-    """How the classes' mean probability changes as pixels go or come by their map.
-
-    Deletion and insertion curves: V. Petsiuk, A. Das and K. Saenko, "RISE", arXiv:1806.07421.
-
-    Args:
-        model: in evaluation mode, on the device of the images.
-        images: normalised, float32 (N, C, H, W).
-        classes: one for each image, int64 (N,).
-        maps: (N, H, W); the pixels with the highest values are the first.
-        steps: the shares of the pixels are 0, 1/steps, 2/steps, …, 1.
-
-    Returns:
-        Both (steps + 1,): with those pixels blurred, and with all others blurred.
-    """
-    background, pixels = blurred(images), maps[0].numel()
-    rank = maps.flatten(1).argsort(1, descending=True).argsort(1).view_as(maps)[:, None]
-    curves: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for step in range(steps + 1):
-        first = rank < pixels * step / steps
-        views = torch.where(first, background, images), torch.where(first, images, background)
-        for curve, view in zip(curves, views, strict=True):
-            found = model(view).softmax(1).gather(1, classes[:, None])
-            curve.append(found.mean())
-    return torch.stack(curves[0]), torch.stack(curves[1])

@@ -1,12 +1,13 @@
 """The filters, feature maps and attention of a network."""
 
 import re
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from striate.evaluation.predictions import Inspected
-from striate.models.layers import ImageLinear
+from striate.models.layers import ImageLinear, Residual
 from striate.models.registry import Network
 
 MOST_FILTERS = 8  # convolutions that are all drawn
@@ -56,14 +57,44 @@ def filters(model: Network) -> dict[str, Tensor]:
     """
     found = {}
     for name, layer in model.layers().items():
-        weights = [
-            part.weight if isinstance(part, nn.Conv2d) else part.filters()
-            for part in layer.modules()
-            if isinstance(part, nn.Conv2d | ImageLinear)
-        ]
-        for number, weight in enumerate(weights, start=1):
-            found[name if len(weights) == 1 else f"{name}_conv{number}"] = weight.detach()
+        parts = _parts(layer)
+        for number, part in enumerate(parts, start=1):
+            found[name if len(parts) == 1 else f"{name}_conv{number}"] = _filters_of(part)
     return found
+
+
+def last_filters(model: Network, channels: Mapping[str, int]) -> dict[str, Tensor]:
+    """The filters behind each layer's channels, (out, in, k, k), by the layer's name.
+
+    Those of its last convolution that gives as many channels, without the ones that only pass a
+    skip connection on. Layers without any are left out.
+
+    Args:
+        model: whose layers count.
+        channels: how many each layer has, by name.
+    """
+    found = {}
+    for name, layer in model.layers().items():
+        skips = [part.skip for part in layer.modules() if isinstance(part, Residual)]
+        passed_on = {id(part) for skip in skips for part in _parts(skip)}
+        fitting = [
+            part
+            for part in _parts(layer)
+            if id(part) not in passed_on and len(_filters_of(part)) == channels.get(name)
+        ]
+        if fitting:
+            found[name] = _filters_of(fitting[-1])
+    return found
+
+
+def _parts(layer: nn.Module) -> list[nn.Conv2d | ImageLinear]:
+    """All that has filters in a layer."""
+    return [part for part in layer.modules() if isinstance(part, nn.Conv2d | ImageLinear)]
+
+
+def _filters_of(part: nn.Conv2d | ImageLinear) -> Tensor:
+    weight = part.filters() if isinstance(part, ImageLinear) else part.weight
+    return weight.detach()
 
 
 def shown_filters(model: Network) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ def inspect(
     images: Tensor,
     labels: np.ndarray,
     logits: np.ndarray,
-    train_batches: Iterable[Tensor],
+    train_batches: Iterable[tuple[Tensor, Tensor]],
     nearest: int,
 ) -> Mistakes:
     """Look into the most confident mistakes.
@@ -32,7 +32,7 @@ def inspect(
         images: of the test set, uint8 (N, C, H, W).
         labels: (N,).
         logits: (N, classes).
-        train_batches: the training images, batch by batch; not read without `nearest`.
+        train_batches: as `neighbours.nearest` takes them; not read without `nearest`.
         nearest: training images to find for each mistake.
     """
     indices = surest_mistakes(logits, labels)[0][:SHOWN_MISTAKES]

@@ -139,13 +139,13 @@ def write_mistakes(found: Mistakes, folder: Path) -> None:
     _write(folder / MISTAKES, found._asdict())
 
 
-def read_mistakes(folder: Path, images: int, train_images: int) -> Mistakes:
+def read_mistakes(folder: Path, shape: tuple[int, int, int], train_images: int) -> Mistakes:
     """Read what `write_mistakes` wrote.
 
     Args:
         folder: holds the file.
-        images: how many test images there are.
-        train_images: likewise.
+        shape: how many test images there are, and their height and width.
+        train_images: how many there are.
 
     Raises:
         UserError: the file is missing or damaged, or is of other images.
@@ -159,7 +159,9 @@ def read_mistakes(folder: Path, images: int, train_images: int) -> Mistakes:
                  (found.neighbours, 2, np.int64)]  # fmt: skip
         if any(a.ndim != axes or a.dtype != kind or len(a) != count for a, axes, kind in kinds):
             raise ValueError("its arrays do not fit each other")
-        for indices, limit in ((found.indices, images), (found.neighbours, train_images)):
+        if found.evidence.shape[1:] != shape[1:]:
+            raise ValueError("it is of images of another size than those in data/")
+        for indices, limit in ((found.indices, shape[0]), (found.neighbours, train_images)):
             if indices.size and not 0 <= indices.min() <= indices.max() < limit:
                 raise ValueError("it is of other images than those in data/")
     except (TypeError, ValueError) as error:
@@ -186,8 +188,14 @@ def write_shifted(
     _write(folder / SHIFTED, {"examples": examples})
 
 
-def read_shifted(folder: Path) -> tuple[dict[str, list[float]], np.ndarray]:
+def read_shifted(
+    folder: Path, shape: tuple[int, int, int]
+) -> tuple[dict[str, list[float]], np.ndarray]:
     """Read what `write_shifted` wrote; nothing, and no images, if it wrote nothing.
+
+    Args:
+        folder: holds the files.
+        shape: of an image: channels, height and width.
 
     Raises:
         UserError: a file is damaged.
@@ -204,7 +212,7 @@ def read_shifted(folder: Path) -> tuple[dict[str, list[float]], np.ndarray]:
         raise _unreadable(table, error) from None
     examples = _read(path).get("examples", np.empty(0))
     counts = {len(values) for values in accuracies.values()}
-    if examples.ndim != 5 or (len(accuracies), *counts) != examples.shape[:2]:
+    if examples.dtype != np.uint8 or (len(accuracies), *counts, *shape) != examples.shape:
         raise _unreadable(path, f"it does not fit {table}")
     return accuracies, examples
 

@@ -1,4 +1,4 @@
-"""Test images made worse: twelve corruptions in five severities each.
+"""Test images made worse: corruptions in five severities each.
 
 After D. Hendrycks and T. Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions
 and Perturbations", arXiv:1903.12261, and N. Mu and J. Gilmer, "MNIST-C", arXiv:1906.02337, in forms
@@ -138,12 +138,19 @@ def score(
     examples = []
     for name, own in accuracies.items():
         for severity in range(1, SEVERITIES + 1):
-            changed = corrupt(images, peak, name, severity, drawn)
-            logits = predict(
-                trained.model, changed, trained.normalization, batch_size=batch_size, tta=tta
-            )
-            own.append(accuracy(logits, truth))
-            examples.append(changed[0].clone())  # a view would keep all of them
+            logits: list[Tensor] = []
+            for batch in torch.arange(len(images), device=images.device).split(batch_size):
+                some = Draws(*(part[batch] for part in drawn))
+                changed = corrupt(images[batch], peak, name, severity, some)
+                if not logits:
+                    examples.append(changed[0].clone())  # a view would keep the batch
+                logits.append(
+                    predict(
+                        trained.model, changed, trained.normalization, batch_size=batch_size,
+                        tta=tta,
+                    )
+                )  # fmt: skip
+            own.append(accuracy(torch.cat(logits), truth))
     stacked = torch.stack(examples).unflatten(0, (len(CORRUPTIONS), SEVERITIES))
     return accuracies, stacked.cpu().numpy()
 

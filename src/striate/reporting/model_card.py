@@ -57,7 +57,9 @@ def card(results: Results) -> str:
             metrics=metric_rows(results),
             rows=[
                 row | {"name": escaped(row["name"])}
-                for row in class_rows(confusion, results.classes)
+                for row in class_rows(
+                    confusion, results.classes, results.manifest["train"]["per_class"]
+                )
             ],
             confidence=confidence,
             false_alarms=model_json.FALSE_ALARMS,

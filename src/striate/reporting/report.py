@@ -57,7 +57,9 @@ def page(results: Results, drawings: Sequence[Drawing]) -> str:
             section: [_shown(drawing) for drawing in drawings if drawing.entry.section == section]
             for section in SECTIONS
         },
-        classes=class_rows(results.confusion, results.classes),
+        classes=class_rows(
+            results.confusion, results.classes, results.manifest["train"]["per_class"]
+        ),
         calibration=calibration_sentence(results.calibration),
         errors=METRICS["errors"].shown(test),
         similar=results.mistakes.neighbours.shape[1],
@@ -185,18 +187,22 @@ def selection_advice(train: dict[str, float]) -> str:
     return f"{how}: the highest of several test accuracies is partly luck."
 
 
-def class_rows(confusion: NDArray[np.integer], classes: Sequence[str]) -> list[dict[str, Any]]:
+def class_rows(
+    confusion: NDArray[np.integer], classes: Sequence[str], stored: Sequence[int]
+) -> list[dict[str, Any]]:
     """The table of classes: what `scores.per_class_scores` gives, with hits and intervals.
 
     Args:
         confusion: what `scores.confusion_matrix` gives.
         classes: the names.
+        stored: training images of each class, before any is held out.
     """
     scores = per_class_scores(confusion)
     return [
         row
-        | {"name": name, "hits": int(hits), "interval": interval(int(hits), int(row["support"]))}
-        for row, hits, name in zip(scores, np.diag(confusion), classes, strict=True)
+        | {"name": name, "stored": count, "hits": int(hits)}
+        | {"interval": interval(int(hits), int(row["support"]))}
+        for row, hits, name, count in zip(scores, np.diag(confusion), classes, stored, strict=True)
     ]
 
 

@@ -103,14 +103,24 @@ class Results:
     @property
     def validation_count(self) -> int:
         """How many images the validation set has."""
-        count = self.manifest["train"]["count"]
-        return validation_count(self.params["data.val_size"], self.params["data.fold"], count)
+        return self._held_out or self._given
 
     @property
     def train_count(self) -> int:
         """How many images the training set has, without the validation set."""
         drawn: int = self.params["data.per_class"] * len(self.classes)
-        return drawn or self.manifest["train"]["count"] - self.validation_count
+        return drawn or self.manifest["train"]["count"] - self._held_out
+
+    @property
+    def _given(self) -> int:
+        """Images of a validation set that the data set has itself."""
+        return int(self.manifest.get("val", {"count": 0})["count"])
+
+    @property
+    def _held_out(self) -> int:
+        """How many of the stored training images are in the validation set."""
+        size, fold = self.params["data.val_size"], self.params["data.fold"]
+        return validation_count(size, fold, self.manifest["train"]["count"], self._given)
 
     @cached_property
     def means(self) -> dict[str, Mean]:

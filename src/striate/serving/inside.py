@@ -55,16 +55,13 @@ def _layer(name: str, maps: np.ndarray) -> dict[str, Any]:
 
 
 def filters(trained: Checkpoint) -> dict[str, np.ndarray]:
-    """The filters behind each layer's channels: layer name → (channels, inputs, height, width).
-
-    Of a layer with several convolutions, those of the last one that has the layer's channels.
-    Layers without any are left out.
-    """
-    found: dict[str, np.ndarray] = {}
-    for name, weight in inspection.filters(trained.model).items():
-        layer = name.partition("_conv")[0]
-        found[layer] = weight.numpy()
-    return found
+    """What `inspection.last_filters` gives of a network, on the CPU."""
+    blank = torch.zeros(1, *trained.description["shape"], dtype=torch.uint8)
+    maps = inspection.feature_maps(trained.model, trained.normalization(blank))
+    found = inspection.last_filters(
+        trained.model, {name: value.shape[1] for name, value in maps.items()}
+    )
+    return {name: weight.numpy() for name, weight in found.items()}
 
 
 def filter_png(weights: Mapping[str, np.ndarray], layer: str, channel: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from striate.data.framing import DARK, INK, MIXED, PLAIN, border
-from striate.datasets.image_reading import fit
+from striate.datasets.image_reading import RESIZE
 
 WORKING_SIDE = 8  # times the network's side: larger images are reduced before measuring
 NOISE = 3 * 1.4826  # times the median absolute deviation: three standard deviations
@@ -66,8 +66,12 @@ def place(image: Image.Image, shape: Sequence[int], peak: int, frame: dict[str, 
     has_size = image.size == (width, height)
     source, target = (0.0, 0.0, 1.0, 1.0), (0, 0, width, height)
     if background == MIXED:
-        fitted = image if has_size else fit(image, (width, height))
-        source = source if has_size else _kept_by_fit(image.size, (width, height))
+        resize = frame.get("resize", "crop")
+        fitted = image if has_size else RESIZE[resize](image, (width, height))
+        if not has_size and resize == "crop":
+            source = _kept_by_fit(image.size, (width, height))
+        elif not has_size and resize == "pad":
+            target = _filled_by_pad(image.size, (width, height))
         values = np.asarray(fitted, np.float32) / 255
     else:
         values = np.asarray(image, np.float32) / 255
@@ -84,6 +88,13 @@ def _kept_by_fit(size: tuple[int, int], wanted: tuple[int, int]) -> Box:
     scale = min(size[0] / wanted[0], size[1] / wanted[1])
     width, height = (scale * length / whole for length, whole in zip(wanted, size, strict=True))
     return (1 - width) / 2, (1 - height) / 2, width, height
+
+
+def _filled_by_pad(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The part of an image of the wanted size that `pad` does not leave black."""
+    scale = min(wanted[0] / size[0], wanted[1] / size[1])
+    width, height = (max(1, round(scale * length)) for length in size)
+    return (wanted[0] - width) // 2, (wanted[1] - height) // 2, width, height
 
 
 def _extract_drawing(

@@ -31,7 +31,7 @@ import torch
 
 from striate.datasets import image_reading
 from striate.datasets.image_reading import ImageReadError
-from striate.errors import UserError
+from striate.errors import UserError, one_line
 from striate.models import checkpoint, model_json
 from striate.models.checkpoint import Checkpoint
 from striate.reporting import html, numbers
@@ -41,6 +41,7 @@ from striate.tracking import mlflow_store
 HOST = "127.0.0.1"
 START_SECONDS = 180.0  # the scoring server loads MLflow and torch
 ANSWER_SECONDS = 30.0
+LOOKING = threading.Lock()  # one image at a time: each takes all cores
 MAX_BYTES = 20_000_000  # of an image file
 # The page may load nothing but itself and what it draws.
 CONTENT_SECURITY_POLICY = (
@@ -135,7 +136,8 @@ def look_inside(champion: Champion, content: bytes) -> dict[str, Any]:
     placed = preprocess.place(
         image, description["shape"], description["normalization"]["peak"], description["frame"]
     )
-    logits, found = inside.look(champion.trained, placed.pixels)
+    with LOOKING:
+        logits, found = inside.look(champion.trained, placed.pixels)
     where = {"source": placed.source, "target": placed.target}
     return _answer(champion, logits, placed.pixels) | found | where
 
@@ -188,7 +190,6 @@ class Server(ThreadingHTTPServer):
         self.scoring_url = f"http://{HOST}:{scoring_port}"
         self.page = page(champion).encode()
         self.filters = inside.filters(champion.trained)
-        self.looking = threading.Lock()  # hooks and gradients of one network, one image at a time
         super().__init__((HOST, port), Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -209,7 +210,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/":
             self._send(200, "text/html; charset=utf-8", self.server.page)
             return
-        match = re.fullmatch(r"/filter/(\w+)/(\d{1,6})", self.path)
+        match = re.fullmatch(r"/filter/(\w+)/([0-9]{1,6})", self.path)
         try:
             if match is None:
                 raise KeyError(self.path)
@@ -236,12 +237,13 @@ class Handler(BaseHTTPRequestHandler):
         try:
             content = self.rfile.read(int(length))
             if self.path == "/inside":
-                with self.server.looking:
-                    answer = look_inside(self.server.champion, content)
+                answer = look_inside(self.server.champion, content)
             else:
                 answer = predict(self.server.champion, content, self.server.scoring_url)
         except ImageReadError as error:
             self._refuse(400, str(error))
+        except RuntimeError as error:  # PyTorch's, such as of a full memory
+            self._refuse(500, one_line(error))
         except (OSError, ValueError, KeyError):
             self._refuse(502, "the scoring server does not answer")
         else:

@@ -23,7 +23,7 @@ MAX_CHOICES = 50
 DIGITS = 4  # significant digits of a sampled float
 # These decide which images score a trial, and must be equal for all trials.
 SCORED_BY = (
-    "seed", "data.name", "data.path", "data.size", "data.test_size", "data.val_size",
+    "seed", "data.name", "data.path", "data.size", "data.resize", "data.test_size", "data.val_size",
     "data.split_seed", "data.fold", "data.leave_out",
 )  # fmt: skip
 
@@ -120,7 +120,8 @@ def _check_drawn(base: Params, drawn: dict[str, Any], path: Path) -> None:
                 splits.validation_count(settings.data.val_size, settings.data.fold, count)
             )
         else:
-            held_out = settings.data.val_size  # the number of images is not known
+            # The number of images is not known.
+            held_out = settings.data.val_size if settings.data.fold == "none" else 1.0
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     if not held_out:

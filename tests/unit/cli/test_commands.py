@@ -33,7 +33,7 @@ def test_the_overview_lists_each_command_once_in_its_group(monkeypatch, capsys):
             assert summary[0].isupper()
             listed.append(name)
     assert groups == {
-        "Run experiments": ["recipe", "fetch", "repeat", "tune"],
+        "Run experiments": ["data", "recipe", "fetch", "repeat", "tune"],
         "Measure networks and recipes": ["ladder", "ablate", "doubts"],
         "Compare results": ["summary", "experiments", "compare", "pareto", "gate", "ui"],
         "Use a network": ["predict", "export", "promote", "serve"],

@@ -26,7 +26,7 @@ SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32), "digits": (1, 8, 8)}
 LEFT_OUT = {"seed", "data.split_seed", "data.path", "data.test_size", "data.residency",
             "training.device", "training.processes", "training.precision", "training.capture",
             "training.log_every", "training.deterministic",
-            "training.checkpoint_minutes", "data.leave_out", "evaluate.neighbours",
+            "training.checkpoint_minutes", "evaluate.neighbours",
             "evaluate.shifted"}  # fmt: skip
 
 

@@ -40,7 +40,7 @@ from striate.datasets.registry import DATASETS, DataError, Dataset, File
 from striate.errors import UserError
 
 STORED = ["images.npy", "labels.npy"]
-FILES = ["manifest.json", "source.json", "test", "train"]
+FILES = ["manifest.json", "source.json", "test", "train", "val"]
 
 
 def md5(content):

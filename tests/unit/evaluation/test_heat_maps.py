@@ -29,7 +29,10 @@ def test_the_pixel_that_decides_is_the_hottest():
     images = torch.zeros(2, 1, 8, 8)
     images[:, 0, 3, 5] = 1
     for_it, against = heat_maps.heat_maps(OnePixel(), images, torch.tensor([1, 0]))
-    assert for_it.argmax() == against.argmin() == 3 * 8 + 5 or for_it[3, 5] == for_it.max()
+    for found in (for_it, -against):
+        # Averaged over 3 × 3 pixels, it shares the first place with its neighbours.
+        assert found[3, 5] == found.max()
+        assert (found == found.max()).sum() == 9
     assert for_it.max() > 0 > against.min()
     raw = heat_maps.integrated_gradients(OnePixel(), images, torch.tensor([1, 0]))
     assert (raw[0, 0] != 0).nonzero().tolist() == [[3, 5]]
@@ -71,16 +74,13 @@ def test_an_image_has_the_same_map_in_any_company():
     assert torch.allclose(together[33], alone[0], atol=1e-6)
 
 
-def test_curves_of_a_perfect_map_fall_and_rise_at_once():
-    images = torch.zeros(2, 1, 8, 8)
-    images[:, 0, 3, 5] = 1
-    maps = torch.zeros(2, 8, 8)
-    maps[:, 3, 5] = 1
-    classes = torch.tensor([1, 1])
-    deletion, insertion = heat_maps.probabilities_by_share(OnePixel(), images, classes, maps, 8)
-    sure, unsure = (
-        torch.tensor([6.0]).sigmoid(),
-        (6 * heat_maps.blurred(images)[0, 0, 3, 5]).sigmoid(),
-    )
-    assert deletion.tolist() == pytest.approx([sure.item()] + [unsure.item()] * 8)
-    assert insertion.tolist() == pytest.approx([unsure.item()] + [sure.item()] * 8)
+def test_large_images_are_computed_a_few_at_a_time(monkeypatch):
+    torch.manual_seed(0)
+    model = build().eval()
+    images, classes = torch.rand(5, 1, 28, 28), torch.arange(5)
+    whole, counts = heat_maps.heat_maps(model, images, classes), []
+    model.register_forward_pre_hook(lambda _module, inputs: counts.append(len(inputs[0])))
+    monkeypatch.setattr(heat_maps, "VALUES", 7 * 28 * 28)
+    assert torch.allclose(heat_maps.heat_maps(model, images, classes), whole, atol=1e-6)
+    assert max(counts) == 7
+    assert sum(counts) == 5 * heat_maps.STEPS

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import describe
+from networks import build
 from PIL import Image
 
 from striate.errors import UserError
+from striate.evaluation import inspection
 from striate.models import checkpoint
 from striate.models.checkpoint import Checkpoint
 from striate.models.normalization import Normalization
@@ -278,3 +280,20 @@ def test_without_a_champion_it_says_how_to_make_one(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     with pytest.raises(UserError, match="there is no champion yet; `striate promote workspace`"):
         web.find_champion()
+
+
+def test_the_filters_of_a_layer_are_those_of_its_last_convolution():
+    def shapes(shape=(3, 32, 32), **changes):
+        model = build(shape, **changes).eval()
+        maps = inspection.feature_maps(model, torch.zeros(1, *shape))
+        channels = {name: value.shape[1] for name, value in maps.items()}
+        found = inspection.last_filters(model, channels)
+        assert all(len(found[name]) == channels[name] for name in found)
+        return {name: tuple(weight.shape[1:]) for name, weight in found.items()}
+
+    # Not the skip connection, which has 1×1 filters.
+    residual = shapes(width=4, layers=2, kernel_size=3, convs_per_layer=2, residual=True)
+    assert residual == {"layer1": (4, 3, 3), "layer2": (8, 3, 3)}
+    stages = shapes(arch="resnet", width=4, layers=1, kernel_size=3)
+    assert stages["stage2"] == (8, 3, 3)
+    assert shapes(arch="timm:resnet18").keys() <= {f"stage{n}" for n in range(1, 6)}

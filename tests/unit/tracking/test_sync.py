@@ -63,7 +63,7 @@ def run_called(name):
 def test_hashes_are_those_of_dvc(clone):
     lock = yaml.safe_load((clone.folder / "dvc.lock").read_text())["stages"]
     outs = [out for stage in lock.values() for out in stage["outs"]]
-    assert len(outs) == 14
+    assert len(outs) == 16
     for out in outs:
         assert files.md5(clone.folder / out["path"]) == out["md5"], out["path"]
     flat = params.flatten(yaml.safe_load((clone.folder / "params.yaml").read_text()))

@@ -6,29 +6,15 @@ Uncertainty in Dataset Labels", arXiv:1911.00068, through cleanlab, its authors'
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-
-class Unseen(NamedTuple):
-    """Images, and how networks classify them that were not trained on them.
-
-    Attributes:
-        images: uint8 (N, C, H, W).
-        labels: int64 (N,).
-        probabilities: float64 (N, classes).
-        classes: their names.
-        peak: the largest pixel value.
-        files: of the images, relative to data.path; none if the data set is not made of files.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    probabilities: np.ndarray
-    classes: list[str]
-    peak: int
-    files: list[str]
+from striate.data import arrays
+from striate.evaluation import predictions
+from striate.evaluation.scores import softmax
 
 
 class Doubt(NamedTuple):
@@ -49,27 +35,43 @@ class Doubt(NamedTuple):
     suggested_probability: float
 
 
+def mean_test_probabilities(data: Path, folders: Sequence[Path]) -> np.ndarray:
+    """The mean of what networks said of the test images when they were evaluated.
+
+    Args:
+        data: the folder `data`.
+        folders: the folder `predictions` of each network.
+
+    Returns:
+        float64 (N, classes).
+
+    Raises:
+        UserError: a file is missing or broken.
+    """
+    manifest = arrays.load_manifest(data)
+    shape = (manifest["test"]["count"], len(manifest["classes"]))
+    mean: np.ndarray = np.mean(
+        [softmax(predictions.read_logits(folder, shape)) for folder in folders], axis=0
+    )
+    return mean
+
+
 def doubtful(probabilities: np.ndarray, labels: np.ndarray) -> list[Doubt]:
     """All images that are classified otherwise than labelled, the least probable label first.
 
     Args:
-        probabilities: float (N, classes), each row by a network that was not trained on its image.
+        probabilities: float (N, classes), each row by networks that were not trained on its image.
         labels: int64 (N,).
     """
-    from cleanlab.filter import find_label_issues
-
-    ranked = find_label_issues(
-        labels, probabilities, filter_by="predicted_neq_given",
-        return_indices_ranked_by="self_confidence", n_jobs=1,
-    )  # fmt: skip
-    suggested = probabilities[ranked].argmax(1)
+    likeliest = probabilities.argmax(1)
+    found = np.flatnonzero(likeliest != labels)
+    own = probabilities[found, labels[found]]
+    order = np.argsort(own, kind="stable")
+    rows = zip(found[order].tolist(), own[order].tolist(), strict=True)
     return [
-        Doubt(
-            int(i), int(labels[i]), int(k), float(probabilities[i, labels[i]]),
-            float(probabilities[i, k]),
-        )
-        for i, k in zip(ranked, suggested, strict=True)
-    ]  # fmt: skip
+        Doubt(i, int(labels[i]), int(likeliest[i]), share, float(probabilities[i, likeliest[i]]))
+        for i, share in rows
+    ]
 
 
 def estimated_wrong(probabilities: np.ndarray, labels: np.ndarray) -> int:

@@ -1,0 +1,127 @@
+"""Storing own images: it goes on after a kill, with the same bytes, and holds few in memory."""
+
+import os
+import tracemalloc
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from PIL import Image
+from stored_images import read
+
+from striate.datasets import image_folder, layouts
+from striate.datasets.registry import DataError
+
+COUNT = 60
+
+
+@pytest.fixture
+def images(tmp_path):
+    random = np.random.RandomState(0)
+    root = tmp_path / "images"
+    for part, count in (("train", COUNT), ("test", COUNT // 3)):
+        for name in ("a", "b"):
+            (root / part / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = random.randint(0, 256, (20, 30, 3), np.uint8)
+                Image.fromarray(pixels).save(root / part / name / f"{number:03}.png")
+    return root
+
+
+def content(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def store_some(monkeypatch, images, data, count, size=16):
+    """Store, but stop at the image with that number; returns the files that were read."""
+    seen, whole = [], image_folder._pixels
+
+    def pixels(file, image, shape):
+        if len(seen) == count:
+            raise KeyboardInterrupt
+        seen.append(file)
+        return whole(file, image, shape)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(image_folder, "_pixels", pixels)
+        with suppress(KeyboardInterrupt):
+            read(images, size, folder=data)
+    return seen
+
+
+def test_a_store_goes_on_where_it_was_stopped_twice_with_the_same_bytes(
+    images, tmp_path, monkeypatch
+):
+    read(images, 16, folder=tmp_path / "whole")
+    data, seen = tmp_path / "data", []
+    for count in (50, 45):
+        seen += store_some(monkeypatch, images, data, count)
+        assert not (data / "manifest.json").exists()
+    seen += store_some(monkeypatch, images, data, 10**9)
+    assert content(data) == content(tmp_path / "whole")
+    # What had reached the disk was not read again; up to a buffer of 8 KiB is lost with a kill.
+    assert len({*seen}) == 2 * (COUNT + COUNT // 3)
+    assert len(seen) - len({*seen}) <= 2 * (8192 // (3 * 16 * 16) + 1)
+
+
+@pytest.mark.parametrize("change", ["file", "size", "resize", "torn"])
+def test_what_is_of_other_files_or_torn_is_not_kept(images, tmp_path, monkeypatch, change):
+    data = tmp_path / "data"
+    store_some(monkeypatch, images, data, 90)
+    size, resize = 16, "crop"
+    if change == "file":
+        Image.new("RGB", (30, 20)).save(images / "train/a/003.png")
+    elif change == "size":
+        size = 12
+    elif change == "resize":
+        resize = "pad"
+    else:
+        stored = data / ".partial/train/images.npy"
+        stored.write_bytes(stored.read_bytes()[:-100])
+    read(images, size, resize=resize, folder=data)
+    read(images, size, resize=resize, folder=tmp_path / "whole")
+    assert content(data) == content(tmp_path / "whole")
+
+
+def test_a_file_that_cannot_be_read_leaves_no_blank_image_behind(images, tmp_path):
+    data, bad = tmp_path / "data", images / "train/b/010.png"
+    good = bad.read_bytes()
+    times = os.stat(bad)
+    bad.write_bytes(good[:200] + bytes(len(good) - 200))
+    os.utime(bad, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(DataError, match=r"train/b/010\.png"):
+        read(images, 16, folder=data)
+    # Mended without a change of size or time, so that the next store goes on.
+    bad.write_bytes(good)
+    os.utime(bad, ns=(times.st_atime_ns, times.st_mtime_ns))
+    read(images, 16, folder=data)
+    read(images, 16, folder=tmp_path / "whole")
+    assert content(data) == content(tmp_path / "whole")
+
+
+def test_the_old_data_stay_until_the_new_ones_are_whole(images, tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    read(images, 16, folder=data)
+    before = content(data)
+    store_some(monkeypatch, images, data, 30, size=8)
+    kept = {name: value for name, value in content(data).items() if ".partial" not in name}
+    assert kept == before
+
+
+def test_only_a_few_images_are_in_memory(images, tmp_path, monkeypatch):
+    """Of 160 of 150 KB, as many as the threads are ahead of what is written."""
+    monkeypatch.setattr(image_folder, "AT_ONCE", 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    look = image_folder.Look((224, 224), "stretch")
+    layout = image_folder.divided(layouts.find(images), 0.2)
+    shape = image_folder.shape_of(layout, look)
+    tracemalloc.start()
+    image_folder.store(layout, look, shape, tmp_path / "data")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    ahead = 2 * 2 + 2  # parts that are read, and the one that is written
+    assert most < (ahead + 2) * 2 * 224 * 224 * 3 + 500_000
