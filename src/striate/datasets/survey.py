@@ -66,12 +66,11 @@ def look(layout: Layout) -> list[Seen]:
 
 def _look_at(file: Path, part: str, label: int) -> Seen:
     try:
+        image = image_reading.read(file)
         with Image.open(file) as opened:
             mode = opened.mode
-        image = image_reading.read(file)
-    except (ImageReadError, OSError, ValueError) as error:
-        said = str(error) if isinstance(error, ImageReadError) else f"{file} is not an image"
-        return Seen(file, part, label, (0, 0), "", 0, b"", said)
+    except (ImageReadError, OSError) as error:
+        return Seen(file, part, label, (0, 0), "", 0, b"", str(error))
     gray = image.convert("L")
     return Seen(file, part, label, image.size, mode, difference_hash(gray), thumbnail(gray), "")
 
