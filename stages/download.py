@@ -12,7 +12,6 @@ from striate.datasets.registry import DATASETS
 from striate.pipeline.stage import stage
 
 DATA = Path("data")
-PARTS = {"train": "training", "val": "validation", "test": "test"}
 MAX_LISTED = 5  # pairs of files
 
 
@@ -28,7 +27,7 @@ def main() -> None:
         loaded = fetch.fetch(dataset, mirror())
         arrays.write(loaded, DATA)
         counts = {"train": len(loaded.train.labels), "test": len(loaded.test.labels)}
-    said = [f"{counts[part]:,} {called}" for part, called in PARTS.items() if part in counts]
+    said = [f"{count:,} {arrays.CALLED[part]}" for part, count in counts.items()]
     print(f"{name}: {', '.join(said[:-1])} and {said[-1]} images in data/")
 
 

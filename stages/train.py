@@ -63,14 +63,14 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
     manifest = arrays.load_manifest(DATA)
     validation.check(
         settings, manifest["shape"], len(manifest["classes"]), manifest["train"]["count"],
-        group.size, manifest.get("val", {"count": 0})["count"],
+        group.size, splits.given_count(manifest),
     )  # fmt: skip
     splits.check_per_class(settings.data, manifest)
     normalization = pick_normalization(manifest, settings.data.normalize)
     description = checkpoint.describe(settings.model.architecture(), manifest, normalization)
     torch.manual_seed(settings.seed)
     model = checkpoint.build(description).to(device)
-    train_set, val_set, sample, residency = load_data(settings, group, device)
+    train_set, val_set, sample, residency = load_data(settings, manifest, group, device)
     model.fit_to_data(normalization(sample))
     transferred = initialize(model, settings)
     description |= model_json.pretrained(Path(settings.training.init_from))
@@ -92,20 +92,19 @@ def train(settings: params.Params, log: Logbook, group: Group, device: torch.dev
 
 
 def load_data(
-    settings: params.Params, group: Group, device: torch.device
+    settings: params.Params, manifest: dict[str, Any], group: Group, device: torch.device
 ) -> tuple[Split[Tensor] | Split[Stored], Split[Tensor] | Split[Stored] | None, Tensor, str]:
     """Read the images, and put them where they are to lie.
 
     Returns:
         The training set, the validation set, images for the whitening, and where images lie.
     """
-    from striate.data import arrays, tensors
+    from striate.data import splits, tensors
     from striate.models import devices, registry
     from striate.training import lazy_images, memory
 
     images = lazy_images.load(DATA, "train", device)
-    has_own = "val" in arrays.load_manifest(DATA)
-    given = lazy_images.load(DATA, "val", device) if has_own else None
+    given = lazy_images.load(DATA, "val", device) if splits.given_count(manifest) else None
     # All processes measure the free memory before any of them takes it.
     residency = group.all_gather(
         memory.pick_residency(

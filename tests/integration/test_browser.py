@@ -364,6 +364,14 @@ def page(clone, mirror):
     assert (bool(gone), alive) == (True, [])
 
 
+def assert_fits(browser):
+    """No page scrolls sideways, on a dark desk or a bright phone; the phone stays."""
+    for width, dark in ((1100, True), (390, False)):
+        browser.emulate(width, dark=dark)
+        time.sleep(0.3)
+        assert of(browser, "document.documentElement.scrollWidth") == width
+
+
 def stroke(browser, *points):
     """Draw by the mouse, from point to point, in parts of the paper's size."""
     paper = browser.find_element(By.ID, "paper")
@@ -394,10 +402,7 @@ def test_a_seven_that_is_drawn_is_called_a_seven(browser, page):
     assert of(browser, "document.getElementById('seen').naturalWidth") >= 200
     browser.emulate(1100, dark=False)
     browser.keep("serve")
-    for width, dark in ((1100, True), (390, False)):
-        browser.emulate(width, dark=dark)
-        time.sleep(0.3)
-        assert of(browser, "document.documentElement.scrollWidth") == width
+    assert_fits(browser)
     browser.find_element(By.ID, "clear").click()
     assert answer() == "Nothing is drawn yet."
     assert browser.complaints() == []
@@ -449,10 +454,7 @@ def test_the_inside_of_the_network_follows_the_drawing(browser, page):
     browser.wait_for(lambda: ", a tile for each of 16 inputs" in filters[1].text, 30)
     browser.emulate(1100, dark=False)
     browser.keep("inside")
-    for width, dark in ((1100, True), (390, False)):
-        browser.emulate(width, dark=dark)
-        time.sleep(0.3)
-        assert of(browser, "document.documentElement.scrollWidth") == width
+    assert_fits(browser)
     browser.keep("inside_phone")
     browser.find_element(By.ID, "clear").click()
     assert (heat(), layers.text) == (None, "Draw something.")

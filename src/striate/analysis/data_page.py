@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from striate.data import files
+from striate.data.arrays import CALLED
 from striate.datasets import image_reading
 from striate.datasets.image_reading import ImageReadError
 from striate.datasets.layouts import Layout
@@ -22,7 +23,6 @@ PAIRS = 60  # nearly equal images on the page, at most
 LISTED = 5  # files in a finding
 UNEQUAL = 3  # times as many images, from which on a difference of classes is told
 FEW = 20  # images of a class, below which that is told
-CALLED = {"train": "training", "val": "validation", "test": "test"}
 
 
 class Finding(NamedTuple):
@@ -42,7 +42,7 @@ class Finding(NamedTuple):
 def counts(layout: Layout) -> list[list[str]]:
     """A table: the images of each class in each part, and all."""
     parts = [part for part in CALLED if part in layout.files]
-    each = {p: np.bincount(layout.labels[p], minlength=len(layout.classes)) for p in parts}
+    each = {part: _of_each(layout, part) for part in parts}
     rows = [
         [name, *(f"{each[part][index]:,}" for part in parts)]
         for index, name in enumerate(layout.classes)
@@ -118,8 +118,13 @@ def _several_sizes(seen: Sequence[Seen]) -> Finding | None:
     return Finding(f"{len(known):,} sizes of images", commonest, advice)
 
 
+def _of_each(layout: Layout, part: str) -> np.ndarray:
+    """How many images of each class a part has, (classes,)."""
+    return np.bincount(layout.labels[part], minlength=len(layout.classes))
+
+
 def _unequal(layout: Layout) -> Finding | None:
-    each = np.bincount(layout.labels["train"], minlength=len(layout.classes))
+    each = _of_each(layout, "train")
     if each.max() < UNEQUAL * each.min():
         return None
     least, most = (layout.classes[index] for index in (each.argmin(), each.argmax()))
@@ -130,7 +135,7 @@ def _unequal(layout: Layout) -> Finding | None:
 
 
 def _few(layout: Layout) -> Finding | None:
-    each = np.bincount(layout.labels["train"], minlength=len(layout.classes))
+    each = _of_each(layout, "train")
     few = [f"{name}: {n}" for name, n in zip(layout.classes, each, strict=True) if n < FEW]
     what = f"{len(few)} of {len(layout.classes)} classes have fewer than {FEW} training images"
     advice = "begin with a trained network: training.init_from, model.pretrained"

@@ -92,7 +92,7 @@ def _row(images: Images, one: Doubt) -> dict[str, Any]:
 
 
 def _page(images: Images, ranked: Sequence[Doubt], wrong: int, listed_in: str) -> str:
-    called = {"train": "training", "test": "test"}[images.split]
+    called = arrays.CALLED[images.split]
     shown, count = ranked[:SHOWN], plural(len(ranked), "doubtful label")
     return render(
         "doubts.html.j2",

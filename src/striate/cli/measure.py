@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from striate.cli import workspace
-from striate.cli.run import runner
+from striate.cli.run import SETTING, WORKERS, runner
 from striate.cli.table import argument, command, number
 from striate.errors import UserError
 
@@ -78,7 +78,8 @@ def ladder(
         _print_missing(root, settings, range(seeds))
         return
     workspace.output_folder(to)
-    found, timings = _complete(root, settings, range(seeds), workers)
+    found, heard = _complete(root, settings, range(seeds), workers)
+    timings = _times(root, found, heard)
     steps = ladder.steps(rungs, found, timings)
     print()
     print(columns(ladder.table(steps)))
@@ -102,10 +103,7 @@ def ladder(
         "--seeds", metavar="N", type=number(2, 10_000), default=3, help="seeds of each setting"
     ),
     PARAM,
-    argument(
-        "--workers", metavar="N", type=number(1, 1024),
-        help="experiments that run at once (one on each core, or one on a GPU)",
-    ),
+    WORKERS,
     argument(
         "--picture", metavar="FILE", type=Path, values="file",
         help="where to write the picture (default: reports/ablation/RECIPE.png)",
@@ -153,7 +151,8 @@ def ablate(
         return
     path = picture or Path("reports/ablation", f"{wanted.name}.png")
     workspace.output_folder(path.parent)
-    found, timings = _complete(root, settings, range(seeds), workers)
+    found, heard = _complete(root, settings, range(seeds), workers)
+    timings = _times(root, found, heard)
     rows = analysis.rows(plan.changes, found, timings)
     print()
     print(columns(analysis.table(rows)))
@@ -224,8 +223,8 @@ def _print_missing(root: Path, settings: Sequence[Setting], seeds: Sequence[int]
 
 def _complete(
     root: Path, settings: Sequence[Setting], seeds: Sequence[int], workers: int | None
-) -> tuple[list[Measured], dict[str, Timing]]:
-    """Run what is missing; what there is then of each setting, and the seconds of training."""
+) -> tuple[list[Measured], Heard]:
+    """Run what is missing; what there is then of each setting, and what was heard meanwhile."""
     from striate.pipeline import repeat, several
     from striate.reporting.numbers import plural
     from striate.tracking import records, times
@@ -240,7 +239,7 @@ def _complete(
         )  # fmt: skip
         failures = several.run_all(queue, found, run)
         measured = several.measured(root, settings, seeds, failures)
-    return measured, _times(root, measured, heard)
+    return measured, heard
 
 
 def _times(root: Path, measured: Sequence[Measured], heard: Heard) -> dict[str, Timing]:
@@ -257,20 +256,13 @@ def _times(root: Path, measured: Sequence[Measured], heard: Heard) -> dict[str, 
 
 
 @command(
-    argument(
-        "name", metavar="NAME", nargs="?", values="sources", default="workspace",
-        help="an experiment, branch, tag or commit, a recipe, or `workspace`: params.yaml as it is"
-        " (default: workspace)",
-    ),
+    SETTING,
     argument(
         "--folds", metavar="K", type=number(2, 100), default=5,
-        help="parts; each is classified by a network that trains on the others (default: 5)",
+        help="parts; each is classified by a network that trains on the others",
     ),
     PARAM,
-    argument(
-        "--workers", metavar="N", type=number(1, 1024),
-        help="experiments that run at once (one on each core, or one on a GPU)",
-    ),
+    WORKERS,
     argument(
         "--to", metavar="FOLDER", type=Path, values="directory", default=Path("reports/doubts"),
         help="where to write index.html, doubts.csv and, for your own images, leave_out.txt",
@@ -334,10 +326,9 @@ def doubts(
         wrong = analysis.estimated_wrong(probabilities, labels)
         left_out = pipeline.left_out(root, params)
         written = doubts_page.write(doubts_page.read(data, split, left_out), ranked, wrong, to)
-    called = "test" if of_test else "training"
     print(
-        f"\n{len(ranked):,} of {len(labels):,} {called} images are classified otherwise than"
-        f" labelled; confident learning estimates {plural(wrong, 'wrong label')}"
+        f"\n{len(ranked):,} of {len(labels):,} {arrays.CALLED[split]} images are classified"
+        f" otherwise than labelled; confident learning estimates {plural(wrong, 'wrong label')}"
     )
     print(*written, sep="\n")
 

@@ -132,15 +132,20 @@ def fetch(source: str, to: Path | None, file: Path | None) -> None:
     print(target)
 
 
+SETTING = argument(
+    "name", metavar="NAME", nargs="?", values="experiments", default="workspace",
+    help="an experiment, branch, tag or commit, a recipe, or `workspace`: params.yaml as it is",
+)  # fmt: skip
+WORKERS = argument(
+    "--workers", metavar="N", type=number(1, 1024),
+    help="experiments that run at once (one on each core, or one on a GPU)",
+)  # fmt: skip
 MOST_ROUNDS = 2  # of `repeat`: the first may find other data, of which the second adds the rest
 CHANGED = "the new experiments are of other code or data than are there now; run it again"
 
 
 @command(
-    argument(
-        "name", metavar="NAME", nargs="?", values="experiments", default="workspace",
-        help="an experiment, branch, tag or commit, a recipe, or `workspace`: params.yaml as it is",
-    ),
+    SETTING,
     argument(
         "--seeds", metavar="N", type=number(1, 10_000), default=5,
         help="how many seeds there are to be in all",
@@ -149,10 +154,7 @@ CHANGED = "the new experiments are of other code or data than are there now; run
         "-S", "--set-param", metavar="KEY=VALUE", action="append", default=None, dest="overrides",
         help="change a param; may be given several times",
     ),
-    argument(
-        "--workers", metavar="N", type=number(1, 1024),
-        help="experiments that run at once (one on each core, or one on a GPU)",
-    ),
+    WORKERS,
 )  # fmt: skip
 def repeat(name: str, seeds: int, overrides: list[str] | None, workers: int | None) -> None:
     """Repeat a setting with other seeds, for a mean with its error.

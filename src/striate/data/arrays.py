@@ -18,7 +18,8 @@ from striate.data.json_csv import read_json, write_json
 from striate.data.source import SOURCE_FILE, Source
 from striate.errors import UserError, one_line
 
-SPLITS = ("train", "val", "test")
+CALLED = {"train": "training", "val": "validation", "test": "test"}  # in sentences
+SPLITS = tuple(CALLED)
 ARRAYS = ("images.npy", "labels.npy")
 FILES = "files.json"
 MANIFEST_KEYS = {"name", "shape", "classes", "peak", "mean", "std", "frame", "train", "test"}

@@ -141,6 +141,11 @@ def validation_count(val_size: float, fold: str, count: int, given: int = 0) -> 
         raise UserError(f"data.val_size is {val_size:g}: {error} for training") from None
 
 
+def given_count(manifest: dict[str, Any]) -> int:
+    """Images of a validation set that the data set has itself."""
+    return int(manifest.get("val", {"count": 0})["count"])
+
+
 def check_per_class(data: Data, manifest: dict[str, Any]) -> None:
     """Refuse to train on more images of each class than the validation set leaves.
 
@@ -152,8 +157,7 @@ def check_per_class(data: Data, manifest: dict[str, Any]) -> None:
         UserError: names the largest possible value, and the class that has no more.
     """
     sizes = np.array(manifest["train"]["per_class"])
-    given = manifest.get("val", {"count": 0})["count"]
-    held_out = validation_count(data.val_size, data.fold, sizes.sum(), given)
+    held_out = validation_count(data.val_size, data.fold, sizes.sum(), given_count(manifest))
     drawn = class_quotas(sizes, held_out) if data.fold == "none" else fold_quotas(sizes, data.fold)
     left = sizes - drawn
     if data.per_class > left.min():

@@ -24,13 +24,13 @@ from striate.data.source import Source
 from striate.data.splits import stratified_split
 from striate.datasets import image_reading
 from striate.datasets.image_reading import ImageReadError
-from striate.datasets.layouts import TEST, TRAIN, Layout
+from striate.datasets.layouts import MAX_LISTED, TEST, TRAIN, Layout
 from striate.datasets.registry import DataError
 
 NAME = "folder"
 GRAY_MODES = ("1", "L", "LA", "La")
-MAX_LISTED = 10  # files in a message
 PARTIAL = ".partial"  # in data/: what is stored so far
+KEY = "key.txt"  # in it: of what
 AT_ONCE = 16  # files that a thread reads before it takes others
 
 
@@ -184,7 +184,7 @@ def store(layout: Layout, look: Look, shape: tuple[int, int, int], folder: Path)
             raise DataError(_listed(failures))
         mean, std = tally.moments()
         about = arrays.About(Source(NAME), shape, layout.classes, 255, mean, std, frame(look))
-        (partial / "key.json").unlink()
+        (partial / KEY).unlink()
         arrays.finish(partial, about, folder)
         partial.rmdir()
     return _report(layout, tally)
@@ -212,11 +212,11 @@ def _key(layout: Layout, look: Look, shape: tuple[int, int, int]) -> str:
 
 def _begin(partial: Path, key: str) -> None:
     """Keep what an earlier store of the same files left, or start anew."""
-    told = partial / "key.json"
-    if not told.is_file() or told.read_text() != json.dumps(key):
+    told = partial / KEY
+    if not told.is_file() or told.read_text() != key:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        told.write_text(json.dumps(key))
+        told.write_text(key)
 
 
 class Tally:
@@ -367,23 +367,17 @@ def _listed(failures: Sequence[str]) -> str:
 
 
 def _report(layout: Layout, tally: Tally) -> Report:
-    names = {part: [str(file) for file in files] for part, files in layout.files.items()}
-    train = dict(zip(tally.digests[TRAIN], names[TRAIN], strict=True))
-    duplicates = [
-        (train[digest], name)
-        for part in layout.files
-        if part != TRAIN
-        for digest, name in zip(tally.digests[part], names[part], strict=True)
-        if digest in train
-    ]
-    first: dict[bytes, tuple[str, int]] = {}
-    conflicts = []
-    for part in layout.files:
-        rows = zip(tally.digests[part], names[part], layout.labels[part].tolist(), strict=True)
-        for digest, name, label in rows:
-            other, known = first.setdefault(digest, (name, label))
+    train = dict(zip(tally.digests[TRAIN], layout.files[TRAIN], strict=True))
+    first: dict[bytes, tuple[Path, int]] = {}
+    duplicates, conflicts = [], []
+    for part, files in layout.files.items():
+        rows = zip(tally.digests[part], files, layout.labels[part].tolist(), strict=True)
+        for digest, file, label in rows:
+            if part != TRAIN and digest in train:
+                duplicates.append((str(train[digest]), str(file)))
+            other, known = first.setdefault(digest, (file, label))
             if known != label:
-                conflicts.append((other, name))
+                conflicts.append((str(other), str(file)))
     counts = {part: len(files) for part, files in layout.files.items()}
     return Report(counts, duplicates, conflicts)
 

@@ -157,7 +157,7 @@ def _part_folders(path: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for entry in sorted(path.iterdir()):
         part = PARTS.get(entry.name.lower())
-        if part is None or not os.path.lexists(entry):
+        if part is None:
             continue
         if part in found:
             raise DataError(f"{found[part]} and {entry} are the same part; keep one of them")
@@ -210,17 +210,22 @@ def _told_order(path: Path, names: set[str]) -> tuple[str, ...]:
     told = path / CLASSES
     if not told.is_file():
         return tuple(sorted(names))
-    order = [line for line in told.read_text(encoding="utf-8").splitlines() if line.strip()]
+    order = _lines(told)
     if {*order} != names or len(order) != len(names):
         odd = ", ".join(sorted({*order} ^ names)[:MAX_LISTED]) or "a name stands twice"
         raise DataError(f"{told} must name each class once, a line each: {odd}")
     return tuple(order)
 
 
+def _lines(path: Path) -> list[str]:
+    """The lines of a file that are not empty."""
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
 def _of_tables(path: Path, tables: Mapping[str, Path]) -> Layout:
     """The layout that tables describe: one for all parts ("") or one for each part."""
     rows = [
-        (part or _part(row, table), _file(row, table, path), _label(row, table))
+        (part or _part(row, table), _file(row, table, path), _value(row, LABEL_COLUMNS, table))
         for part, table in tables.items()
         for row in _read_table(table)
     ]
@@ -249,18 +254,17 @@ def _numbered(labels: Sequence[str], path: Path) -> tuple[tuple[str, ...], dict[
     names = {*labels}
     if len(names) < 2:
         raise DataError(f"all images have the label {labels[0]}; there must be two classes")
-    if all(name.isdecimal() for name in names):
-        ordered = sorted(names, key=int)
-        told = path / CLASSES
+    told = path / CLASSES
+    if not all(name.isdecimal() for name in names):
+        classes = ordered = _told_order(path, names)
+    else:
+        classes = ordered = tuple(sorted(names, key=int))
         if told.is_file():
-            lines = [line for line in told.read_text(encoding="utf-8").splitlines() if line.strip()]
+            lines = _lines(told)
             if int(ordered[-1]) >= len(lines):
                 raise DataError(f"{told} has {len(lines)} lines, and a label is {ordered[-1]}")
             classes = tuple(lines[int(name)] for name in ordered)
-            return classes, {name: index for index, name in enumerate(ordered)}
-        return tuple(ordered), {name: index for index, name in enumerate(ordered)}
-    classes = _told_order(path, names)
-    return classes, {name: index for index, name in enumerate(classes)}
+    return classes, {name: index for index, name in enumerate(ordered)}
 
 
 def _read_table(table: Path) -> list[dict[str, Any]]:
@@ -271,8 +275,7 @@ def _read_table(table: Path) -> list[dict[str, Any]]:
 
             rows = parquet.read_table(table).to_pylist()
         elif table.suffix.lower() == ".jsonl":
-            lines = table.read_text(encoding="utf-8").splitlines()
-            rows = [json.loads(line) for line in lines if line.strip()]
+            rows = [json.loads(line) for line in _lines(table)]
         else:
             delimiter = "\t" if table.suffix.lower() == ".tsv" else ","
             with table.open(newline="", encoding="utf-8-sig") as stream:
@@ -298,10 +301,6 @@ def _file(row: Mapping[str, Any], table: Path, root: Path) -> Path:
     if not Path(os.path.normpath(file)).is_relative_to(os.path.normpath(root)):
         raise DataError(f"{table} names {file}, which does not lie in {root}")
     return file
-
-
-def _label(row: Mapping[str, Any], table: Path) -> str:
-    return _value(row, LABEL_COLUMNS, table)
 
 
 def _part(row: Mapping[str, Any], table: Path) -> str:

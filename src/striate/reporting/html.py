@@ -80,8 +80,13 @@ def embedded_image(pixels: NDArray[np.floating]) -> str:
     """An image (C, H, W) in 0..1, C is 1 or 3, as a data address."""
     levels = np.clip(np.rint(255 * pixels), 0, 255).astype(np.uint8)
     layout = levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0)
+    return png_address(Image.fromarray(layout))
+
+
+def png_address(image: Image.Image, **options: int) -> str:
+    """An image as a data address; options are those of Pillow's PNG files."""
     buffer = io.BytesIO()
-    Image.fromarray(layout).save(buffer, format="png")
+    image.save(buffer, format="png", **options)
     return embedded(buffer.getvalue())
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from striate.data.splits import validation_count
+from striate.data.splits import given_count, validation_count
 from striate.evaluation import scores
 from striate.evaluation.predictions import Mistakes
 from striate.models import configs
@@ -103,7 +103,7 @@ class Results:
     @property
     def validation_count(self) -> int:
         """How many images the validation set has."""
-        return self._held_out or self._given
+        return self._held_out or given_count(self.manifest)
 
     @property
     def train_count(self) -> int:
@@ -112,15 +112,12 @@ class Results:
         return drawn or self.manifest["train"]["count"] - self._held_out
 
     @property
-    def _given(self) -> int:
-        """Images of a validation set that the data set has itself."""
-        return int(self.manifest.get("val", {"count": 0})["count"])
-
-    @property
     def _held_out(self) -> int:
         """How many of the stored training images are in the validation set."""
         size, fold = self.params["data.val_size"], self.params["data.fold"]
-        return validation_count(size, fold, self.manifest["train"]["count"], self._given)
+        return validation_count(
+            size, fold, self.manifest["train"]["count"], given_count(self.manifest)
+        )
 
     @cached_property
     def means(self) -> dict[str, Mean]:

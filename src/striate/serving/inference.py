@@ -24,7 +24,6 @@ from striate.evaluation import heat_maps
 from striate.models.calibration import energy
 from striate.models.checkpoint import Checkpoint
 from striate.models.prediction import predict
-from striate.reporting import html
 from striate.serving import preprocess
 
 BATCH = 256
@@ -188,6 +187,8 @@ def reasons(pixels: np.ndarray, peak: int, evidence: np.ndarray) -> Image.Image:
         peak: the largest pixel value.
         evidence: float32 (H, W).
     """
+    from striate.reporting import html  # takes Jinja, which classifying does not need
+
     left = view(pixels, peak)
     right = view(html.heat(arrays.scale_to_unit(pixels, peak), evidence), 1)
     both = Image.new("RGB", (left.width + GAP + right.width, left.height), "white")

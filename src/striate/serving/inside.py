@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -14,8 +13,9 @@ from torch import Tensor
 
 from striate.evaluation import heat_maps, inspection
 from striate.models.checkpoint import Checkpoint
-from striate.reporting.html import AGAINST, FOR, TINY, embedded, strength
+from striate.reporting.html import AGAINST, FOR, TINY, png_address, strength
 
+QUICK = 1  # of zlib: a page that follows a stroke cannot wait
 GAP = 1  # pixels between two tiles
 CHANNELS = 64  # of a layer that are shown, at most
 FAINTEST = 0.08  # share of the strongest evidence below which a pixel stays clear
@@ -86,7 +86,7 @@ def heat_png(evidence: np.ndarray) -> str:
     colours = np.where(evidence[..., None] > 0, FOR, AGAINST)
     alpha = np.where(shown < FAINTEST, 0, 230 * np.sqrt(shown))
     layered = np.concatenate([colours, alpha[..., None]], axis=2).round().astype(np.uint8)
-    return _address(Image.fromarray(layered, "RGBA"))
+    return png_address(Image.fromarray(layered, "RGBA"), compress_level=QUICK)
 
 
 def _columns(count: int, height: int, width: int) -> int:
@@ -103,10 +103,4 @@ def _side_by_side(tiles: np.ndarray, columns: int) -> str:
     cells[:count, :height, :width, 1] = 255
     table = cells.reshape(rows, columns, height + GAP, width + GAP, 2).swapaxes(1, 2)
     pixels = np.ascontiguousarray(table).reshape(rows * (height + GAP), -1, 2)
-    return _address(Image.fromarray(pixels, "LA"))
-
-
-def _address(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "png", compress_level=1)
-    return embedded(buffer.getvalue())
+    return png_address(Image.fromarray(pixels, "LA"), compress_level=QUICK)

@@ -18,9 +18,10 @@ from striate.datasets.image_reading import RESIZE
 
 WORKING_SIDE = 8  # times the network's side: larger images are reduced before measuring
 NOISE = 3 * 1.4826  # times the median absolute deviation: three standard deviations
-Box: TypeAlias = tuple[float, float, float, float]  # left, top, width, height
-
 FAINTEST = 0.05  # of the full range: an image with less contrast is blank
+
+Box: TypeAlias = tuple[float, float, float, float]  # left, top, width, height
+Pixels: TypeAlias = tuple[int, int, int, int]  # likewise, of the network's input
 
 
 class Placed(NamedTuple):
@@ -33,8 +34,8 @@ class Placed(NamedTuple):
     """
 
     pixels: np.ndarray
-    source: tuple[float, float, float, float]
-    target: tuple[int, int, int, int]
+    source: Box
+    target: Pixels
 
 
 def prepare(
@@ -90,7 +91,7 @@ def _kept_by_fit(size: tuple[int, int], wanted: tuple[int, int]) -> Box:
     return (1 - width) / 2, (1 - height) / 2, width, height
 
 
-def _filled_by_pad(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int, int, int]:
+def _filled_by_pad(size: tuple[int, int], wanted: tuple[int, int]) -> Pixels:
     """The part of an image of the wanted size that `pad` does not leave black."""
     scale = min(wanted[0] / size[0], wanted[1] / size[1])
     width, height = (max(1, round(scale * length)) for length in size)
@@ -99,7 +100,7 @@ def _filled_by_pad(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[int,
 
 def _extract_drawing(
     image: Image.Image, size: tuple[int, int], extent: float
-) -> tuple[np.ndarray, Box, tuple[int, int, int, int]]:
+) -> tuple[np.ndarray, Box, Pixels]:
     """Centre the ink on a plain background in an array of shape `size`, from 0 to 1.
 
     Returns:

@@ -6,7 +6,6 @@ asks the scoring server for logits, and calibrates them. Both listen on the loop
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import os
@@ -150,12 +149,11 @@ def _answer(champion: Champion, logits: torch.Tensor, pixels: np.ndarray) -> dic
         zip(prediction.probabilities, description["classes"], strict=True),
         key=lambda pair: -pair[0],
     )
-    buffer = io.BytesIO()
-    inference.view(pixels, description["normalization"]["peak"]).save(buffer, "png")
+    view = inference.view(pixels, description["normalization"]["peak"])
     return {
         "classes": [{"name": name, "probability": probability} for probability, name in ranked],
         "unlike": prediction.out_of_distribution,
-        "seen": "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode(),
+        "seen": html.png_address(view),
     }
 
 
