@@ -39,10 +39,10 @@ class Finding(NamedTuple):
     advice: str
 
 
-def counts(layout: Layout) -> list[list[str]]:
-    """A table: the images of each class in each part, and all."""
+def counts(layout: Layout, seen: Sequence[Seen]) -> list[list[str]]:
+    """A table: the readable images of each class in each part, and all."""
     parts = [part for part in CALLED if part in layout.files]
-    each = {part: _of_each(layout, part) for part in parts}
+    each = {part: _of_each(layout, seen, part) for part in parts}
     rows = [
         [name, *(f"{each[part][index]:,}" for part in parts)]
         for index, name in enumerate(layout.classes)
@@ -80,8 +80,8 @@ def findings(
             if (seen[a].part, seen[a].label) == (seen[b].part, seen[b].label)
         ], seen),
         _several_sizes(seen),
-        _unequal(layout),
-        _few(layout),
+        _unequal(layout, seen),
+        _few(layout, seen),
         _skipped(layout),
     ]  # fmt: skip
     return [one for one in found if one is not None]
@@ -118,14 +118,15 @@ def _several_sizes(seen: Sequence[Seen]) -> Finding | None:
     return Finding(f"{len(known):,} sizes of images", commonest, advice)
 
 
-def _of_each(layout: Layout, part: str) -> np.ndarray:
-    """How many images of each class a part has, (classes,)."""
-    return np.bincount(layout.labels[part], minlength=len(layout.classes))
+def _of_each(layout: Layout, seen: Sequence[Seen], part: str) -> np.ndarray:
+    """How many readable images of each class a part has, (classes,)."""
+    labels = np.array([one.label for one in seen if one.part == part and not one.error], int)
+    return np.bincount(labels, minlength=len(layout.classes))
 
 
-def _unequal(layout: Layout) -> Finding | None:
-    each = _of_each(layout, "train")
-    if each.max() < UNEQUAL * each.min():
+def _unequal(layout: Layout, seen: Sequence[Seen]) -> Finding | None:
+    each = _of_each(layout, seen, "train")
+    if not each.all() or each.max() < UNEQUAL * each.min():
         return None
     least, most = (layout.classes[index] for index in (each.argmin(), each.argmax()))
     return Finding(
@@ -134,8 +135,8 @@ def _unequal(layout: Layout) -> Finding | None:
     )  # fmt: skip
 
 
-def _few(layout: Layout) -> Finding | None:
-    each = _of_each(layout, "train")
+def _few(layout: Layout, seen: Sequence[Seen]) -> Finding | None:
+    each = _of_each(layout, seen, "train")
     few = [f"{name}: {n}" for name, n in zip(layout.classes, each, strict=True) if n < FEW]
     what = f"{len(few)} of {len(layout.classes)} classes have fewer than {FEW} training images"
     advice = "begin with a trained network: training.init_from, model.pretrained"
@@ -178,8 +179,8 @@ def write(
     ]
     page = render(
         "data.html.j2", title=f"{plural(len(seen), 'image')} in {layout.root}",
-        counts=counts(layout), sizes=sizes(seen), findings=found, listed=LISTED, samples=chosen,
-        pairs=both, all_pairs=len(pairs),
+        counts=counts(layout, seen), sizes=sizes(seen), findings=found, listed=LISTED,
+        samples=chosen, pairs=both, all_pairs=len(pairs),
     )  # fmt: skip
     files.write(path, page.encode())
 

@@ -97,7 +97,7 @@ def _page(images: Images, ranked: Sequence[Doubt], wrong: int, listed_in: str) -
     return render(
         "doubts.html.j2",
         title=f"{count} among {len(images.pixels):,} {called} images",
-        wrong=plural(wrong, "wrong label"),
+        wrong=plural(wrong, "wrong label") if wrong else "no wrong label",
         tiles=[_tile(images, one) for one in shown],
         shown=len(shown),
         listed_in=listed_in,

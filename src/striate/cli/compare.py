@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from striate.cli import workspace
-from striate.cli.table import argument, command, number
+from striate.cli.table import a_path, argument, command, number
 from striate.console import waiting
 from striate.errors import UserError
 
@@ -116,7 +116,7 @@ def experiments() -> None:
         help="experiments, branches, tags or commits, or `workspace`; the first is the baseline",
     ),
     argument(
-        "--page", metavar="FILE", type=Path, values="file", default=Path("reports/compare.html"),
+        "--page", metavar="FILE", type=a_path, values="file", default=Path("reports/compare.html"),
         help="where to write the comparison with curves and images",
     ),
 )  # fmt: skip
@@ -151,7 +151,7 @@ def compare(names: list[str], page: Path) -> None:
 
 @command(
     argument(
-        "--picture", metavar="FILE", type=Path, values="file", default=Path("reports/pareto.png"),
+        "--picture", metavar="FILE", type=a_path, values="file", default=Path("reports/pareto.png"),
         help="where to write the plot",
     ),
 )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from striate.cli import workspace
 from striate.cli.run import SETTING, WORKERS, runner
-from striate.cli.table import argument, command, number
+from striate.cli.table import a_path, argument, command, number
 from striate.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ MOST_CHARACTERS = 60  # of a recipe, in the names of experiments
         help="experiments that run at once; more of them take longer each",
     ),
     argument(
-        "--to", metavar="FOLDER", type=Path, values="directory", default=Path("reports/ladder"),
+        "--to", metavar="FOLDER", type=a_path, values="directory", default=Path("reports/ladder"),
         help="where to write DATA.md, DATA.png and, with every seed, DATA.csv",
     ),
     DRY_RUN,
@@ -105,7 +105,7 @@ def ladder(
     PARAM,
     WORKERS,
     argument(
-        "--picture", metavar="FILE", type=Path, values="file",
+        "--picture", metavar="FILE", type=a_path, values="file",
         help="where to write the picture (default: reports/ablation/RECIPE.png)",
     ),
     DRY_RUN,
@@ -264,8 +264,10 @@ def _times(root: Path, measured: Sequence[Measured], heard: Heard) -> dict[str, 
     PARAM,
     WORKERS,
     argument(
-        "--to", metavar="FOLDER", type=Path, values="directory", default=Path("reports/doubts"),
-        help="where to write index.html, doubts.csv and, for your own images, leave_out.txt",
+        "--to", metavar="FOLDER", type=a_path, values="directory",
+        help="where to write index.html, doubts.csv and, for your own training images,"
+        " leave_out.txt, or leave_out.new.txt beside a list that differs"
+        " (default: reports/doubts, with --test reports/doubts_test)",
     ),
     argument(
         "--test", dest="of_test", action="store_true",
@@ -278,7 +280,7 @@ def doubts(
     folds: int,
     overrides: list[str] | None,
     workers: int | None,
-    to: Path,
+    to: Path | None,
     of_test: bool,
     dry_run: bool,
 ) -> None:
@@ -303,6 +305,7 @@ def doubts(
     if dry_run:
         _print_missing(root, settings, [params.seed])
         return
+    to = to or Path("reports/doubts_test" if of_test else "reports/doubts")
     workspace.output_folder(to)
     if params.training.init_from != RANDOM.as_posix():
         workspace.note(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from striate.cli import workspace
-from striate.cli.table import argument, command, number
+from striate.cli.table import a_path, argument, command, number
 from striate.console import waiting
 from striate.errors import UserError
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 @command(
     argument(
-        "path", metavar="PATH", nargs="?", type=Path, values="file",
+        "path", metavar="PATH", nargs="?", type=a_path, values="file",
         help="a folder or an archive of images (default: data.path of params.yaml)",
     ),
     argument(
-        "--to", metavar="FILE", type=Path, values="file", default=Path("reports/data.html"),
+        "--to", metavar="FILE", type=a_path, values="file", default=Path("reports/data.html"),
         help="where to write the page",
     ),
 )  # fmt: skip
@@ -59,7 +59,7 @@ def data(path: Path | None, to: Path) -> None:
         pairs = survey.near_duplicates(seen)
         found = data_page.findings(layout, seen, pairs)
         data_page.write(layout, seen, pairs, found, to)
-    print(columns(data_page.counts(layout)), "", columns(data_page.sizes(seen)), "", sep="\n")
+    print(columns(data_page.counts(layout, seen)), "", columns(data_page.sizes(seen)), "", sep="\n")
     print(*data_page.lines(found), f"\nwith images: {to}", sep="\n")
     if any(one.error for one in seen):
         sys.exit(1)
@@ -99,11 +99,11 @@ def recipe(name: str | None) -> None:
         " published weights",
     ),
     argument(
-        "--to", metavar="FOLDER", type=Path, values="directory",
+        "--to", metavar="FOLDER", type=a_path, values="directory",
         help="where to copy them (default: weights/NAME)",
     ),
     argument(
-        "--from", metavar="FILE", type=Path, values="file", dest="file",
+        "--from", metavar="FILE", type=a_path, values="file", dest="file",
         help="read those of timm:NAME from a .safetensors or .pth file, not from the Hugging Face"
         " Hub",
     ),
@@ -301,7 +301,7 @@ def _failed(failures: Sequence[Failure]) -> str:
         help="run until N trials of the study have finished",
     ),
     argument(
-        "--space", metavar="FILE", type=Path, values="file", default=Path("tune.yaml"),
+        "--space", metavar="FILE", type=a_path, values="file", default=Path("tune.yaml"),
         help="which params vary, and how",
     ),
     argument(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from striate.errors import UserError
@@ -76,6 +77,13 @@ def number(least: int, most: int) -> Callable[[str], int]:
         return value
 
     return read
+
+
+def a_path(text: str) -> Path:
+    """A type for `argument`: the path of a file or folder; an unset shell variable gives none."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(text)
 
 
 class Parser(argparse.ArgumentParser):

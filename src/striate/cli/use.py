@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from striate.cli import workspace
-from striate.cli.table import argument, command, number
+from striate.cli.table import a_path, argument, command, number
 from striate.console import track, waiting
 from striate.errors import UserError
 
@@ -43,11 +43,11 @@ DEVICE = argument(
     ),
     argument("--json", dest="as_json", action="store_true", help="print one JSON object per line"),
     argument(
-        "--show", metavar="FOLDER", type=Path, values="directory",
+        "--show", metavar="FOLDER", type=a_path, values="directory",
         help="save each image as the network sees it",
     ),
     argument(
-        "--why", metavar="FOLDER", type=Path, values="directory",
+        "--why", metavar="FOLDER", type=a_path, values="directory",
         help="save each image with what spoke for its likeliest class (red) and against it (blue)",
     ),
     DEVICE,
@@ -152,7 +152,7 @@ def _answer(found: ClassifiedFile, classes: Sequence[str], top: int, as_json: bo
     ),
     argument("--int8", action="store_true", help="quantize to 8-bit integers (onnx only)"),
     argument(
-        "--to", metavar="FOLDER", type=Path, values="directory", default=Path("exports"),
+        "--to", metavar="FOLDER", type=a_path, values="directory", default=Path("exports"),
         help="where to write the file",
     ),
     DEVICE,

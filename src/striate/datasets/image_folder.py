@@ -112,9 +112,11 @@ def _without(layout: Layout, train: np.ndarray, leave_out: Sequence[str]) -> np.
     unwanted = set(leave_out)
     if missing := unwanted - {*names.values()}:
         listed = ", ".join(sorted(missing)[:MAX_LISTED])
+        held_out = sum((layout.root / name).exists() for name in missing)
         raise DataError(
-            f"data.leave_out names {len(missing):,} files that are no training images of"
-            f" {layout.root}: {listed}"
+            f"data.leave_out names files that are no training images of {layout.root}"
+            f" (in the test or validation set: {held_out:,}; not there:"
+            f" {len(missing) - held_out:,}): {listed}"
         )
     kept = np.array([index for index in train if names[index] not in unwanted], dtype=int)
     counts = np.bincount(layout.labels[TRAIN][kept], minlength=len(layout.classes))

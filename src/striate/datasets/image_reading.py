@@ -24,6 +24,10 @@ SYSTEM = frozenset((
 HIDDEN, LINKED, SPECIAL = "hidden", "linked", "not regular"  # a pipe, socket or device
 MAX_KINDS = 6  # listed in a message
 
+# Linear over all pixels that one of the result covers, as torchvision's Resize; wider filters take
+# as long as decoding the file.
+FILTER = Image.Resampling.BILINEAR
+
 # TIFF tags, and their values.
 BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
 WHITE_IS_ZERO, SIGNED = 0, 2
@@ -193,17 +197,17 @@ def _in_eight_bits(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
 
 def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Crop the centre of an image and resize it to (width, height), keeping its aspect ratio."""
-    return ImageOps.fit(image, size, Image.Resampling.LANCZOS)
+    return ImageOps.fit(image, size, FILTER)
 
 
 def pad(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Resize all of an image into (width, height), keeping its aspect ratio, on black."""
-    return ImageOps.pad(image, size, Image.Resampling.LANCZOS)
+    return ImageOps.pad(image, size, FILTER)
 
 
 def stretch(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Resize all of an image to (width, height), whatever its aspect ratio."""
-    return image.resize(size, Image.Resampling.LANCZOS)
+    return image.resize(size, FILTER)
 
 
 # By the value of `data.resize`.

@@ -38,6 +38,25 @@ CLASSES = "classes.txt"  # the names of the classes, one a line, in the order of
 MAX_LISTED = 10  # names in a message
 
 
+class Row(NamedTuple):
+    """A row of a table.
+
+    Attributes:
+        table: where it stands.
+        line: the number of its line, or in Parquet of the row.
+        values: by column, in lower case.
+    """
+
+    table: Path
+    line: int
+    values: dict[str, Any]
+
+    @property
+    def where(self) -> str:
+        """The table and the line, for messages."""
+        return f"{self.table}, line {self.line:,}"
+
+
 class Layout(NamedTuple):
     """Images and their classes, part by part.
 
@@ -224,11 +243,15 @@ def _lines(path: Path) -> list[str]:
 
 def _of_tables(path: Path, tables: Mapping[str, Path]) -> Layout:
     """The layout that tables describe: one for all parts ("") or one for each part."""
-    rows = [
-        (part or _part(row, table), _file(row, table, path), _value(row, LABEL_COLUMNS, table))
-        for part, table in tables.items()
-        for row in _read_table(table)
-    ]
+    rows = []
+    seen: dict[Path, str] = {}
+    for part, table in tables.items():
+        for row in _read_table(table):
+            file = _file(row, table.parent, path)
+            if file in seen:
+                raise DataError(f"{row.where} names {file} again, as {seen[file]} does; keep one")
+            seen[file] = row.where
+            rows.append((part or _part(row), file, _value(row, LABEL_COLUMNS)))
     if not rows:
         raise DataError(f"{next(iter(tables.values()))} names no images")
     parts = {part: [row[1:] for row in rows if row[0] == part] for part in (TRAIN, VAL, TEST)}
@@ -267,48 +290,64 @@ def _numbered(labels: Sequence[str], path: Path) -> tuple[tuple[str, ...], dict[
     return classes, {name: index for index, name in enumerate(ordered)}
 
 
-def _read_table(table: Path) -> list[dict[str, Any]]:
-    """The rows of a table, by column in lower case."""
+def _read_table(table: Path) -> Iterator[Row]:
+    """The rows of a table."""
+    number = 0
     try:
-        if table.suffix.lower() == ".parquet":
-            from pyarrow import parquet
-
-            rows = parquet.read_table(table).to_pylist()
-        elif table.suffix.lower() == ".jsonl":
-            rows = [json.loads(line) for line in _lines(table)]
-        else:
-            delimiter = "\t" if table.suffix.lower() == ".tsv" else ","
-            with table.open(newline="", encoding="utf-8-sig") as stream:
-                rows = list(csv.DictReader(stream, delimiter=delimiter))
-        return [{str(key).lower(): value for key, value in row.items()} for row in rows]
+        for number, row in _numbered_rows(table):
+            values = {str(key).lower(): value for key, value in row.items()}
+            yield Row(table, number, values)
+    except UnicodeDecodeError:
+        raise DataError(f"{table} is not written in UTF-8; save it so") from None
     except (OSError, ValueError, AttributeError, csv.Error) as error:  # Arrow's are ValueErrors
-        raise DataError(f"{table} cannot be read: {one_line(error)}") from None
+        after = f" after line {number:,}" if number else ""
+        raise DataError(f"{table} cannot be read{after}: {one_line(error)}") from None
 
 
-def _value(row: Mapping[str, Any], columns: Sequence[str], table: Path) -> str:
-    name = next((name for name in columns if name in row), None)
+def _numbered_rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a table with their lines; those of Parquet are counted from 1."""
+    ending = table.suffix.lower()
+    if ending == ".parquet":
+        from pyarrow import parquet
+
+        yield from enumerate(parquet.read_table(table).to_pylist(), 1)
+        return
+    with table.open(newline="", encoding="utf-8-sig") as stream:
+        if ending == ".jsonl":
+            for number, line in enumerate(stream, 1):
+                if line.strip():
+                    yield number, json.loads(line)
+        else:
+            reader = csv.DictReader(stream, delimiter="\t" if ending == ".tsv" else ",")
+            for row in reader:
+                yield reader.line_num, row
+
+
+def _value(row: Row, columns: Sequence[str]) -> str:
+    name = next((name for name in columns if name in row.values), None)
     if name is None:
-        raise DataError(f"{table} must have a column {' or '.join(columns)}; it has {[*row]}")
-    value = row[name]
+        wanted, known = " or ".join(columns), ", ".join(row.values)
+        raise DataError(f"{row.table} must have a column {wanted}; it has {known}")
+    value = row.values[name]
     if value is None or str(value).strip() == "":
-        raise DataError(f"{table}: a row has no {name}")
+        raise DataError(f"{row.where}: there is no {name}")
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _file(row: Mapping[str, Any], table: Path, root: Path) -> Path:
-    file = table.parent / _value(row, FILE_COLUMNS, table)
+def _file(row: Row, folder: Path, root: Path) -> Path:
+    file = folder / _value(row, FILE_COLUMNS)
     # Else DVC would not see its changes.
     if not Path(os.path.normpath(file)).is_relative_to(os.path.normpath(root)):
-        raise DataError(f"{table} names {file}, which does not lie in {root}")
+        raise DataError(f"{row.where} names {file}, which does not lie in {root}")
     return file
 
 
-def _part(row: Mapping[str, Any], table: Path) -> str:
-    if not {*PART_COLUMNS} & {*row}:
+def _part(row: Row) -> str:
+    if not {*PART_COLUMNS} & {*row.values}:
         return TRAIN
-    told = _value(row, PART_COLUMNS, table)
+    told = _value(row, PART_COLUMNS)
     if told.lower() not in PARTS:
-        raise DataError(f"{table}: a part is {told}; it must be train, val or test")
+        raise DataError(f"{row.where}: the part is {told}; it must be train, val or test")
     return PARTS[told.lower()]
 
 
@@ -368,7 +407,11 @@ def _unpack(archive: Path, folder: Path) -> Path:
     try:
         if archive.suffix.lower() == ".zip":
             with zipfile.ZipFile(archive) as packed:
-                packed.extractall(folder)  # noqa: S202  it strips drives, roots and `..`
+                # `extractall` strips `..`, and the next folder of such a path would be a class.
+                for name in packed.namelist():
+                    if ".." in Path(name.replace("\\", "/")).parts:
+                        raise DataError(f"{archive} has a member {name!r:.80}, outside of itself")
+                packed.extractall(folder)  # noqa: S202  it strips drives and roots
         else:
             with tarfile.open(archive) as packed_tar:
                 packed_tar.extractall(folder, filter="data")

@@ -62,6 +62,7 @@ def page(results: Results, drawings: Sequence[Drawing]) -> str:
         ),
         calibration=calibration_sentence(results.calibration),
         errors=METRICS["errors"].shown(test),
+        shifted_images=f"{min(params['evaluate.shifted'], test['n']):,}",
         similar=results.mistakes.neighbours.shape[1],
         params={
             key: value

@@ -83,6 +83,8 @@ def test_the_help_of_a_command_has_every_option_with_its_default_and_an_example_
         ("serve --port 65536", "--port: 65536 is not from 0 to 65,535; see `striate serve --help`"),
         ("predict", "the following arguments are required: IMAGE|FOLDER; see `striate predict"),
         ("predict x --top", "--top: expected one argument; see `striate predict --help`"),
+        ("predict x --why ''", "--why: the path is empty; see `striate predict --help`"),
+        ("data --to ' '", "--to: the path is empty; see `striate data --help`"),
         ("summary x", "unrecognized arguments: x; see `striate summary --help`"),
     ],
 )

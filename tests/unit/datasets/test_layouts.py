@@ -215,6 +215,23 @@ def not_json(root):
     (root / "metadata.jsonl").write_text("{no json")
 
 
+def not_json_later(root):
+    rows = "".join(f"{json.dumps(row)}\n" for row in flat(root)[:3])
+    (root / "metadata.jsonl").write_text(f"{rows}{{no json")
+
+
+def latin_1(root):
+    table = flat(root)
+    write_csv(root / "labels.csv", [row | {"label": f"{row['label']}-é"} for row in table])
+    text = (root / "labels.csv").read_text()
+    (root / "labels.csv").write_bytes(text.encode("latin-1"))
+
+
+def named_twice(root):
+    table = flat(root)
+    write_csv(root / "labels.csv", [*table, table[0] | {"label": "cow"}])
+
+
 def a_class_without_test_images(root):
     table = [row for row in flat(root) if (row["label"], row["split"]) != ("bee", "test")]
     write_csv(root / "labels.csv", table)
@@ -227,11 +244,14 @@ def a_class_without_test_images(root):
         (no_train, "has test, val and no train"),
         (odd_order, "classes.txt must name each class once, a line each: cow, dog"),
         (outside, "other.png, which does not lie in "),
-        (odd_part, "a part is extra; it must be train, val or test"),
+        (odd_part, "labels.csv, line 2: the part is extra; it must be train, val or test"),
         (no_labels, "labels.csv must have a column label or class or target or category; it has"),
-        (empty_label, "labels.csv: a row has no label"),
+        (empty_label, "labels.csv, line 2: there is no label"),
         (gone, "train-bee-4.png cannot be read: No such file or directory"),
         (not_json, "metadata.jsonl cannot be read: "),
+        (not_json_later, "metadata.jsonl cannot be read after line 3: "),
+        (latin_1, "labels.csv is not written in UTF-8; save it so"),
+        (named_twice, "-bee-0.png again, as "),
         (a_class_without_test_images, "the part test has no image of bee"),
     ],
 )
@@ -250,7 +270,10 @@ def test_a_table_alone_is_no_path(tmp_path):
 def test_an_archive_cannot_write_outside_and_a_damaged_one_is_named(tmp_path):
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as packed:
         packed.writestr("../escaped.png", b"x")
-    with pytest.raises(DataError), layouts.opened(tmp_path / "bad.zip", tmp_path / "scratch"):
+    with (
+        pytest.raises(DataError, match=re.escape("a member '../escaped.png', outside of itself")),
+        layouts.opened(tmp_path / "bad.zip", tmp_path / "scratch"),
+    ):
         pass
     assert not (tmp_path / "escaped.png").exists()
     (tmp_path / "torn.tar").write_bytes(b"no archive")

@@ -133,6 +133,7 @@ def test_the_command_counts_and_says_where_the_page_is(images, tmp_path, monkeyp
     assert "leak.jpg" in page
     assert page.count("<figure") == 2 + 3 * data_page.SAMPLES
     (images / "train/cat/broken.png").write_bytes(b"")
-    run(monkeypatch, capsys, "data", images, "--to", "page.html", status=1)
+    out = run(monkeypatch, capsys, "data", images, "--to", "page.html", status=1)[0].splitlines()
+    assert out[2].split() == ["cat", "30", "6", "7"]  # without the broken one
     err = run(monkeypatch, capsys, "data", "nowhere", status=2)[1]
     assert "error: data.path is nowhere, which is not a folder" in err

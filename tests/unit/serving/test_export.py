@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import commands
 import numpy as np
@@ -10,11 +11,14 @@ import pytest
 import torch
 from checkpoints import ARCHITECTURE, CPU, MANIFEST
 from paths import ROOT
+from PIL import Image
 from safetensors import safe_open
 from settings import architecture
 from stages import STAGES, run_stage, write_params
 
-from striate.data import tensors
+from striate.data import arrays, tensors
+from striate.evaluation import predictions
+from striate.evaluation.scores import softmax
 from striate.models import checkpoint, prediction
 from striate.models.configs import CONFIGS
 from striate.models.normalization import Normalization
@@ -66,6 +70,44 @@ def test_onnx_takes_any_number_of_pixels_and_names_them(trained, tmp_path, monke
         np.testing.assert_allclose(found, logits[:count], rtol=1e-4, atol=1e-4)
     note = json.loads(session.get_modelmeta().custom_metadata_map["striate"])
     assert note == checkpoint.load(trained / "models", CPU).description
+
+
+def oblong_images(folder):
+    """Two classes of oblong noise of several sizes."""
+    random = np.random.RandomState(0)
+    for name, level in (("dark", 90), ("light", 160)):
+        (folder / "train" / name).mkdir(parents=True)
+        for number in range(15):
+            height, width = random.randint(20, 60, 2)
+            pixels = random.randint(level - 80, level + 80, (height, width, 3))
+            image = Image.fromarray(pixels.astype(np.uint8))
+            image.save(folder / "train" / name / f"{number}.png")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("resize", ["crop", "pad", "stretch"])
+def test_own_images_score_alike_in_evaluate_predict_and_onnx(resize, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STRIATE_TRACKING", "off")
+    oblong_images(tmp_path / "images")
+    write_params(
+        tmp_path, data__name="folder", data__path="images", data__size=[16, 24],
+        data__resize=resize, data__test_size=0.2, training__batch_size=5, training__epochs=3,
+    )  # fmt: skip
+    for name in STAGES[:3]:
+        run_stage(name)
+    images, labels = arrays.map_split(tmp_path / "data", "test")
+    logits = predictions.read_logits(tmp_path / "predictions", (len(labels), 2))
+    run_export(monkeypatch, capsys, "--format", "onnx", "--to", tmp_path)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    (exported,) = session.run(None, {"pixels": np.asarray(images, np.float32)})
+    np.testing.assert_allclose(exported, logits, atol=1e-4)
+    files = [str(Path("images", name)) for name in arrays.read_files(tmp_path / "data", "test")]
+    capsys.readouterr()
+    out, _ = commands.run(monkeypatch, capsys, "predict", "--json", "--top", "2", *files)
+    for line, own in zip(out.splitlines(), softmax(logits), strict=True):
+        told = json.loads(line)["probabilities"]
+        assert [told["dark"], told["light"]] == pytest.approx(own.tolist(), abs=1e-4)
 
 
 def test_the_example_of_the_docs_runs(trained, tmp_path, monkeypatch, capsys):
