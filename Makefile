@@ -92,17 +92,21 @@ TEST = OMP_NUM_THREADS=1 pytest --numprocesses $(TESTERS) --dist loadfile --no-l
 test: setup ## run the tests but long walks; fail below 90 % of coverage
 	$(TEST) -m "not walk" --cov --cov-report=term-missing:skip-covered
 
-test-slow: setup ## run the long walks: kills, a team, a browser, the README, MNIST and CIFAR-10
+test-slow: setup ## run the long walks: kills, a team, a browser, the pages' commands, MNIST and CIFAR-10
 	$(TEST) -m walk --no-cov
 
 test-fast: setup ## run the tests that take seconds
 	pytest -m "not slow and not walk"
 
-lint: setup ## check style, format, types, imports, the workflow and what is deployed
+# It fails at a link or an anchor that leads nowhere.
+SITE = NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+
+lint: setup ## check style, format, types, imports, the docs site, the workflow and what is deployed
 	ruff check
 	ruff format --check
 	mypy
 	lint-imports --no-logo --no-cache
+	$(SITE)
 	check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	check-jsonschema --quiet --builtin-schema vendor.compose-spec deploy/compose.yaml
 	bash -n deploy/slurm.sbatch
@@ -141,8 +145,10 @@ ui: setup ## open MLflow's pages on this machine
 serve: setup ## open a page on which to draw for the champion
 	@striate serve
 
-docs: setup ## write docs/params.md from params.yaml
+docs: setup ## write docs/params.md and docs/cli.md from their sources; build the site in site/
 	@python docs/make_params.py
+	@python docs/make_cli.py
+	@$(SITE)
 
 screenshots: setup ## keep the pictures in docs/images that the browser tests see
 	STRIATE_SCREENSHOTS=docs/images pytest tests/integration/test_browser.py

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from paths import ROOT
 
+from striate.cli.table import COMMANDS
 from striate.data import arrays, tensors
 from striate.datasets import fetch
 from striate.datasets.registry import DATASETS
@@ -21,6 +22,15 @@ def test_the_page_of_params_is_that_of_params_yaml():
     assert page(text.replace("seed: 0", "seed: 1")) != page(text)
     keys = re.findall(r"^  (\w+):", text, re.M)
     assert all(f".{key}` |" in page(text) for key in keys)
+
+
+def test_the_page_of_commands_is_that_of_their_help():
+    page = runpy.run_path(str(ROOT / "docs/make_cli.py"))["page"]()
+    assert (ROOT / "docs/cli.md").read_text() == page
+    for name, command in COMMANDS.items():
+        assert f"### `striate {name}`" in page
+        for flag in (flag for argument in command.arguments for flag in argument.flags):
+            assert not flag.startswith("-") or flag in page
 
 
 def test_the_page_of_params_says_which_stages_read_them():
@@ -43,8 +53,9 @@ def test_the_page_of_params_says_which_stages_read_them():
 def test_what_a_page_links_to_exists(path):
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text()):
         assert (path.parent / target).exists(), target
+    outputs = (ROOT / "dvc.yaml").read_text()  # are not in a fresh clone
     for name in re.findall(r"`((?:src|stages|metrics|tests)/[\w/.]+)`", path.read_text()):
-        assert (ROOT / name).exists(), name
+        assert (ROOT / name).exists() or f"- {name}\n" in outputs, name
 
 
 def test_the_data_set_of_the_example_can_be_stored_and_read(tmp_path):

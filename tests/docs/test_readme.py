@@ -1,28 +1,32 @@
-"""What the README names exists."""
+"""What the README and the pages of the site name exists, and their commands run."""
 
 import itertools
 import re
+from collections import Counter
 
 import pytest
 import yaml
 from clones import Clone
 from paths import ROOT
+from site_pages import PAGES, commands
 
 from striate import cli
 from striate.config import params
 
 README = (ROOT / "README.md").read_text()
+TEXTS = {name: path.read_text() for name, path in PAGES.items()}
+ALL = "\n".join(TEXTS.values())
 
 
 def test_every_make_target_exists():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
-    named = set(re.findall(r"make ([a-z-]+)`|\$ make ([a-z-]+)", README))
+    named = set(re.findall(r"`make ([a-z-]+)[ `]|\$ make ([a-z-]+)", ALL))
     assert {a or b for a, b in named} - targets == set()
     assert {"repro", "ui", "test", "lint"} <= {a or b for a, b in named}
 
 
 def test_every_striate_command_exists(capsys, monkeypatch):
-    named = set(re.findall(r"(?:\$|`|=off) ?striate ([a-z]+)", README))
+    named = set(re.findall(r"(?:\$|`|=off) ?striate ([a-z]+)", ALL))
     monkeypatch.setattr("sys.argv", ["striate", "--help"])
     with pytest.raises(SystemExit):
         cli.main()
@@ -34,8 +38,12 @@ def test_every_striate_command_exists(capsys, monkeypatch):
 def test_every_key_that_is_set_exists_and_takes_that_value():
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     count = 0
-    for line in README.splitlines():
-        settings = re.findall(r"-S '?([a-z_.]+)=([^\s'\"`]+)", line)
+    for line in ALL.splitlines():
+        settings = [
+            (key, text)
+            for key, text in re.findall(r"-S '?([a-z_.]+)=([^\s'\"`]+)", line)
+            if text != "N"  # what the reader fills in
+        ]
         alternatives = [
             [(key, value) for value in ([text] if text.startswith("[") else text.split(","))]
             for key, text in settings
@@ -49,10 +57,10 @@ def test_every_key_that_is_set_exists_and_takes_that_value():
                 place[name] = yaml.safe_load(value)
             params.check(changed)
             count += len(chosen)
-    assert count > 10
+    assert count > 40
 
 
-def test_every_linked_file_exists():
+def test_every_file_that_the_readme_links_to_exists():
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
 
@@ -61,7 +69,24 @@ def test_the_results_stand_within_the_first_25_lines():
     assert any("test accuracy" in line for line in README.splitlines()[:25])
 
 
-# What takes minutes, or serves until it is stopped, and where it is tested instead.
+def test_the_readme_is_a_front_page_that_leads_to_every_page():
+    assert len(README.splitlines()) <= 160
+    linked = set(re.findall(r"\]\(docs/([\w/-]+\.md)\)", README))
+    led_to = linked | set(re.findall(r"\]\(([\w/-]+\.md)[)#]", "".join(TEXTS.values())))
+    assert set(PAGES) - led_to == {"index.md", "deploy.md"}  # deploy/README.md, by its folder
+    assert "deploy/" in README
+
+
+def test_no_two_commands_give_an_experiment_the_same_name():
+    pages = [text for name, text in TEXTS.items() if name != "deploy.md"]  # of other commits
+    named = re.findall(r"^\$ dvc exp run -n (\w+)", "\n".join(pages), re.M)
+    assert len(named) >= 4
+    assert max(Counter(named).values()) == 1  # DVC refuses the second one
+
+
+# Pages whose commands need a team's services, and where they are tested.
+PAGES_ELSEWHERE = {"deploy.md": "tests/integration/test_team.py, test_deploy.py"}
+# Commands that take minutes, or serve until they are stopped, and where they are tested instead.
 ELSEWHERE = {
     "git clone ": "the clone of this test",
     "python deploy/services.py ": "tests/integration/test_team.py",
@@ -72,46 +97,77 @@ ELSEWHERE = {
     "make serve": "tests/integration/test_browser.py",
     "striate data images": "tests/unit/datasets/test_survey.py; it needs images",
     "dvc exp run -S data.name=folder": "tests/unit/datasets/test_folders.py; it needs pictures",
+    "striate doubts -S data.name=folder": "tests/integration/test_doubtful_labels.py",
+    "cp reports/doubts/leave_out.txt ": "tests/integration/test_doubtful_labels.py",
     "MLFLOW_TRACKING_URI=sqlite:///mlflow.db mlflow models serve": "test_agreement.py",
+    "pip install '.[timm]'": "timm is in the environment of the tests",
     "dvc exp run -n backbone": "tests/unit/models/test_timm_network.py; it needs the network",
+    "dvc exp run -S model.arch=timm:": "tests/integration/test_timm.py; it needs larger images",
+    "striate fetch timm:": "tests/integration/test_timm.py; it needs the network",
     "dvc exp run $(striate recipe cifar10-94)": "test_recipes.py; it takes ten minutes",
     "make ladder": "tests/unit/cli/test_measure.py; it takes ten minutes",
-    "striate ablate ladder/convnet": "tests/unit/cli/test_measure.py",
+    "striate ladder cifar10": "tests/unit/cli/test_measure.py; it takes an hour",
+    "striate repeat ladder/": "tests/unit/cli/test_measure.py; it takes minutes",
+    "SHORT=": "a variable of the commands below it, which take minutes",
+    "striate ablate ladder/convnet --seeds": "tests/unit/cli/test_measure.py",
+    "striate ablate mnist-fast": "tests/unit/cli/test_measure.py; it takes 25 minutes",
+    "dvc exp run --queue -S data.per_class": "tests/unit/data/test_per_class.py",
+    "OMP_NUM_THREADS=1 dvc exp run --run-all": "`make sweep` gives the same command",
+    "striate repeat -S data.per_class": "tests/unit/data/test_per_class.py",
     "STRIATE_MIRROR=/path/to/mirror python benchmarks/training.py": "it takes ten minutes",
     "STRIATE_MIRROR=/path/to/mirror python benchmarks/tuning.py": "it takes more than an hour",
+    "STRIATE_MIRROR=/path/to/mirror python benchmarks/scaling_out.py": "it takes minutes",
     "python benchmarks/residency.py": "it needs the rights of root",
     "python benchmarks/processors.py": "tests/unit/models/test_portable.py; it takes ten minutes",
     "STRIATE_MIRROR=/path/to/mirror python benchmarks/processors.py": "it takes minutes",
 }
 
 
+def test_each_command_that_is_tested_elsewhere_is_on_a_page():
+    given = [command for text in TEXTS.values() for command in commands(text)]
+    assert len(given) > 80
+    for prefix in ELSEWHERE:
+        assert any(command.startswith(prefix) for command in given), prefix
+
+
+def shortened(command):
+    """A command as the walk runs it: in the environment of the test, and shorter."""
+    # The environment of this test is the one that make would make.
+    shell = command.replace("make ", "make --old-file=setup ")
+    shell = shell.replace("source .venv/bin/activate", "true")
+    shell = shell.replace("STRIATE_MIRROR=/path/to/mirror ", "")
+    if "dvc exp run" in shell and ("mnist" in shell or "cifar10" in shell):
+        shell += " -S training.epochs=1 -S evaluate.tta=none"
+    if "striate tune" in shell:
+        shell += " --trials 2"
+    if "--confirm" in shell:
+        shell += " --confirm 1"
+    if "striate doubts" in shell:
+        shell += " --folds 2"
+    if "make --old-file=setup sweep" in shell:
+        shell += ' SWEEP="-S model.layers=1,2 -S training.epochs=1"'
+    return shell
+
+
 @pytest.mark.walk
 @pytest.mark.timeout(2400)  # hundreds of trainings and a thousand made-up experiments
-def test_every_command_runs_in_order(tmp_path, mirror):
+def test_every_command_of_every_page_runs_in_order(tmp_path, mirror):
     clone = Clone.of_this_tree(tmp_path / "striate")
     clone.env["STRIATE_MIRROR"] = str(mirror)
-    blocks = re.findall(r"```console\n(.*?)```", README, re.S)
-    commands = [line[2:] for block in blocks for line in block.splitlines() if line[:2] == "$ "]
     ran = []
-    for command in commands:
-        if command.startswith(tuple(ELSEWHERE)):
+    for name, text in TEXTS.items():
+        if name in PAGES_ELSEWHERE:
             continue
-        # The environment of this test is the one that make would make.
-        shell = command.replace("make ", "make --old-file=setup ")
-        shell = shell.replace("source .venv/bin/activate", "true")
-        shell = shell.replace("STRIATE_MIRROR=/path/to/mirror ", "")
-        if "dvc exp run" in shell and ("mnist" in shell or "cifar10" in shell):
-            shell += " -S training.epochs=1 -S evaluate.tta=none"
-        if "striate tune" in shell:
-            shell += " --trials 2"
-        if "sweep" in shell:
-            shell += ' SWEEP="-S model.layers=1,2 -S training.epochs=1"'
-        clone.run("bash", "-c", shell)
-        ran.append(command)
-    assert len(ran) > 12
-    assert len(commands) - len(ran) == len(ELSEWHERE)
+        # A page begins with the committed params, wherever the one before it has ended.
+        clone.run("bash", "-c", "git diff --quiet params.yaml || git checkout -q params.yaml")
+        for command in commands(text):
+            if command.startswith(tuple(ELSEWHERE)):
+                continue
+            clone.run("bash", "-c", shortened(command))
+            ran.append(command)
+    assert len(ran) > 40
     experiments = clone.run("dvc", "exp", "list", "--name-only").split()
-    assert {"deeper", "mnist", "transfer"} <= set(experiments)
+    assert {"wider", "deeper", "mnist", "transfer"} <= set(experiments)
     assert len(experiments) >= 6
     assert (clone.folder / "reports/compare.html").exists()
     assert (clone.folder / "reports/pareto.png").exists()

@@ -113,7 +113,7 @@ def test_own_images_score_alike_in_evaluate_predict_and_onnx(resize, tmp_path, m
 def test_the_example_of_the_docs_runs(trained, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(trained)
     run_export(monkeypatch, capsys, "--format", "onnx")
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/onnx.md").read_text(), re.S)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/export.md").read_text(), re.S)
     exec(code, {})
     _, logits = reference(trained)
     assert capsys.readouterr().out == f"{logits[:5].argmax(axis=1)}\n"
