@@ -41,6 +41,12 @@ def summary_line(row: dict[str, Any], epochs: int) -> str:
     return " | ".join(parts)
 
 
+def write_history(rows: list[dict[str, Any]], folder: Path) -> None:
+    """Write the rows so far to `history.csv` in a folder, without the losses of steps."""
+    history = [{key: row[key] for key in row if key != "step_losses"} for row in rows]
+    write_table(folder / "history.csv", history)
+
+
 def write_training(rows: list[dict[str, Any]], kept: int, parameters: int, folder: Path) -> None:
     """Write what `striate.training.loop.fit` yielded.
 
@@ -51,13 +57,12 @@ def write_training(rows: list[dict[str, Any]], kept: int, parameters: int, folde
         folder: receives `history.csv` (a row an epoch), `steps.csv` (a row for each recorded
             step) and `train.json` (the kept epoch, and the size of the network).
     """
-    history = [{key: row[key] for key in row if key != "step_losses"} for row in rows]
-    write_table(folder / "history.csv", history)
+    write_history(rows, folder)
     write_table(
         folder / "steps.csv",
         [{"step": step, "step_loss": loss} for row in rows for step, loss in row["step_losses"]],
     )
-    row = history[kept - 1]
+    row = rows[kept - 1]
     scores = {key: row[key] for key in row if key.endswith(("_loss", "_accuracy"))}
     counts = {"epochs": len(rows), "kept_epoch": kept, "parameters": parameters}
     write_json(folder / "train.json", scores | counts)
