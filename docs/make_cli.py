@@ -1,5 +1,6 @@
 """Write docs/cli.md from the commands' own descriptions, which are the home of these facts."""
 
+import re
 from pathlib import Path
 
 from striate.cli import GROUPS
@@ -46,7 +47,7 @@ def row(argument: Argument) -> str:
         shown += f" {value or argument.flags[-1].lstrip('-').upper()}"
     said = settings["help"] % settings
     said = said.removesuffix(" (default: None)") + " (required)" * settings.get("required", False)
-    return "| `{}` | {} |".format(*(text.replace("|", "\\|") for text in (shown, said)))
+    return "| `{}` | {} |".format(shown.replace("|", "\\|"), re.sub(r"([|*<])", r"\\\1", said))
 
 
 if __name__ == "__main__":

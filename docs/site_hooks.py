@@ -20,6 +20,8 @@ def on_files(files, config):
     """Add the pages that lie outside docs/."""
     for source, name in PAGES.items():
         text = moved((ROOT / source).read_text(), PurePosixPath(source).parent)
+        if name == "index.md":
+            text = f"---\nhide: [navigation]\n---\n\n{text}"  # it has a list of all pages
         files.append(File.generated(config, name, content=text))
     return files
 
