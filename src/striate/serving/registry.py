@@ -67,7 +67,12 @@ def _promote(root: Path, record: records.Record, force: bool) -> tuple[bool, str
     with tempfile.TemporaryDirectory() as scratch:
         place = records.fetch(root, record, (records.MODELS,), Path(scratch))
         trained = checkpoint.load(place / records.MODELS, torch.device("cpu"))
-        version = _register(store, run.info.run_id, trained)
+        try:
+            version = _register(store, run.info.run_id, trained)
+        finally:
+            # MLflow has reopened the run, whose duration would be that until now.
+            end = (run.info.end_time or run.info.start_time) / 1000
+            store.terminate(run.info.run_id, run.info.status, end)
     for key, value in (scores | {"data": data}).items():
         store.client.set_model_version_tag(NAME, version, key, value)
     store.client.set_registered_model_alias(NAME, ALIAS, version)

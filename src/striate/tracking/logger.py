@@ -3,13 +3,15 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from striate.data import files
 from striate.errors import UserError
-from striate.tracking import points, records, trackers
+from striate.tracking import points, records, times, trackers
 from striate.tracking.trackers import Tracker
 from striate.training import events
 from striate.training.torchrun import is_main_process
@@ -29,9 +31,12 @@ class Logbook:
                 self._trackers[name] = trackers.open_tracker(name)
             except Exception as error:
                 _warn(name, error)
+        self._start = time.time()
+        self._machine: dict[str, str] = {}
 
     def start(self, params: dict[str, Any], machine: dict[str, str]) -> None:
         """A training starts, with flat params, on a machine that these tags describe."""
+        self._start, self._machine = time.time(), machine
         self._report("start", params, machine)
 
     def epoch(self, row: dict[str, Any]) -> None:
@@ -44,12 +49,16 @@ class Logbook:
 
     def trained(self, params: dict[str, Any], seconds: float) -> None:
         """The checkpoint and the metrics of a training are written; it took so many seconds."""
+        end = time.time()
+        identity = records.training_identity(params, Path())
+        with suppress(OSError):
+            clocked = times.Clocked(self._start, end, seconds, self._machine)
+            times.note(files.repository(), identity, clocked)
         if not self._trackers:
             return
         curves = points.curves(lambda table: Path(table).read_text())
         summary = points.summary(curves, json.loads(Path(records.TRAIN).read_text()))
-        identity = records.training_identity(params, Path())
-        self._report("trained", identity, [*summary, ("training_seconds", seconds, 0)])
+        self._report("trained", identity, [*summary, (times.SECONDS, seconds, 0)])
 
     def end(self, status: str) -> None:
         """The stage ends: FINISHED, FAILED or KILLED."""

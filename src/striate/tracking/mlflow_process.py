@@ -27,25 +27,30 @@ from striate.tracking.trackers import EXPERIMENT, source_tags
 
 
 class Session:
-    """The run of one training. The methods are the messages of the stage's tracker."""
+    """The run of one training.
+
+    The methods are the messages of the stage's tracker. `at` is when a message was sent, in seconds
+    since the epoch.
+    """
 
     def __init__(self, store: Store, source_tags: dict[str, str]) -> None:
         self.store = store
         self.source_tags = source_tags
         self.run_id: str | None = None
+        self.trained_at: float | None = None
 
-    def start(self, params: dict[str, Any], tags: dict[str, str]) -> None:
-        """Create the run."""
+    def start(self, at: float, params: dict[str, Any], tags: dict[str, str]) -> None:
+        """Create the run, which began at that time."""
         tags = self.source_tags | tags
         name = tags.get(EXPERIMENT) or run_name(params)
-        self.run_id = self.store.create(name, records.training_params(params), tags)
+        self.run_id = self.store.create(name, records.training_params(params), tags, at)
 
-    def log(self, points: list[Point]) -> None:
+    def log(self, at: float, points: list[Point]) -> None:
         """Log metrics."""
         if self.run_id:
-            self.store.log(self.run_id, points)
+            self.store.log(self.run_id, points, at)
 
-    def trained(self, identity: dict[str, str], summary: list[Point]) -> None:
+    def trained(self, at: float, identity: dict[str, str], summary: list[Point]) -> None:
         """Add the tags by which the run is found; delete it if there is an identical one."""
         if not self.run_id:
             return
@@ -54,13 +59,15 @@ class Session:
             self.store.client.delete_run(self.run_id)
             self.run_id = None
             return
-        self.store.log(self.run_id, summary)
+        self.store.log(self.run_id, summary, at)
         self.store.tag(self.run_id, identity)
+        self.trained_at = at
 
-    def end(self, status: str) -> None:
-        """Terminate the run."""
+    def end(self, at: float, status: str) -> None:
+        """Terminate the run; it ended when its results were written, if they were."""
         if self.run_id:
-            self.store.client.set_terminated(self.run_id, status)
+            finished = status == "FINISHED" and self.trained_at
+            self.store.terminate(self.run_id, status, finished or at)
             self.run_id = None
 
 
@@ -79,8 +86,11 @@ def main(
         on_end: called when the stage has ended.
     """
     ended = threading.Event()
+    ended_at = 0.0
 
     def end() -> None:
+        nonlocal ended_at
+        ended_at = ended_at or time.time()
         ended.set()
         on_end()
 
@@ -100,11 +110,11 @@ def main(
         with _warning(warned):
             store = open_store(may_retry)
             sessions: dict[str, Session] = {}
-            for name, method, *arguments in messages:
+            for name, method, at, *arguments in messages:
                 session = sessions.setdefault(name, Session(store, tags))
-                getattr(session, method)(*arguments)
+                getattr(session, method)(at, *arguments)
             for session in sessions.values():
-                session.end("KILLED")
+                session.end(ended_at, "KILLED")
         for _ in messages:
             pass
         if claim:

@@ -10,9 +10,10 @@ import json
 import logging
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -22,7 +23,7 @@ from filelock import AcquireReturnProxy, BaseFileLock, FileLock, Timeout
 
 from striate.errors import UserError
 from striate.models import configs
-from striate.tracking import groups, mlflow_database
+from striate.tracking import descriptions, groups, mlflow_database, mlmodel
 from striate.tracking.addresses import (
     bypass_proxy,
     database,
@@ -35,15 +36,17 @@ from striate.tracking.addresses import (
     tracking_uri,
 )
 from striate.tracking.background import PROCESS, process_tag
+from striate.tracking.descriptions import DataSet
 from striate.tracking.mlflow_database import History
 from striate.tracking.mlflow_errors import failures, is_temporary, reason
 from striate.tracking.points import Point
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import LoggedModel, Run
     from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "striate"
+MODEL_TYPE = "checkpoint"  # of the entries on the Models page that are made for every experiment
 BATCH_LIMIT = 1000  # metrics in one call, the most that MLflow allows
 
 # The table is sorted by the first one. People choose what is at the top, so it is not a test score.
@@ -119,12 +122,21 @@ class Store:
         self.client = client
         self.experiment = experiment
 
-    def create(self, name: str, params: dict[str, Any], tags: dict[str, str]) -> str:
+    def create(
+        self, name: str, params: dict[str, Any], tags: dict[str, str], start: float | None = None
+    ) -> str:
         """Start a run with flat `params`; returns its id.
 
         Tag it with the process that fills it, so that `sync` can terminate it if that dies.
+
+        Args:
+            name: of the run.
+            params: flat.
+            tags: of the run.
+            start: when it began, in seconds since the epoch; now unless given. MLflow never changes
+                it again.
         """
-        run = self.client.create_run(self.experiment, tags=tags, run_name=name)
+        run = self.client.create_run(self.experiment, _milliseconds(start), tags, name)
         run_id: str = run.info.run_id
         self.log_params(run_id, params)
         return run_id
@@ -136,12 +148,31 @@ class Store:
         entities = [Param(key, str(value)) for key, value in params.items()]
         self.client.log_batch(run_id, params=entities)
 
-    def log(self, run_id: str, points: list[Point]) -> None:
-        """Log metrics in as few calls as MLflow allows."""
+    def terminate(self, run_id: str, status: str, end: float | None) -> None:
+        """Terminate a run, or correct the end of one that is terminated.
+
+        Args:
+            run_id: of the run.
+            status: FINISHED, FAILED or KILLED.
+            end: in seconds since the epoch. None if unknown: then MLflow shows no duration.
+        """
+        if end is None:
+            self.client.update_run(run_id, status)
+        else:
+            self.client.set_terminated(run_id, status, _milliseconds(end))
+
+    def log(self, run_id: str, points: list[Point], at: float | None = None) -> None:
+        """Log metrics in as few calls as MLflow allows.
+
+        Args:
+            run_id: of the run.
+            points: (metric, value, step).
+            at: when they were measured, in seconds since the epoch; now unless given.
+        """
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        entities = [Metric(name, value, now, step) for name, value, step in points]
+        stamp = _milliseconds(at)
+        entities = [Metric(name, value, stamp, step) for name, value, step in points]
         for start in range(0, len(entities), BATCH_LIMIT):
             self.client.log_batch(run_id, metrics=entities[start : start + BATCH_LIMIT])
 
@@ -150,6 +181,91 @@ class Store:
         from mlflow.entities import RunTag
 
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def log_inputs(self, run_id: str, sets: Sequence[DataSet]) -> None:
+        """Link data sets to a run in one call; those that it has stay."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        inputs = [
+            DatasetInput(
+                Dataset(one.name, one.digest, one.source_type, one.source, one.schema, one.profile),
+                [InputTag(descriptions.CONTEXT, one.context)],
+            )
+            for one in sets
+        ]
+        self.client.log_inputs(run_id, datasets=inputs)
+
+    def add_model(
+        self, run: Run, folder: Path, scores: list[tuple[Point, DataSet]], params: dict[str, Any]
+    ) -> str:
+        """Add a checkpoint to the Models page; returns its id there.
+
+        It can be loaded once it is complete. What a call that was interrupted has left is removed.
+
+        Args:
+            run: of the training, with all of its metrics.
+            folder: with the checkpoint, which is copied.
+            scores: of the checkpoint, each with the data set that it was measured on.
+            params: flat.
+        """
+        from mlflow.entities import LoggedModelOutput, Metric
+
+        run_id = run.info.run_id
+        for left in self.models(f"source_run_id = '{run_id}'"):
+            if left.model_type == MODEL_TYPE:
+                self.client.delete_logged_model(left.model_id)
+        model = self.client.create_logged_model(
+            self.experiment, descriptions.model_name(run.info.run_name), run_id,
+            params={key: str(value) for key, value in params.items()}, model_type=MODEL_TYPE,
+        )  # fmt: skip
+        metrics = []
+        for (name, value, step), data_set in scores:
+            # Equal to the point that the run has, to the time stamp: else it would have two.
+            history = self.client.get_metric_history(run_id, name)
+            stamps = [point.timestamp for point in history if point.step == step]
+            stamp = stamps[0] if stamps else _milliseconds(None)
+            metrics.append(
+                Metric(name, value, stamp, step, model.model_id, data_set.name, data_set.digest)
+            )
+        self.client.log_batch(run_id, metrics=metrics)
+        with tempfile.TemporaryDirectory() as scratch:
+            mlmodel.write(Path(scratch), folder, model.model_id, run_id)
+            self.client.log_model_artifacts(model.model_id, scratch)
+        self.client.finalize_logged_model(model.model_id, "READY")
+        self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
+        return str(model.model_id)
+
+    def models(self, condition: str = "") -> list[LoggedModel]:
+        """The entries of the Models page that fulfil a condition."""
+        found: list[LoggedModel] = []
+        token = None
+        while True:
+            page = self.client.search_logged_models(
+                [self.experiment], condition or None, page_token=token
+            )
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+    def has_model(self, model_id: str) -> bool:
+        """Whether the Models page has an entry of this id."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.get_logged_model(model_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+        return True
+
+    def delete_run(self, run: Run) -> None:
+        """Delete a run and its entries on the Models page."""
+        for output in run.outputs.model_outputs if run.outputs else []:
+            with suppress(*failures()):  # somebody has deleted it before
+                self.client.delete_logged_model(output.model_id)
+        self.client.delete_run(run.info.run_id)
 
     def runs(self, tags: dict[str, str] | None = None) -> list[Run]:
         """The runs with all of these tags, oldest first."""
@@ -220,6 +336,11 @@ class Store:
             self.client.log_artifacts(run_id, str(path), name)
         else:
             self.client.log_artifact(run_id, str(path), name)
+
+
+def _milliseconds(seconds: float | None) -> int:
+    """A time since the epoch as MLflow stores it; now unless given."""
+    return round((time.time() if seconds is None else seconds) * 1000)
 
 
 def _first_charts() -> dict[str, Any]:
@@ -386,15 +507,29 @@ def _experiment(client: MlflowClient, location: str | None) -> str:
     return str(found.experiment_id)
 
 
+def last_sign(run: Run) -> float:
+    """When a run was last heard of, in seconds since the epoch: its last metric, or its start."""
+    stamps: list[int] = [metric.timestamp for metric in run.data._metric_objs]
+    return max(run.info.start_time, *stamps, 0) / 1000
+
+
 def replay(
-    store: Store, name: str, params: dict[str, Any], tags: dict[str, str], points: list[Point]
+    store: Store,
+    name: str,
+    params: dict[str, Any],
+    tags: dict[str, str],
+    points: list[Point],
+    start: float | None = None,
+    at: float | None = None,
 ) -> str:
     """Start a run from the contents of files; returns its id.
 
-    It counts as an experiment's once it is terminated.
+    It counts as an experiment's once it is terminated. `start` and `at` are when it began and when
+    its points were measured, in seconds since the epoch; now unless given.
     """
-    run_id = store.create(name, params, tags | {PROCESS: process_tag(os.getpid())})
-    store.log(run_id, points)
+    own = {PROCESS: process_tag(os.getpid())}
+    run_id = store.create(name, params, tags | own, start)
+    store.log(run_id, points, at)
     return run_id
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,10 +11,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from striate import console
 from striate.data import files
-from striate.tracking import background, groups, mlflow_store, points, records
+from striate.tracking import (
+    background,
+    descriptions,
+    dvc_lock,
+    groups,
+    mlflow_store,
+    points,
+    records,
+    run_page,
+    times,
+)
+from striate.tracking.git import git
 from striate.tracking.points import Point
 from striate.tracking.records import Record
-from striate.tracking.times import Timing, machine
+from striate.tracking.run_page import Wanted
+from striate.tracking.times import Timing
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -23,7 +35,7 @@ if TYPE_CHECKING:
 
 TAGS = (records.PARAMS, records.DATA, records.CHECKPOINT, records.EVALUATION)  # in this order
 # Increment it when `sync` writes something new: runs that an older version synced get it then.
-VERSION = 2
+VERSION = 3
 
 
 class Row(NamedTuple):
@@ -65,9 +77,9 @@ def is_synced(root: Path, found: Sequence[Record]) -> bool:
 def sync(root: Path, store: Store, found: Sequence[Record]) -> list[Row]:
     """Give every experiment exactly one run, tagged with the names that DVC has for it.
 
-    Missing runs are created from DVC's files; missing scores, pictures and checkpoints are added;
-    a run whose process is gone is terminated. Idempotent. The lock on the runs is released after
-    each experiment, so that concurrent processes take turns.
+    Missing runs are created from DVC's files; missing scores, pictures, checkpoints, data sets,
+    descriptions and colours are added; a run whose process is gone is terminated. Idempotent. The
+    lock on the runs is released after each experiment, so that concurrent processes take turns.
 
     Args:
         root: the repository.
@@ -81,23 +93,32 @@ def sync(root: Path, store: Store, found: Sequence[Record]) -> list[Row]:
     with mlflow_store.runs_lock():
         runs = store.runs()
         rows = _terminate_dead(store, runs)
+        models = {model.model_id for model in store.models()}
     known, tags = _by_identity(_finished(runs)), groups.tags(found)
-    times = {}
+    used = Counter(run.data.tags.get(descriptions.COLOUR, "") for run in runs)
+    timings = {}
     for record in console.track(found, "MLflow"):
         matching = known.get(_key(record), [])
-        if len(matching) == 1 and not any(_missing(store, record, matching[0], tags[record.key])):
+        wanted = Wanted(found, tags[record.key], _colour(matching, used), models)
+        if len(matching) == 1 and not any(run_page.missing(store, record, matching[0], wanted)):
             run, done = matching[0], ""
         else:
             with mlflow_store.runs_lock():
-                run, done = _sync_one(root, store, record, tags[record.key])
+                run, done = _sync_one(root, store, record, wanted)
         rows.append(Row(", ".join(name.name for name in record.names), run.info.run_name, done))
-        times[record.key] = _time(run)
+        timings[record.key] = _time(run)
     now = fingerprint(found)
     # If another process changed the store meanwhile, its changes were not looked at.
     if now is not None and (now == before or any(row.done for row in rows)):
         with suppress(OSError):
-            files.write(_stamp_path(root), json.dumps(Stamp(now, times)._asdict()).encode())
+            files.write(_stamp_path(root), json.dumps(Stamp(now, timings)._asdict()).encode())
     return rows
+
+
+def _colour(runs: Sequence[Run], used: Counter[str]) -> str:
+    """The colour of the first of an experiment's runs, or a new one."""
+    found = runs[0].data.tags.get(descriptions.COLOUR) if runs else None
+    return found or descriptions.next_colour(used)
 
 
 def _finished(runs: Sequence[Run]) -> list[Run]:
@@ -127,12 +148,12 @@ def _terminate_dead(store: Store, runs: Sequence[Run]) -> list[Row]:
     for run in runs:
         process = run.data.tags.get(background.PROCESS)
         if run.info.status == "RUNNING" and process and background.is_gone(process):
-            store.client.set_terminated(run.info.run_id, "KILLED")
+            store.terminate(run.info.run_id, "KILLED", mlflow_store.last_sign(run))
             rows.append(Row("–", run.info.run_name, "terminated: its process is gone"))
     return rows
 
 
-def _sync_one(root: Path, store: Store, record: Record, group: str) -> tuple[Run, str]:
+def _sync_one(root: Path, store: Store, record: Record, wanted: Wanted) -> tuple[Run, str]:
     """Give an experiment exactly one run; returns it, and what was done."""
     finished = _finished(store.runs(training_tags(record)))
     matching = _by_identity(finished).get(_key(record), [])
@@ -141,23 +162,24 @@ def _sync_one(root: Path, store: Store, record: Record, group: str) -> tuple[Run
     if matching:
         run = matching[0]
         for duplicate in matching[1:]:
-            store.client.delete_run(duplicate.info.run_id)
+            store.delete_run(duplicate)
             done.append("removed a duplicate run")
-        done += _add_missing(root, store, record, run, group)
+        done += run_page.add(root, store, record, run, wanted)
     elif unscored:
         run = unscored[0]
-        done += _add_missing(root, store, record, run, group)
-        # The identity comes last: if this is interrupted, the next sync does it again.
         missing = [point for point in _points(root, record) if point[0] not in run.data.metrics]
         store.log(run.info.run_id, missing)
+        done += run_page.add(root, store, record, run, wanted)
+        # The identity comes last: if this is interrupted, the next sync does it again.
         store.tag(run.info.run_id, record.identity)
         done.insert(0, "added scores")
         done += _remove_duplicates(store, record)
     else:
         run = _create(root, store, record)
-        done += ["replayed", *_add_missing(root, store, record, run, group)]
+        done += ["replayed", *run_page.add(root, store, record, run, wanted)]
         # Terminated last: if this is interrupted, the next sync starts over.
-        store.client.set_terminated(run.info.run_id)
+        clocked = times.noted(root, record.identity)
+        store.terminate(run.info.run_id, "FINISHED", clocked and clocked.end)
         done += _remove_duplicates(store, record)
     return run, ", ".join(done)
 
@@ -185,10 +207,11 @@ def verify(root: Path, store: Store, found: Sequence[Record]) -> list[str]:
 
     Returns:
         A line for each disagreement: a missing or second run, a param, a metric, a point of a
-        curve.
+        curve, the duration, a data set, an entry on the Models page and its scores.
     """
     runs = _finished(store.runs())
     known, histories = _by_identity(runs), store.histories(runs)
+    models = {model.model_id: model for model in store.models()}
     faults = []
     for record in console.track(found, "MLflow"):
         name = record.names[0].name
@@ -197,7 +220,9 @@ def verify(root: Path, store: Store, found: Sequence[Record]) -> list[str]:
             faults.append(f"{name}: {len(matching) or 'no'} runs in MLflow, not 1; `striate sync`")
         for run in matching[:1]:
             logged = histories[run.info.run_id]
-            faults += [f"{name}: {fault}" for fault in _differences(root, record, run, logged)]
+            different = _differences(root, record, run, logged)
+            different += run_page.faults(record, run, logged, models)
+            faults += [f"{name}: {fault}" for fault in different]
     return faults
 
 
@@ -249,7 +274,7 @@ def training_times(root: Path, found: Sequence[Record]) -> list[Timing]:
 
 
 def _time(run: Run) -> Timing:
-    return run.data.metrics.get("training_seconds"), machine(run.data.tags)
+    return run.data.metrics.get(times.SECONDS), times.machine(run.data.tags)
 
 
 def _create(root: Path, store: Store, record: Record) -> Run:
@@ -257,8 +282,23 @@ def _create(root: Path, store: Store, record: Record) -> Run:
     name = record.names[0].name
     if name == records.WORKSPACE or not record.names[0].baseline:
         name = mlflow_store.run_name(record.params)
-    run_id = mlflow_store.replay(store, name, record.params, record.identity, _points(root, record))
+    clocked = times.noted(root, record.identity)
+    logged, tags = _points(root, record), record.identity
+    if clocked:
+        logged = [*logged, (times.SECONDS, clocked.seconds, 0)]
+        tags = tags | clocked.machine
+        start, end = clocked.start, clocked.end
+    else:
+        start = end = _recorded_at(root, record)
+    run_id = mlflow_store.replay(store, name, record.params, tags, logged, start, end)
     return store.client.get_run(run_id)
+
+
+def _recorded_at(root: Path, record: Record) -> float:
+    """When Git or, before that, dvc.lock recorded an experiment, in seconds since the epoch."""
+    commits = [name.commit for name in record.names if name.commit]
+    recorded = commits and git(root, "show", "-s", "--format=%ct", commits[0])
+    return float(recorded) if recorded else (root / dvc_lock.LOCK).stat().st_mtime
 
 
 def _remove_duplicates(store: Store, record: Record) -> list[str]:
@@ -270,7 +310,7 @@ def _remove_duplicates(store: Store, record: Record) -> list[str]:
     runs = _finished(store.runs(record.identity))
     runs.sort(key=lambda run: (run.info.start_time, run.info.run_id))
     for duplicate in runs[1:]:
-        store.client.delete_run(duplicate.info.run_id)
+        store.delete_run(duplicate)
     return ["removed a duplicate that was created meanwhile"] if runs[1:] else []
 
 
@@ -278,51 +318,3 @@ def _points(root: Path, record: Record) -> list[Point]:
     """All metrics of a record, with its curves."""
     curves = points.curves(lambda table: records.read(root, record, table))
     return curves + points.summary(curves, record.train) + points.scores(record.test)
-
-
-class Missing(NamedTuple):
-    """What a run lacks; all empty for a complete one."""
-
-    artifacts: dict[str, str]  # path → its folder in the run
-    tags: dict[str, str]
-    params: dict[str, Any]
-
-
-def _missing(store: Store, record: Record, run: Run, group: str) -> Missing:
-    present = store.files(run)
-    wanted = {records.MODELS: "checkpoint"} | {path: records.PAGES[path] for path in record.pages}
-    named = [name for name in record.names if name.commit]
-    tags = {
-        "dvc.experiment": " ".join(sorted(name.name for name in named if name.baseline)),
-        "dvc.baseline": " ".join(sorted({name.baseline for name in named if name.baseline})),
-        "dvc.commit": " ".join(sorted({name.commit for name in named})),
-    }
-    if mlflow_store.is_server():
-        # Other people have other names for it.
-        tags = {
-            key: " ".join(sorted({*value.split(), *run.data.tags.get(key, "").split()}))
-            for key, value in tags.items()
-        }
-    tags[groups.TAG] = group
-    return Missing(
-        {path: name for path, name in wanted.items() if name not in present},
-        {key: value for key, value in tags.items() if value and run.data.tags.get(key) != value},
-        {key: value for key, value in record.params.items() if key not in run.data.params},
-    )
-
-
-def _add_missing(root: Path, store: Store, record: Record, run: Run, group: str) -> list[str]:
-    """Add artifacts, params and tags that a run lacks; returns what was added."""
-    missing = _missing(store, record, run, group)
-    done = []
-    for path, name in missing.artifacts.items():
-        with tempfile.TemporaryDirectory() as scratch:
-            place = records.fetch(root, record, (path,), Path(scratch))
-            store.upload(run.info.run_id, place / path, name)
-        done.append(f"added {name}")
-    if missing.tags:
-        store.tag(run.info.run_id, missing.tags)
-        done.append("named")
-    if missing.params:
-        store.log_params(run.info.run_id, missing.params)
-    return done

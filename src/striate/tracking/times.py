@@ -1,15 +1,62 @@
-"""For how long experiments were trained, and on what: what they say as they run, and MLflow."""
+"""When and for how long experiments were trained, and on what.
+
+DVC's files hold nothing of it, so that equal trainings have equal bytes. It comes from what the
+trainings say as they run, from MLflow, and from a note that each leaves in `.dvc/tmp/`.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from striate.data import files
 from striate.tracking import records
 from striate.tracking.records import Record
 
 Timing = tuple[float | None, str]  # seconds of training, if known, and on what, in words
 TRAINING = (records.PARAMS, records.DATA, records.CHECKPOINT)
+SECONDS = "training_seconds"  # the metric of a run
+NOTES = Path(".dvc/tmp/striate-times")  # a file for each training; safe to delete
+
+
+class Clocked(NamedTuple):
+    """When a training took place on this machine, which a run is given that is made later.
+
+    Attributes:
+        start: of its last attempt, in seconds since the epoch.
+        end: when its results were written, in seconds since the epoch.
+        seconds: of all attempts.
+        machine: tags that describe where.
+    """
+
+    start: float
+    end: float
+    seconds: float
+    machine: dict[str, str]
+
+
+def note(root: Path, identity: Mapping[str, str], clocked: Clocked) -> None:
+    """Keep the times of a training, for runs that are made after MLflow's database is gone.
+
+    Raises:
+        OSError: the disk is full, or the folder is not writable.
+    """
+    files.write(_note_path(root, identity), json.dumps(clocked._asdict()).encode())
+
+
+def noted(root: Path, identity: Mapping[str, str]) -> Clocked | None:
+    """The times of a training that took place here; None of another machine's."""
+    try:
+        return Clocked(**json.loads(_note_path(root, identity).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _note_path(root: Path, identity: Mapping[str, str]) -> Path:
+    name = records.hash_values({tag: identity[tag] for tag in TRAINING})
+    return root / NOTES / f"{name}.json"
 
 
 class Heard:
@@ -26,7 +73,7 @@ class Heard:
             self._machines[experiment] = machine(arguments[1])
         elif method == "trained":
             identity, summary = arguments
-            seconds = {name: value for name, value, _ in summary}.get("training_seconds")
+            seconds = {name: value for name, value, _ in summary}.get(SECONDS)
             self.times[_training(identity)] = (seconds, self._machines.get(experiment, ""))
 
 

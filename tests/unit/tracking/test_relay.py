@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 
 from striate.tracking import background
 from striate.tracking.trackers import _relay, mlflow
@@ -16,7 +17,7 @@ def test_calls_arrive_in_their_order_under_the_name_of_their_experiment(tmp_path
     stage.log([("val_accuracy", 0.5, 1)])
     stage.trained({"striate.params": "p"}, [("training_seconds", 3.0, 0)])
     stage.end("FINISHED")
-    pipe = io.StringIO()
+    pipe, begin = io.StringIO(), time.time()
     parent = mlflow.MLflow(pipe)
     for line in (tmp_path / "rows").read_text().splitlines():
         parent.relay("digits-seed1", json.loads(line)[_relay.MESSAGE])
@@ -24,9 +25,10 @@ def test_calls_arrive_in_their_order_under_the_name_of_their_experiment(tmp_path
     names = ("start", "log", "trained", "end")
     assert [call[:2] for call in calls] == [["digits-seed1", name] for name in names]
     first = calls[0]
-    assert first[2] == {"seed": 1}
-    assert first[3]["torch.version"] == "2"
-    assert not background.is_gone(first[3][background.PROCESS])
+    assert begin <= first[2] <= calls[-1][2] <= time.time()
+    assert first[3] == {"seed": 1}
+    assert first[4]["torch.version"] == "2"
+    assert not background.is_gone(first[4][background.PROCESS])
 
 
 def test_without_a_parent_nothing_is_written(tmp_path, monkeypatch):

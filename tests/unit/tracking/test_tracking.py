@@ -33,6 +33,7 @@ from striate.tracking import (
     mlflow_store,
     points,
     records,
+    run_page,
     sync,
     trackers,
 )
@@ -48,6 +49,7 @@ ROWS = [
     {"epoch": 2, "learning_rate": 0.1, "train_loss": 1.0, "train_accuracy": 0.75,
      "step_losses": [(20, 0.5)]},
 ]  # fmt: skip
+START = 1.7e9  # of a training, in seconds since the epoch
 SCORES = {"accuracy": 0.9, "loss": 0.25}
 
 
@@ -86,13 +88,13 @@ def train(store, folder, **changes):
     """Report a whole training; returns the session."""
     session = mlflow_process.Session(store, trackers.source_tags())
     params = PARAMS | changes
-    session.start(params, {"torch.threads": "2", PROCESS: process_tag(os.getpid())})
-    session.log([("train_loss", row["train_loss"], row["epoch"]) for row in ROWS])
+    session.start(START, params, {"torch.threads": "2", PROCESS: process_tag(os.getpid())})
+    session.log(START + 1, [("train_loss", row["train_loss"], row["epoch"]) for row in ROWS])
     curves = points.curves(lambda table: (folder / table).read_text())
     summary = points.summary(curves, json_csv.read_json(folder / "metrics/train.json"))
     summary = [*summary, ("training_seconds", 1.5, 0)]
-    session.trained(records.training_identity(params, folder), summary)
-    session.end("FINISHED")
+    session.trained(START + 1.5, records.training_identity(params, folder), summary)
+    session.end(START + 9, "FINISHED")
     return session
 
 
@@ -113,6 +115,10 @@ def test_a_training_becomes_a_run_with_its_params_curves_and_hashes(store, folde
     assert curve(store, run, "best/train_accuracy") == [(0, 0.75)]
     assert (run.data.metrics["parameters"], run.data.metrics["kept_epoch"]) == (99, 2)
     assert run.data.metrics["training_seconds"] == 1.5
+    # As long as the training, whenever MLflow is ready and the stage ends.
+    assert (run.info.start_time, run.info.end_time) == (START * 1000, (START + 1.5) * 1000)
+    (first, _) = store.client.get_metric_history(run.info.run_id, "train_loss")
+    assert first.timestamp == (START + 1) * 1000
     identity = records.training_identity(PARAMS, folder)
     assert identity.items() <= run.data.tags.items()
     assert run.data.tags["torch.threads"] == "2"
@@ -158,24 +164,25 @@ def test_the_same_training_again_is_the_same_run(store, folder):
 @pytest.mark.parametrize("status", ["FAILED", "KILLED"])
 def test_a_training_that_ends_early_keeps_its_curves_and_its_status(store, folder, status):
     session = mlflow_process.Session(store, {})
-    session.start(PARAMS, {})
-    session.log([("train_loss", 2.0, 1)])
+    session.start(START, PARAMS, {})
+    session.log(START + 1, [("train_loss", 2.0, 1)])
     assert store.runs()[0].info.status == "RUNNING"
-    session.end(status)
+    session.end(START + 2, status)
     (run,) = store.runs()
     assert run.info.status == status
+    assert (run.info.start_time, run.info.end_time) == (START * 1000, (START + 2) * 1000)
     assert curve(store, run, "train_loss") == [(1, 2.0)]
     assert records.CHECKPOINT not in run.data.tags
     # It is no experiment: the whole training after it gets a run of its own.
     train(store, folder)
-    assert [run.info.status for run in store.runs()] == [status, "FINISHED"]
+    assert {run.info.status for run in store.runs()} == {status, "FINISHED"}
 
 
 def test_a_session_without_a_training_ignores_its_messages(store, folder):
     session = mlflow_process.Session(store, {})
-    session.log([("train_loss", 2.0, 1)])
-    session.trained({}, [])
-    session.end("FINISHED")
+    session.log(START, [("train_loss", 2.0, 1)])
+    session.trained(START, {}, [])
+    session.end(START, "FINISHED")
     assert store.runs() == []
 
 
@@ -190,14 +197,14 @@ def test_a_sync_looks_up_each_run_when_it_comes_to_it(store, folder, monkeypatch
         for name in ("first", "second")
     )  # fmt: skip
 
-    def complete(root, store, record, run, group):
+    def complete(root, store, record, run, wanted):
         if record is first:
             other = mlflow_store.replay(store, "other", PARAMS, second.identity, [])
             store.upload(other, folder / "models", "checkpoint")
             store.client.set_terminated(other)
         return []
 
-    monkeypatch.setattr(sync, "_add_missing", complete)
+    monkeypatch.setattr(run_page, "add", complete)
     monkeypatch.setattr(sync, "_points", lambda *arguments: [])
     rows = sync.sync(folder, store, [first, second])
     assert [(row.run, row.done) for row in rows] == [
@@ -495,7 +502,10 @@ def test_a_process_is_told_from_all_others():
 
 def say(monkeypatch, *messages):
     """Run the tracking process on these messages."""
-    text = "".join(json.dumps(["", *message]) + "\n" for message in messages)
+    text = "".join(
+        json.dumps(["", method, START + number, *arguments]) + "\n"
+        for number, (method, *arguments) in enumerate(messages)
+    )
     monkeypatch.setattr("sys.stdin", io.StringIO(text))
     mlflow_process.main({})
 
@@ -533,7 +543,8 @@ def test_a_training_that_was_stopped_is_told_from_one_that_failed(monkeypatch, e
     monkeypatch.delenv("STRIATE_TRACKING", raising=False)
     with pytest.raises(end), logger.logbook():
         raise end
-    assert json.loads("".join(said)) == ["", "end", status]
+    name, method, _, *arguments = json.loads("".join(said))
+    assert [name, method, *arguments] == ["", "end", status]
 
 
 def test_a_failure_of_mlflow_is_a_warning_and_the_rest_is_read(folder, monkeypatch, capsys):
@@ -683,7 +694,7 @@ def test_an_mlflow_that_cannot_be_loaded_is_one_line(
     )
     command = [sys.executable, "-c", script]
     found = subprocess.run(
-        command, input='["", "end", "FINISHED"]\n', capture_output=True, text=True
+        command, input='["", "end", 0, "FINISHED"]\n', capture_output=True, text=True
     )
     first, *rest = found.stderr.splitlines()
     assert found.returncode == status
@@ -707,7 +718,7 @@ def test_a_database_of_a_newer_mlflow_gets_advice_that_helps(folder):
         "from striate.tracking import mlflow_process; mlflow_process.main({})",
     ]
     said = subprocess.run(
-        command, input='["", "end", "FINISHED"]', capture_output=True, text=True, check=True
+        command, input='["", "end", 0, "FINISHED"]', capture_output=True, text=True, check=True
     )
     first, _ = said.stderr.splitlines()
     assert first.endswith(f"failed, so this run is not logged there: {newer}")

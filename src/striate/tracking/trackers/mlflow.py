@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from typing import IO, Any
 
@@ -56,12 +57,13 @@ class MLflow:
                 self._pipe.close()
 
     def _send(self, method: str, *arguments: Any, session: str = "") -> None:
+        # With its time: the other end reads it once it has loaded MLflow.
         # Several threads relay the calls of several stages.
         with self._lock:
             if self._pipe is None:
                 return
             try:
-                self._pipe.write(json.dumps([session, method, *arguments]) + "\n")
+                self._pipe.write(json.dumps([session, method, time.time(), *arguments]) + "\n")
                 self._pipe.flush()
             except OSError:
                 self._pipe = None  # the background process has said why it ended
