@@ -23,6 +23,7 @@ from striate.tracking.addresses import masked, root, tracking_uri
 from striate.tracking.mlflow_errors import reason
 from striate.tracking.mlflow_store import Store, open_store, retries_left, run_name
 from striate.tracking.points import Point
+from striate.tracking.system_metrics import PREFIX, Sampler
 from striate.tracking.trackers import EXPERIMENT, source_tags
 
 
@@ -33,22 +34,28 @@ class Session:
     since the epoch.
     """
 
-    def __init__(self, store: Store, source_tags: dict[str, str]) -> None:
+    def __init__(
+        self, store: Store, source_tags: dict[str, str], sampler: Sampler | None = None
+    ) -> None:
         self.store = store
         self.source_tags = source_tags
         self.run_id: str | None = None
         self.trained_at: float | None = None
+        self._sampler = sampler
+        self._sampled_until = 0.0
+        self._samples = 0
 
     def start(self, at: float, params: dict[str, Any], tags: dict[str, str]) -> None:
         """Create the run, which began at that time."""
         tags = self.source_tags | tags
         name = tags.get(EXPERIMENT) or run_name(params)
         self.run_id = self.store.create(name, records.training_params(params), tags, at)
+        self._sampled_until = at
 
     def log(self, at: float, points: list[Point]) -> None:
-        """Log metrics."""
+        """Log metrics, and how busy the machine was since the last call."""
         if self.run_id:
-            self.store.log(self.run_id, points, at)
+            self.store.log(self.run_id, points, at, self._new_samples(at))
 
     def trained(self, at: float, identity: dict[str, str], summary: list[Point]) -> None:
         """Add the tags by which the run is found; delete it if there is an identical one."""
@@ -59,7 +66,7 @@ class Session:
             self.store.client.delete_run(self.run_id)
             self.run_id = None
             return
-        self.store.log(self.run_id, summary, at)
+        self.store.log(self.run_id, summary, at, self._new_samples(at))
         self.store.tag(self.run_id, identity)
         self.trained_at = at
 
@@ -69,6 +76,18 @@ class Session:
             finished = status == "FINISHED" and self.trained_at
             self.store.terminate(self.run_id, status, finished or at)
             self.run_id = None
+
+    def _new_samples(self, at: float) -> list[tuple[float, list[Point]]]:
+        """The system metrics since the last call, until `at`: points by their times."""
+        if self._sampler is None:
+            return []
+        found = self._sampler.between(self._sampled_until, at)
+        self._sampled_until, first = at, self._samples
+        self._samples += len(found)
+        return [
+            (one.at, [(PREFIX + name, value, step) for name, value in one.values.items()])
+            for step, one in enumerate(found, first)
+        ]
 
 
 def main(
@@ -94,7 +113,8 @@ def main(
         ended.set()
         on_end()
 
-    messages = _messages(end)
+    sampler = Sampler()
+    messages = _messages(end, sampler)
     noted = False
 
     def may_retry(since: float) -> bool:
@@ -111,7 +131,7 @@ def main(
             store = open_store(may_retry)
             sessions: dict[str, Session] = {}
             for name, method, at, *arguments in messages:
-                session = sessions.setdefault(name, Session(store, tags))
+                session = sessions.setdefault(name, Session(store, tags, sampler))
                 getattr(session, method)(at, *arguments)
             for session in sessions.values():
                 session.end(ended_at, "KILLED")
@@ -125,20 +145,27 @@ def main(
             claim.unlink(missing_ok=True)
 
 
-def _messages(on_end: Callable[[], None]) -> Iterator[list[Any]]:
+def _messages(on_end: Callable[[], None], sampler: Sampler) -> Iterator[list[Any]]:
     """The messages on standard input, read at once so that the sender never blocks.
 
     Args:
         on_end: called when the stage has ended, while messages may still be queued.
+        sampler: of system metrics, which begins and ends with the trainings, also while MLflow is
+            still being loaded.
     """
     messages: queue.SimpleQueue[list[Any] | None] = queue.SimpleQueue()
 
     def read() -> None:
         for line in sys.stdin:
             message = json.loads(line)
+            if message[1] == "start":
+                sampler.begin()
+            elif message[1] == "trained":
+                sampler.sample(message[2])
             if message[:2] == ["", "end"]:
                 on_end()
             messages.put(message)
+        sampler.end()
         on_end()
         messages.put(None)
 

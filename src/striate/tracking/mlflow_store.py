@@ -161,18 +161,28 @@ class Store:
         else:
             self.client.set_terminated(run_id, status, _milliseconds(end))
 
-    def log(self, run_id: str, points: list[Point], at: float | None = None) -> None:
+    def log(
+        self,
+        run_id: str,
+        points: list[Point],
+        at: float | None = None,
+        others: Sequence[tuple[float, list[Point]]] = (),
+    ) -> None:
         """Log metrics in as few calls as MLflow allows.
 
         Args:
             run_id: of the run.
             points: (metric, value, step).
             at: when they were measured, in seconds since the epoch; now unless given.
+            others: times and the points that were measured then.
         """
         from mlflow.entities import Metric
 
-        stamp = _milliseconds(at)
-        entities = [Metric(name, value, stamp, step) for name, value, step in points]
+        entities = [
+            Metric(name, value, _milliseconds(when), step)
+            for when, measured in [(at, points), *others]
+            for name, value, step in measured
+        ]
         for start in range(0, len(entities), BATCH_LIMIT):
             self.client.log_batch(run_id, metrics=entities[start : start + BATCH_LIMIT])
 
@@ -510,7 +520,7 @@ def _experiment(client: MlflowClient, location: str | None) -> str:
 def last_sign(run: Run) -> float:
     """When a run was last heard of, in seconds since the epoch: its last metric, or its start."""
     stamps: list[int] = [metric.timestamp for metric in run.data._metric_objs]
-    return max(run.info.start_time, *stamps, 0) / 1000
+    return float(max(run.info.start_time, *stamps, 0)) / 1000
 
 
 def replay(

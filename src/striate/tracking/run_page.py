@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from striate.errors import UserError
-from striate.tracking import descriptions, groups, mlflow_store, records, times
+from striate.tracking import descriptions, groups, mlflow_store, records, system_metrics, times
 from striate.tracking.mlflow_database import History
 from striate.tracking.records import Record
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from striate.tracking.mlflow_store import Store
 
 MODEL = "striate.model"  # tag: the id of the run's checkpoint on the Models page
-SYSTEM = "system/"  # begins the names of system metrics
 SOURCE = "data/source.json"
 SLACK = 1.0  # seconds by which a run may last longer than its training says: it is not one clock
 
@@ -176,7 +175,7 @@ def faults(
     if _true_end(run) is not None:
         found.append("its run lasts longer in MLflow than its training did; `striate sync`")
     for name, history in logged.items():
-        if name.startswith(SYSTEM) and len(dict(history)) != len(history):
+        if name.startswith(system_metrics.PREFIX) and len(dict(history)) != len(history):
             found.append(f"metric {name} has several values at one step in MLflow")
     model = models.get(run.data.tags.get(MODEL, ""))
     if model is None:

@@ -35,6 +35,7 @@ from striate.tracking import (
     records,
     run_page,
     sync,
+    system_metrics,
     trackers,
 )
 from striate.tracking.background import PROCESS, is_gone, process_tag
@@ -161,6 +162,25 @@ def test_the_same_training_again_is_the_same_run(store, folder):
     assert len(store.runs()) == 2
 
 
+def test_a_run_has_the_system_metrics_of_its_training_and_no_others(store, folder):
+    sampler = system_metrics.Sampler()
+    sampler.samples = [
+        system_metrics.Sample(START + seconds, {"cpu_utilization_percentage": 10.0 * seconds})
+        for seconds in (-1, 0.5, 1.25, 3)
+    ]
+    session = mlflow_process.Session(store, {}, sampler)
+    session.start(START, PARAMS, {})
+    session.log(START + 1, [("train_loss", 2.0, 1)])
+    session.trained(START + 1.5, records.training_identity(PARAMS, folder), [])
+    session.end(START + 9, "FINISHED")
+    (run,) = store.runs()
+    logged = store.client.get_metric_history(run.info.run_id, "system/cpu_utilization_percentage")
+    assert [(one.step, one.value, one.timestamp) for one in logged] == [
+        (0, 5.0, START * 1000 + 500),
+        (1, 12.5, START * 1000 + 1250),
+    ]
+
+
 @pytest.mark.parametrize("status", ["FAILED", "KILLED"])
 def test_a_training_that_ends_early_keeps_its_curves_and_its_status(store, folder, status):
     session = mlflow_process.Session(store, {})
@@ -204,6 +224,7 @@ def test_a_sync_looks_up_each_run_when_it_comes_to_it(store, folder, monkeypatch
             store.client.set_terminated(other)
         return []
 
+    (folder / "dvc.lock").touch()
     monkeypatch.setattr(run_page, "add", complete)
     monkeypatch.setattr(sync, "_points", lambda *arguments: [])
     rows = sync.sync(folder, store, [first, second])
