@@ -3,10 +3,13 @@
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import yaml
@@ -16,7 +19,18 @@ from striate import cli
 from striate.config import params
 from striate.data import files
 from striate.errors import UserError
-from striate.tracking import background, commits, groups, mlflow_store, points, records, sync
+from striate.tracking import (
+    addresses,
+    background,
+    commits,
+    descriptions,
+    groups,
+    mlflow_store,
+    points,
+    records,
+    run_page,
+    sync,
+)
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +109,12 @@ def test_a_replayed_run_is_the_logged_run_in_all_that_is_compared(clone):
     before = {
         name: [(p.step, p.value) for p in store.client.get_metric_history(logged.info.run_id, name)]
         for name in logged.data.metrics
-        if name != "training_seconds"
+        if not name.startswith("system/")
     }
     store.client.delete_run(logged.info.run_id)
     rows = {row.experiment: row.done for row in sync.sync(clone.folder, store, found(clone))}
     added = "added checkpoint, added figures, added report, added card"
-    assert rows["main"] == f"replayed, {added}, named"
+    assert rows["main"] == f"replayed, {added}, named, added data sets, added model"
     (replayed,) = [r for r in store.runs() if r.info.run_name == "digits-2x4-seed0"]
     after = {
         name: [
@@ -112,6 +126,12 @@ def test_a_replayed_run_is_the_logged_run_in_all_that_is_compared(clone):
         name: sorted(points) for name, points in before.items()
     }
     assert replayed.data.params == logged.data.params
+    # Both last as long as the training, from when it took place.
+    seconds = replayed.data.metrics["training_seconds"]
+    for run in (logged, replayed):
+        assert run.info.end_time - run.info.start_time == pytest.approx(seconds * 1000, abs=500)
+    assert replayed.info.start_time == pytest.approx(logged.info.start_time, abs=500)
+    assert sync.training_times(clone.folder, found(clone))[0][0] == seconds
     best = min(value for _, value in after["val_loss"])
     assert after["best/val_loss"][0][1] == best
     assert sync.verify(clone.folder, store, found(clone)) == []
@@ -145,6 +165,113 @@ def test_verify_sees_every_disagreement(clone, capsys, spoil, fault):
     spoil(*run_called("digits-2x4-seed0"))
     assert striate("verify") == 1
     assert fault in capsys.readouterr().out.splitlines()
+
+
+def last_longer(store, run):
+    store.terminate(run.info.run_id, "FINISHED", run.info.end_time / 1000 + 3600)
+
+
+def lose_its_data_sets(store, run):
+    with closing(sqlite3.connect("mlflow.db")) as connection, connection:
+        connection.execute("DELETE FROM inputs WHERE destination_id = ?", (run.info.run_id,))
+
+
+def lose_its_model(store, run):
+    store.client.delete_logged_model(run.data.tags[run_page.MODEL])
+
+
+def lose_its_description(store, run):
+    store.client.delete_tag(run.info.run_id, descriptions.NOTE)
+
+
+def lose_its_colour(store, run):
+    store.client.delete_tag(run.info.run_id, descriptions.COLOUR)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("spoil", "fault"),
+    [
+        (last_longer, "its run lasts longer in MLflow than its training did; `striate sync`"),
+        (lose_its_data_sets, "its run lacks data sets; `striate sync`"),
+        (lose_its_model, "its checkpoint is not among MLflow's models; `striate sync`"),
+        (lose_its_description, "its run has no description; `striate sync`"),
+        (lose_its_colour, "its run has no colour; `striate sync`"),
+    ],
+)
+def test_verify_sees_what_a_run_lacks_and_sync_mends_it(clone, capsys, spoil, fault):
+    assert striate("sync") == 0
+    spoil(*run_called("digits-2x4-seed0"))
+    assert striate("verify") == 1
+    assert f"main: {fault}" in capsys.readouterr().out.splitlines()
+    assert striate("sync") == 0
+    assert striate("verify") == 0
+    assert len(mlflow_store.open_store().models()) == 2
+
+
+@pytest.mark.slow
+def test_the_models_page_compares_the_checkpoints_of_all_experiments(clone, monkeypatch):
+    store = mlflow_store.open_store()
+    models = {model.name: model for model in store.models()}
+    assert set(models) == {"digits-2x4-seed0", "other"}
+    (main,) = [record for record in found(clone) if record.names[0].name == "main"]
+    model = models["digits-2x4-seed0"]
+    assert model.status == "READY"
+    assert model.params["model.width"] == "4"
+    scores = {metric.key: (metric.value, metric.dataset_name) for metric in model.metrics}
+    assert scores["test_accuracy"] == (main.test["accuracy"], "digits-test")
+    assert scores["val_accuracy"] == (main.train["val_accuracy"], "digits-validation")
+    # It answers as the predictions of evaluate do.
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", addresses.tracking_uri())
+    pixels = np.load(clone.folder / "data/test/images.npy")[:20].astype(np.float32)
+    answers = mlflow.pyfunc.load_model(f"models:/{model.model_id}").predict(pixels)
+    logits = np.load(clone.folder / "predictions/logits.npy")[:20]
+    np.testing.assert_allclose(answers, logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_model_whose_scores_were_changed_is_seen(clone):
+    with closing(sqlite3.connect("mlflow.db")) as connection, connection:
+        connection.execute(
+            "UPDATE logged_model_metrics SET metric_value = 0.5 WHERE metric_name = 'test_loss'"
+        )
+    faults = sync.verify(clone.folder, mlflow_store.open_store(), found(clone))
+    said = "metric test_loss of its model in MLflow is not what DVC has"
+    assert faults == [f"main: {said}", f"other: {said}"]
+
+
+@pytest.mark.slow
+def test_each_run_says_what_it_is_in_a_colour_of_its_own_and_how_to_make_it_again(clone):
+    store, run = run_called("digits-2x4-seed0")
+    _, other = run_called("other")
+    commit = next(one.names[0].commit for one in found(clone))[:10]
+    about, _, again = run.data.tags[descriptions.NOTE].splitlines()
+    accuracy = json.loads((clone.folder / "metrics/train.json").read_text())["val_accuracy"]
+    assert about.startswith("digits: convnet 2x4, ")
+    assert about.endswith(f"2 epochs, seed 0; validation accuracy {accuracy:.2%}.")
+    assert again == f"Make it again: `git checkout {commit} && dvc repro`"
+    said = f"Make it again: `git checkout {commit} && dvc exp run -S evaluate.batch_size=7`"
+    assert other.data.tags[descriptions.NOTE].splitlines()[-1] == said
+    assert run.data.tags[descriptions.COLOUR] != other.data.tags[descriptions.COLOUR]
+    # What a person has written or chosen stays.
+    mine = {descriptions.NOTE: "Do not use.", descriptions.COLOUR: "#123456"}
+    store.tag(run.info.run_id, mine)
+    sync.sync(clone.folder, store, found(clone))
+    assert mine.items() <= store.client.get_run(run.info.run_id).data.tags.items()
+
+
+@pytest.mark.slow
+def test_the_end_of_a_killed_training_is_when_it_was_last_heard_of(clone):
+    store = mlflow_store.open_store()
+    name, pid, start = background.process_tag(os.getpid()).rsplit(" ", 2)
+    dead = {background.PROCESS: f"{name} {pid} {int(start) - 9}"}
+    run_id = store.create("killed", {}, dead, 1.7e9)
+    store.log(run_id, [("train_loss", 2.0, 1)], 1.7e9 + 60)
+    sync.sync(clone.folder, store, found(clone))
+    info = store.client.get_run(run_id).info
+    assert (info.status, info.end_time) == ("KILLED", 1_700_000_060_000)
 
 
 @pytest.mark.slow
@@ -222,6 +349,7 @@ def test_a_run_of_a_training_gets_its_scores_files_and_names(clone):
     store.log(half, [("test_accuracy", main.test["accuracy"], 0)])
     rows = {row.experiment: row for row in sync.sync(clone.folder, store, found(clone))}
     added = "added scores, added checkpoint, added figures, added report, added card, named"
+    added += ", added data sets, added model"
     assert rows["main"] == ("main", "half", added)
     whole = store.client.get_run(half)
     kept = Path(whole.info.artifact_uri.removeprefix("file://"))
@@ -523,7 +651,7 @@ def test_promote_registers_a_model_and_refuses_a_worse_one(clone, capsys):
         store.client.set_model_version_tag("striate", "2", "striate.split", "another")
         store.client.set_model_version_tag("striate", "2", "test_accuracy", "1.0")
     assert striate("promote", "main", "--force") == 0
-    assert striate("verify") == 0
+    assert striate("verify") == 0  # a run that was reopened lasts as long as before
 
 
 @pytest.mark.slow
