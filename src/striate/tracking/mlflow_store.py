@@ -51,12 +51,14 @@ BATCH_LIMIT = 1000  # metrics in one call, the most that MLflow allows
 
 # The table is sorted by the first one. People choose what is at the top, so it is not a test score.
 SHOWN_METRICS = ("val_accuracy", "parameters", "training_seconds", "test_accuracy", "test_loss")
+SHOWN_ATTRIBUTES = ("Dataset", "Models")  # beside the name, the age and the duration of a run
 SHOWN_PARAMS = (
     "data.name", "model.arch", "model.layers", "model.width", "training.epochs",
     "training.optimizer", "training.learning_rate", "training.batch_size", "seed",
 )  # fmt: skip
 
-# Charts of the view of groups, first to last: curves by epoch, and scores of a whole training.
+# Charts first to last: curves by epoch, and scores of a whole training. Without a view, MLflow
+# orders sections by name, and the bars of `best/` precede the curves.
 SHOWN_CHARTS = {
     "val_accuracy": "LINE", "val_loss": "LINE", "test_accuracy": "BAR",
     "train_accuracy": "LINE", "train_loss": "LINE", "test_loss": "BAR",
@@ -326,14 +328,16 @@ class Store:
                 curves in a band from the lowest to the highest.
         """
         columns = [f"metrics.`{name}`" for name in SHOWN_METRICS]
+        order = columns[0]
+        columns = [f"attributes.`{name}`" for name in SHOWN_ATTRIBUTES] + columns
         columns += [f"params.`{name}`" for name in SHOWN_PARAMS]
-        view = {"selectedColumns": columns, "orderByKey": columns[0], "orderByAsc": False}
+        view = {"selectedColumns": columns, "orderByKey": order, "orderByAsc": False}
+        view |= _first_charts()
         key = EXPERIMENT
         if grouped:
             key += "-groups"
             by = {"mode": "tag", "groupByData": groups.TAG}
             view["groupBy"] = {"aggregateFunction": "average", "groupByKeys": [by]}
-            view |= _first_charts()
         tag, value = f"mlflow.sharedViewState.{key}", json.dumps(view)
         # A user who may only read can still open the view that another user has saved.
         if self.client.get_experiment(self.experiment).tags.get(tag) != value:

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import threading
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -38,6 +38,7 @@ class Sampler:
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._program = shutil.which("nvidia-smi")
+        self._processor = psutil.cpu_times()
         self._last = self._last_gpu = 0.0  # by the monotonic clock
         self._thread: threading.Thread | None = None
 
@@ -45,8 +46,7 @@ class Sampler:
         """A training starts; others may be running."""
         with self._lock:
             if self._thread is None:
-                psutil.cpu_percent()  # the next call says how busy it was since this one
-                self._last = time.monotonic()
+                self._processor, self._last = psutil.cpu_times(), time.monotonic()
                 self._thread = threading.Thread(target=self._run, daemon=True)
                 self._thread.start()
 
@@ -61,7 +61,8 @@ class Sampler:
             if self._thread is None or now - self._last < LEAST:
                 return
             self._last = now
-            values = _machine()
+            before, self._processor = self._processor, psutil.cpu_times()
+            values = {"cpu_utilization_percentage": _busy(before, self._processor)} | _memory()
             if self._program and now - self._last_gpu >= GPU_SECONDS:
                 self._last_gpu = now
                 values |= _gpus(self._program)
@@ -82,10 +83,21 @@ class Sampler:
             self.sample()
 
 
-def _machine() -> dict[str, float]:
+def _busy(before: Any, after: Any) -> float:
+    """How busy all processors were between two readings, in percent.
+
+    `psutil.cpu_percent` compares with the last call of the same thread, and there are two here.
+    """
+    spent = {name: getattr(after, name) - getattr(before, name) for name in after._fields}
+    # Linux counts the time of guests as the user's, too.
+    total = sum(spent.values()) - spent.get("guest", 0.0) - spent.get("guest_nice", 0.0)
+    idle = spent["idle"] + spent.get("iowait", 0.0)
+    return round(min(max(100 * (1 - idle / total), 0.0), 100.0), 1) if total > 0 else 0.0
+
+
+def _memory() -> dict[str, float]:
     memory = psutil.virtual_memory()
     return {
-        "cpu_utilization_percentage": psutil.cpu_percent(),
         "system_memory_usage_megabytes": round(memory.used / 1e6, 1),
         "system_memory_usage_percentage": memory.percent,
     }

@@ -41,7 +41,7 @@ def test_samples_are_taken_while_a_training_goes_on(fast):
         "system_memory_usage_megabytes",
         "system_memory_usage_percentage",
     }
-    assert 0 <= first.values["cpu_utilization_percentage"] <= 100
+    assert all(0 <= one.values["cpu_utilization_percentage"] <= 100 for one in sampler.samples)
     assert 0 < first.values["system_memory_usage_percentage"] <= 100
 
 
@@ -54,6 +54,16 @@ def test_a_short_training_has_one_sample_at_its_end(monkeypatch):
     time.sleep(0.15)
     sampler.sample(2.0)
     assert [one.at for one in sampler.samples] == [2.0]
+
+
+def test_a_processor_that_computes_is_busy(monkeypatch):
+    sampler = Sampler()
+    sampler.begin()
+    end = time.process_time() + 0.3
+    while time.process_time() < end:
+        pass
+    sampler.sample()
+    assert sampler.samples[0].values["cpu_utilization_percentage"] > 50 / os.cpu_count()
 
 
 @pytest.fixture
