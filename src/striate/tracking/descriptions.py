@@ -21,6 +21,7 @@ from striate.tracking.records import Record
 NOTE, COLOUR, CONTEXT = "mlflow.note.content", "mlflow.runColor", "mlflow.data.context"  # tags
 AGAIN = "Make it again: `"  # what the command in a description follows
 IN_TREE = "dvc repro"  # the command of what no commit holds
+DIGITS = 8  # of a digest: as many as those have that MLflow computes, and its columns show
 MOST_CHANGES = 8  # params in a command; what changes more is named by its commit
 
 # Okabe and Ito's colours that white and black paper show, and three between them.
@@ -35,7 +36,7 @@ class DataSet(NamedTuple):
 
     Attributes:
         name: data set and part, such as `digits-train`.
-        digest: the hash of data/manifest.json.
+        digest: the first digits of the hash of data/manifest.json; the tag `striate.data` has all.
         context: train, validation or test.
         source_type: `http` or `local`.
         source: where it comes from, as JSON.
@@ -76,7 +77,7 @@ def data_sets(
         del parts[1]
     return [
         DataSet(
-            f"{name}-{context}", record.identity[records.DATA], context, *origin,
+            f"{name}-{context}", record.identity[records.DATA][:DIGITS], context, *origin,
             *_shapes(manifest, part),
         )
         for context, part in parts

@@ -51,7 +51,7 @@ BATCH_LIMIT = 1000  # metrics in one call, the most that MLflow allows
 
 # The table is sorted by the first one. People choose what is at the top, so it is not a test score.
 SHOWN_METRICS = ("val_accuracy", "parameters", "training_seconds", "test_accuracy", "test_loss")
-SHOWN_ATTRIBUTES = ("Dataset", "Models")  # beside the name, the age and the duration of a run
+SHOWN_ATTRIBUTES = ("Dataset",)  # beside the name, the age and the duration of a run
 SHOWN_PARAMS = (
     "data.name", "model.arch", "model.layers", "model.width", "training.epochs",
     "training.optimizer", "training.learning_rate", "training.batch_size", "seed",

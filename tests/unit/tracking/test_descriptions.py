@@ -84,7 +84,7 @@ def test_each_part_of_the_data_is_a_data_set_with_the_digest_of_its_manifest():
         ("digits-validation", "validation"),
         ("digits-test", "test"),
     ]
-    assert {one.digest for one in sets} == {"d" * 32}
+    assert {one.digest for one in sets} == {"d" * 8}
     assert {one.source_type for one in sets} == {"http"}
     train, validation, _ = (json.loads(one.profile) for one in sets)
     assert train == {"classes": 2, "features_shape": [30, 1, 8, 8], "targets_shape": [30]}
