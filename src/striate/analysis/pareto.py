@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from statistics import median
 from typing import NamedTuple
 
 from striate.analysis import overview
@@ -13,7 +12,7 @@ from striate.reporting.figures.trade_off import Panel
 from striate.reporting.numbers import mean_sd
 from striate.reporting.seeds import ACCURACIES
 from striate.reporting.uncertainty import Mean, summarize
-from striate.tracking import records
+from striate.tracking import records, times
 from striate.tracking.groups import Group
 from striate.tracking.records import LeftOut, Record
 from striate.tracking.times import Timing
@@ -84,38 +83,16 @@ def candidates(
         timings: what `sync.training_times` returns, by the record's key.
     """
     keys = overview.varied(found)
-    times = [_times_by_machine(group, timings) for group in found]
-    common = _commonest(times)
-    points = []
-    for group, own in zip(found, times, strict=True):
-        machine = common if common in own else _commonest([own])
-        points.append(
-            Candidate(
-                group.name,
-                ", ".join(f"{end}={overview.param(group, key)}" for key, end in keys.items()),
-                summarize(group.scores(*ACCURACIES[accuracy])),
-                int(group.members[0].train["parameters"]),
-                median(own[machine]) if own else None,
-                machine,
-            )
+    return [
+        Candidate(
+            group.name,
+            ", ".join(f"{end}={overview.param(group, key)}" for key, end in keys.items()),
+            summarize(group.scores(*ACCURACIES[accuracy])),
+            int(group.members[0].train["parameters"]),
+            *timing,
         )
-    return points
-
-
-def _times_by_machine(group: Group, timings: Mapping[str, Timing]) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = {}
-    for record in group.members:
-        seconds, machine = timings.get(record.key, (None, ""))
-        if seconds and seconds > 0:
-            times.setdefault(machine, []).append(seconds)
-    return times
-
-
-def _commonest(times: Sequence[Mapping[str, list[float]]]) -> str:
-    """The machine that most groups were timed on, and of such ones most seeds; nothing if none."""
-    groups = Counter(machine for one in times for machine in one if machine)
-    seeds = Counter(machine for one in times for machine, own in one.items() for _ in own)
-    return max(groups, key=lambda machine: (groups[machine], seeds[machine]), default="")
+        for group, timing in zip(found, times.by_group(found, timings), strict=True)
+    ]
 
 
 def timed_on(found: Sequence[Candidate]) -> str:

@@ -42,7 +42,9 @@ class NotEvaluatedError(NotWholeError):
     """It has no scores, or those of another network."""
 
 
-def outcomes(root: Path, commits: Sequence[str]) -> dict[str, Outcome | NotWholeError]:
+def outcomes(
+    root: Path, commits: Sequence[str], cache: str = CACHE
+) -> dict[str, Outcome | NotWholeError]:
     """The outcome in each commit, or why there is none.
 
     Commits never change, so each is parsed once and cached.
@@ -50,8 +52,9 @@ def outcomes(root: Path, commits: Sequence[str]) -> dict[str, Outcome | NotWhole
     Args:
         root: the repository.
         commits: their hashes; empty strings are skipped.
+        cache: the file of what was parsed, in the repository.
     """
-    path = root / CACHE
+    path = root / cache
     known: dict[str, Any] = {}
     with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         cached = json.loads(path.read_text())
@@ -173,4 +176,6 @@ def _parse_lock(text: str | None) -> tuple[dict[str, Any], dict[str, str]]:
     for name, stage in (("train", train), ("evaluate", evaluate)):
         if not stage.params:
             raise NotWholeError(f"its dvc.lock cannot be used: stage {name} has no params")
+    if not isinstance(train.params.get("seed", 0), int):
+        raise NotWholeError("its dvc.lock cannot be used: its seed is not an integer")
     return train.params | evaluate.params, hashes

@@ -54,6 +54,23 @@ def _batch(folder: Path, option: str, names: Sequence[str]) -> bytes:
     return answer.stdout
 
 
+def log(folder: Path, commits: Sequence[str], form: str) -> list[str]:
+    """A line for each of these commits, in a format of `git log`; read by one process.
+
+    Raises:
+        UserError: it fails, for example at a damaged object.
+    """
+    if not commits:
+        return []
+    plain = ("-c", "log.showSignature=false", "log", "--no-walk=unsorted", "--stdin")
+    answer = _run(folder, *plain, f"--format={form}", given=commits)
+    if answer.returncode:
+        reason = " ".join(answer.stderr.decode(errors="replace").split())
+        raise UserError(f"Git cannot read {folder.resolve()}: {reason or answer.returncode}")
+    # Not splitlines(): a name may hold what Unicode calls an end of line.
+    return answer.stdout.decode(errors="replace").removesuffix("\n").split("\n")
+
+
 def git(folder: Path, *arguments: str) -> str | None:
     """The output of a git command, or None if it fails.
 

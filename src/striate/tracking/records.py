@@ -48,7 +48,8 @@ PAGES = {  # outputs of visualize → their folders among a run's artifacts
     "reports/model_card.md": "card",
 }
 MOST_NAMED = 10  # experiments in a message
-EXPERIMENT_REF = re.compile(r"(?P<commit>\S+) refs/exps/(?P<a>\w{2})/(?P<b>\w{38})/(?P<name>\S+)")
+EXPERIMENTS = "refs/exps"  # where DVC keeps the refs of experiments
+EXPERIMENT_REF = re.compile(r"(?P<commit>\S+) (?P<a>\w{2})/(?P<b>\w{38})/(?P<name>\S+)")
 
 WORKSPACE = "workspace"  # the name of the experiment in the working tree
 
@@ -176,14 +177,27 @@ def find(root: Path) -> Found:
     Raises:
         UserError: this is no Git repository.
     """
+    return read_all(root, [*listed(root), Name(WORKSPACE)], NEEDED)
+
+
+def read_all(
+    root: Path, names: Sequence[Name], needed: Sequence[str] = (), cache: str = commits.CACHE
+) -> Found:
+    """The experiments of these names, as `find` returns them.
+
+    Args:
+        root: the repository.
+        names: of commits, or of the working tree.
+        needed: the files and folders that must be here.
+        cache: of parsed commits, in the repository; one for each list that is asked for again.
+    """
     records: dict[str, Record] = {}
     left_out = []
     workspace = None
-    listed = _listed(root)
-    outcomes = commits.outcomes(root, [name.commit for name in listed])
-    for name in [*listed, Name(WORKSPACE)]:
+    outcomes = commits.outcomes(root, [name.commit for name in names], cache)
+    for name in names:
         try:
-            record = _record(root, name, NEEDED, outcomes)
+            record = _record(root, name, needed, outcomes)
         except UserError as error:
             # Before the first `dvc repro`, HEAD and the workspace are no experiments to report.
             if name.baseline or not isinstance(error, NotEvaluatedError):
@@ -203,14 +217,20 @@ def find(root: Path) -> Found:
     return Found(list(records.values()), left_out, workspace)
 
 
-def _listed(root: Path) -> list[Name]:
+def listed(root: Path) -> list[Name]:
     """HEAD, and the experiments of DVC, evaluated or not."""
     commit = head(root)
     if commit is None:
         return []
     branch = (git(root, "symbolic-ref", "--short", "-q", "HEAD") or commit[:7]).strip()
-    listed = [Name(branch, commit)]
-    refs = git(root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or ""
+    return [Name(branch, commit), *experiments(root)]
+
+
+def experiments(root: Path, folder: str = EXPERIMENTS) -> list[Name]:
+    """The experiments whose refs are in a folder of refs, evaluated or not."""
+    depth = folder.count("/") + 1
+    form = f"--format=%(objectname) %(refname:lstrip={depth})"
+    refs = git(root, "for-each-ref", form, folder) or ""
     found = [
         Name(match["name"], match["commit"], match["a"] + match["b"])
         for match in EXPERIMENT_REF.finditer(refs)
@@ -220,7 +240,7 @@ def _listed(root: Path) -> list[Name]:
         # Several projects share this Git repository; keep the experiments that change this one.
         tree = trees(root, {commit for name in found for commit in (name.commit, name.baseline)})
         found = [name for name in found if tree[name.commit] != tree[name.baseline]]
-    return listed + found
+    return found
 
 
 def named(root: Path, name: str, needed: Sequence[str] = NEEDED) -> Record:
@@ -234,8 +254,8 @@ def named(root: Path, name: str, needed: Sequence[str] = NEEDED) -> Record:
     Raises:
         UserError: there is none, there are several, or it is not whole.
     """
-    listed = _listed(root)
-    matches = [own for own in listed if own.name == name] or [Name(name)] * (name == WORKSPACE)
+    known = listed(root)
+    matches = [own for own in known if own.name == name] or [Name(name)] * (name == WORKSPACE)
     if len(matches) > 1:
         # Like DVC, prefer the one based on HEAD.
         matches = [own for own in matches if own.baseline in ("", head(root))] or matches
@@ -245,9 +265,9 @@ def named(root: Path, name: str, needed: Sequence[str] = NEEDED) -> Record:
     if not matches:
         commit = commit_of(root, name)
         if commit is None:
-            known = list(dict.fromkeys([WORKSPACE, *(own.name for own in listed)]))
+            names = list(dict.fromkeys([WORKSPACE, *(own.name for own in known)]))
             raise UserError(
-                f"there is no experiment, branch or commit {name!r}; known here: {_some(known)}"
+                f"there is no experiment, branch or commit {name!r}; known here: {_some(names)}"
             )
         matches = [Name(name, commit)]
     try:

@@ -7,12 +7,15 @@ trainings say as they run, from MLflow, and from a note that each leaves in `.dv
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from striate.data import files
 from striate.tracking import records
+from striate.tracking.groups import Group
 from striate.tracking.records import Record
 
 Timing = tuple[float | None, str]  # seconds of training, if known, and on what, in words
@@ -101,6 +104,40 @@ def by_record(
         if logged.get(record.key, (None, ""))[0] is not None
     } | heard.times
     return {record.key: times.get(_training(record.identity), (None, "")) for record in found}
+
+
+def by_group(found: Sequence[Group], timings: Mapping[str, Timing]) -> list[Timing]:
+    """The seconds of training of each group, the median over its seeds, and on what.
+
+    That is what most groups were timed on, or else the commonest of the group.
+
+    Args:
+        found: the groups.
+        timings: by the record's key.
+    """
+    times = [_by_machine(group, timings) for group in found]
+    common = _commonest(times)
+    machines = [common if common in own else _commonest([own]) for own in times]
+    return [
+        (median(own[name]) if own else None, name)
+        for own, name in zip(times, machines, strict=True)
+    ]
+
+
+def _by_machine(group: Group, timings: Mapping[str, Timing]) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {}
+    for record in group.members:
+        seconds, machine = timings.get(record.key, (None, ""))
+        if seconds and seconds > 0:
+            times.setdefault(machine, []).append(seconds)
+    return times
+
+
+def _commonest(times: Sequence[Mapping[str, list[float]]]) -> str:
+    """The machine that most groups were timed on, and of such ones most seeds; nothing if none."""
+    groups = Counter(machine for one in times for machine in one if machine)
+    seeds = Counter(machine for one in times for machine, own in one.items() for _ in own)
+    return max(groups, key=lambda machine: (groups[machine], seeds[machine]), default="")
 
 
 def _training(identity: Mapping[str, str]) -> tuple[str, ...]:
