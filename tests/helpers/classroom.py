@@ -37,7 +37,8 @@ def repository(folder):
     return SimpleNamespace(teacher=clone, person=person)
 
 
-def experiment(clone, name, author, *, seed=0, val=0.9, accuracy=0.9, lock=None, **changes):
+def experiment(clone, name, author, *, seed=0, val=0.9, accuracy=0.9, parameters=14_634,
+               lock=None, **changes):  # fmt: skip
     """Add an experiment to DVC as a commit: its params and scores, and the files of none.
 
     Args:
@@ -47,6 +48,7 @@ def experiment(clone, name, author, *, seed=0, val=0.9, accuracy=0.9, lock=None,
         seed: of the training.
         val: validation accuracy.
         accuracy: of the test set.
+        parameters: of the network.
         lock: the text of its dvc.lock, if it is to be another.
         changes: params, such as `model__layers`.
     """
@@ -58,7 +60,8 @@ def experiment(clone, name, author, *, seed=0, val=0.9, accuracy=0.9, lock=None,
         train[section][key] = value
     text = yaml.safe_dump(stages)
     files = {}
-    for path, score in zip(SCORES, ({"val_accuracy": val}, {"accuracy": accuracy}), strict=True):
+    scores = {"val_accuracy": val, "parameters": parameters}, {"accuracy": accuracy}
+    for path, score in zip(SCORES, scores, strict=True):
         old = (clone.folder / path).read_text()
         files[path] = json.dumps(json.loads(old) | score)
         text = text.replace(_md5(old), _md5(files[path]))

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import classroom
 import numpy as np
 import psutil
 import pytest
@@ -206,6 +207,55 @@ def test_the_comparison_is_whole(browser, clone):
     assert of(browser, "document.documentElement.scrollWidth") == 390
     browser.emulate(1100, dark=False)
     browser.keep("compare", 1400)
+    assert browser.complaints() == []
+
+
+def column(table, number):
+    cells = f"tbody tr:not([hidden]) td:nth-child({number}) > span"
+    return [cell.text for cell in table.find_elements(By.CSS_SELECTOR, cells)]
+
+
+def test_the_board_is_sorted_by_click_and_by_key_and_searched(browser, tmp_path):
+    clone = classroom.repository(tmp_path).teacher
+    people = [f"student{number:02}" for number in range(1, 10)]
+    for number, person in enumerate(people):
+        changes = {"model__layers": 1 + 2 * (number % 2), "model__width": 8 * (1 + number // 2)}
+        for seed in range(1 + 2 * (number % 3)):
+            classroom.experiment(
+                clone, f"{person}-{seed}", person, seed=seed, val=0.99 - number / 300 - seed / 500,
+                accuracy=0.97 + (number * 7 % 10 - seed) / 500, parameters=2_000 * (number + 2),
+                **changes,
+            )  # fmt: skip
+    clone.striate("board", "--local")
+    browser.get((clone.folder / "reports/board.html").as_uri())
+    table = browser.find_element(By.CLASS_NAME, "board")
+    buttons = table.find_elements(By.TAG_NAME, "button")
+    heads = table.find_elements(By.TAG_NAME, "th")
+    best = column(table, 4)
+    assert (len(best), best == sorted(best, reverse=True)) == (10, True)
+    assert heads[3].get_attribute("aria-sort") == "descending"
+
+    buttons[0].click()
+    assert column(table, 1) == sorted(column(table, 1))
+    buttons[2].send_keys(Keys.ENTER)
+    assert column(table, 3) == list("5553331111")
+    buttons[2].send_keys(Keys.SPACE)
+    assert column(table, 3) == list("1111333555")
+    assert [head.get_attribute("aria-sort") for head in heads] == [
+        "none", "none", "ascending", "none", None, "none", "none", "none",
+    ]  # fmt: skip
+    browser.find_element(By.ID, "search").send_keys("width=24 student05")
+    assert column(table, 8) == ["student05"]
+    browser.find_element(By.ID, "search").send_keys(Keys.CONTROL, "a", Keys.BACK_SPACE)
+
+    buttons[3].send_keys(Keys.ENTER)
+    assert column(table, 4) == best
+    assert_fits(browser)
+    browser.keep("board_phone", 900)
+    browser.emulate(1100, dark=True)
+    browser.keep("board_dark", 900)
+    browser.emulate(1100, dark=False)
+    browser.keep("board", 900)
     assert browser.complaints() == []
 
 

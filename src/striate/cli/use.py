@@ -143,6 +143,56 @@ def _answer(found: ClassifiedFile, classes: Sequence[str], top: int, as_json: bo
 
 @command(
     argument(
+        "folder", metavar="FOLDER", type=a_path, values="file",
+        help="a folder of images for each class, or what else `data.path` takes; of one with a"
+        " part `test`, that part",
+    ),
+    argument("sources", metavar="SOURCE", nargs="+", values="sources", help=SOURCE),
+    DEVICE,
+)  # fmt: skip
+def evaluate(folder: Path, sources: list[str], device: str) -> None:
+    """Score networks on labelled images of your own.
+
+    Prints accuracy, its 95% interval and the errors of each network, best first, on images that
+    training never saw, such as a hidden test set. Images are prepared as `striate predict` does,
+    and networks score without test-time augmentation. Exit status 1 if a network cannot be used.
+
+    Example: striate evaluate private/test main deeper
+    """
+    import tempfile
+
+    from striate.console import columns
+    from striate.errors import one_line
+
+    if not folder.exists():
+        raise UserError(f"{folder} is not there; name a folder with a folder for each class")
+    with waiting("loading PyTorch"):
+        from striate.datasets import layouts
+        from striate.reporting.numbers import interval
+        from striate.serving import scoring
+
+    scores = {}
+    with tempfile.TemporaryDirectory() as scratch, layouts.opened(folder, Path(scratch)) as found:
+        images = scoring.labelled(found)
+        for source in dict.fromkeys(sources):
+            try:
+                trained, chosen = _load(source, device)
+                with waiting(f"scoring {source}"):
+                    scores[source] = scoring.score(images, trained, chosen)
+            except UserError as error:
+                print(f"error: {source}: {one_line(error)}", file=sys.stderr)
+    rows = [
+        [name, f"{hits / total:.2%}", interval(hits, total), f"{total - hits:,} of {total:,}"]
+        for name, (hits, total) in sorted(scores.items(), key=lambda one: -one[1].hits)
+    ]
+    if rows:
+        print(columns([["network", "accuracy", "95% interval", "errors"], *rows]))
+    if len(scores) < len(set(sources)):
+        sys.exit(1)
+
+
+@command(
+    argument(
         "source", metavar="SOURCE", nargs="?", values="sources", default="models", help=SOURCE
     ),
     argument(
