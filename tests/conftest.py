@@ -21,7 +21,17 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 # Files whose walks take minutes, longest first.
-LONG = ["readme", "survival", "places", "team", "agreement", "browser", "parallel", "resume"]
+LONG = [
+    "readme",
+    "survival",
+    "places",
+    "team",
+    "exercise",
+    "agreement",
+    "browser",
+    "parallel",
+    "resume",
+]
 
 
 def pytest_configure(config):

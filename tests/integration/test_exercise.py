@@ -1,5 +1,8 @@
 """The exercise as a notebook: its two files agree, and its cells run top to bottom."""
 
+import re
+import sys
+
 import jupytext
 import nbformat
 import pytest
@@ -51,3 +54,14 @@ def test_all_cells_run_in_a_clone(tmp_path):
     assert clone.json("metrics/test.json")["n"] == 360
     names = clone.run("dvc", "exp", "list", "--name-only").split()
     assert {"longer-seed4", "main-seed4"} <= set(names)
+
+
+@pytest.mark.slow
+def test_what_the_page_of_python_shows_runs(tmp_path):
+    clone = Clone.of_this_tree(tmp_path / "striate", training__epochs=1, model__width=4)
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(), re.S)
+    assert len(code) == 3
+    last = "print(striate.runs().columns.tolist(), len(said))"
+    printed = clone.run(sys.executable, "-W", "error", "-c", "\n".join([*code, last]))
+    assert "'val_accuracy', 'test_accuracy', 'test_errors', 'parameters'" in printed
+    assert printed.endswith(" 360\n")
