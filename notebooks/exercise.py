@@ -58,7 +58,7 @@ striate.show(digits.train_images[:36], digits.train_labels[:36])
 # of date: it stores the images, trains, scores the test images once, and draws the report.
 
 # %%
-# !dvc repro --quiet 2>&1 | cat
+# !dvc repro 2>&1 | cat
 
 # %%
 Image("reports/figures/curves.png", width=700)
