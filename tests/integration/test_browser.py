@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -21,6 +22,7 @@ import numpy as np
 import psutil
 import pytest
 from clones import Clone
+from paths import ROOT
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
@@ -559,3 +561,35 @@ def test_a_picture_that_is_chosen_is_answered_and_noise_is_flagged(browser, page
     chooser.send_keys(str(tmp_path / "text.png"))
     browser.wait_for(lambda: "cannot be read" in browser.find_element(By.ID, "answer").text, 30)
     assert not flag.is_displayed()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The docs site as files."""
+    folder = tmp_path_factory.mktemp("site")
+    subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=ROOT, capture_output=True, check=True,
+    )  # fmt: skip
+    return folder
+
+
+def test_the_docs_are_searched_without_a_server(browser, site):
+    browser.get((site / "index.html").as_uri())
+    browser.find_element(By.CSS_SELECTOR, ".md-search__input").send_keys("median pruner")
+    links = ".md-search-result__item a"
+    browser.wait_for(lambda: browser.find_elements(By.CSS_SELECTOR, links))
+    found = [a.get_attribute("href") for a in browser.find_elements(By.CSS_SELECTOR, links)]
+    assert any("/tuning.html" in address for address in found)
+    assert browser.complaints() == []
+
+
+@pytest.mark.parametrize("name", ["index", "params", "tutorial", "looking-closer", "ladder/digits"])
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False)])
+def test_the_docs_fit_the_screen_and_its_colours(browser, site, name, width, dark):
+    browser.emulate(width, dark=dark)
+    browser.get((site / f"{name}.html").as_uri())
+    assert of(browser, "document.documentElement.scrollWidth <= innerWidth")
+    assert of(browser, "[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    ground = of(browser, "getComputedStyle(document.body).backgroundColor")
+    assert (max(map(int, re.findall(r"\d+", ground)[:3])) < 80) == dark
