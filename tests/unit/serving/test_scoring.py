@@ -1,5 +1,7 @@
 """Labelled images that no stage has read: `striate evaluate`."""
 
+import shutil
+
 import commands
 import numpy as np
 import pytest
@@ -41,16 +43,11 @@ def test_the_accuracy_on_a_private_folder_with_its_interval_best_first(place, mo
 
 
 def test_of_a_folder_with_a_test_part_that_part_counts(place, monkeypatch, capsys):
-    for part in ("train", "test"):
-        (place / "whole" / part).mkdir(parents=True)
-    (place / "private").rename(place / "private_")
-    for folder in (place / "private_").iterdir():
-        (place / "whole/test" / folder.name).mkdir()
+    for folder in sorted((place / "private").iterdir()):
+        (place / "whole/test" / folder.name).mkdir(parents=True)
+        shutil.copytree(folder, place / "whole/train" / folder.name)
         next(folder.iterdir()).rename(place / "whole/test" / folder.name / "one.png")
-        folder.rename(place / "whole/train" / folder.name)
     out, _ = commands.run(monkeypatch, capsys, "evaluate", "whole", "models")
-    classes = len(list((place / "whole/test").iterdir()))
-    assert classes == 3
     assert "2 of 3" in out
 
 
