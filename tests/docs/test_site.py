@@ -77,7 +77,7 @@ def test_links_that_lead_nowhere_fail_the_build(tmp_path):
     assert built.returncode != 0
     for target in ("no-page.md", "src/no-file.py", "#no-heading"):
         assert target in built.stderr
-    assert built.stderr.count("WARNING") == 3
+    assert built.stderr.count("WARNING -") == 3
 
 
 def resolved(text, name="team.md", repo_url=""):
