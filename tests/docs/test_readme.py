@@ -159,7 +159,8 @@ def test_every_command_of_every_page_runs_in_order(tmp_path, mirror):
         if name in PAGES_ELSEWHERE:
             continue
         # A page begins with the committed params, wherever the one before it has ended.
-        clone.run("bash", "-c", "git diff --quiet params.yaml || git checkout -q params.yaml")
+        back = "git checkout params.yaml && dvc repro"
+        clone.run("bash", "-c", f"git diff --quiet params.yaml || {{ {back}; }}")
         for command in commands(text):
             if command.startswith(tuple(ELSEWHERE)):
                 continue
