@@ -41,7 +41,7 @@ pytestmark = [
 PICTURES = os.environ.get("STRIATE_SCREENSHOTS")
 # MLflow's pages ask for what a server without users does not have; a part of them is outdated; and
 # they draw by WebGL, without a graphics card.
-OWN_TO_MLFLOW = ("users/current", "AG Grid: ", "WebGL")
+OWN_TO_MLFLOW = ("users/current", "AG Grid: ", "WebGL", "ResizeObserver loop")
 
 
 class Browser(webdriver.Chrome):
@@ -339,11 +339,51 @@ def test_mlflow_lists_the_runs_with_their_metrics(wide, runs):
 
 def test_mlflow_draws_the_metrics_of_the_runs(wide, runs):
     wide.get(runs.chart)
-    wide.wait_for(lambda: "best/val_accuracy" in text_of(wide))
+    wide.wait_for(lambda: "Model metrics" in text_of(wide) and "val_loss" in text_of(wide))
     wide.close_assistant()
     wide.wait_for(lambda: wide.find_elements(By.CSS_SELECTOR, ".bars .point path"))
+    # Learning curves precede the bars of the best epochs.
+    assert text_of(wide).index("Model metrics") < (text_of(wide) + "best (").index("best (")
+    # Where there is no mouse, each chart shows its buttons all the time.
+    wide.execute_script("document.head.append(Object.assign(document.createElement('style'),"
+                        " {textContent: '.modebar {display: none}'}))")  # fmt: skip
     time.sleep(2)  # for the bars to grow
     wide.keep("mlflow_chart")
+    assert wide.complaints() == []
+
+
+def test_mlflow_names_the_data_sets_of_a_run(wide, runs):
+    wide.get(runs.table)
+    wide.wait_for(lambda: "digits-train" in text_of(wide))
+    wide.close_assistant()
+    shown = wide.find_elements(By.XPATH, "//*[contains(text(), 'digits-train')]")
+    wide.execute_script("arguments[0].click()", shown[0])
+    wide.wait_for(lambda: "3 datasets used" in text_of(wide))
+    time.sleep(1)  # for the drawer to open
+    assert all(f"digits-{part}" in text_of(wide) for part in ("train", "validation", "test"))
+    wide.keep("mlflow_data_set")
+    assert wide.complaints() == []
+
+
+def test_mlflow_shows_how_busy_the_machine_was_and_what_the_run_is(wide, runs):
+    home = f"{runs.base}/#/experiments/{runs.experiment}/runs"
+    page = f"{home}/{runs.by_name['layers-3']['info']['run_id']}"
+    wide.get(f"{page}?workflowType=machine_learning")
+    wide.wait_for(lambda: "dvc exp run -S model.layers=3" in text_of(wide))
+    wide.close_assistant()
+    wide.keep("mlflow_run")
+    wide.get(f"{page}/system-metrics?workflowType=machine_learning")
+    wide.wait_for(lambda: len(wide.find_elements(By.CLASS_NAME, "js-plotly-plot")) == 3)
+    assert "cpu_utilization_percentage" in text_of(wide)
+
+
+def test_mlflow_compares_the_checkpoints_of_the_runs(wide, runs):
+    models = f"{runs.base}/#/experiments/{runs.experiment}/models?workflowType=machine_learning"
+    wide.get(models)
+    wide.wait_for(lambda: all(name in text_of(wide) for name in runs.by_name))
+    wide.close_assistant()
+    wide.wait_for(lambda: "test_accuracy" in text_of(wide))
+    wide.keep("mlflow_models", 500)
     assert wide.complaints() == []
 
 

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from striate.datasets.registry import DATASETS
 from striate.models import configs
 from striate.tracking import groups, points, records
 from striate.tracking.points import Point
@@ -53,9 +54,7 @@ class DataSet(NamedTuple):
     profile: str
 
 
-def data_sets(
-    record: Record, manifest: Mapping[str, Any] | None, source: Mapping[str, Any] | None
-) -> list[DataSet]:
+def data_sets(record: Record, manifest: Mapping[str, Any] | None = None) -> list[DataSet]:
     """The data sets of an experiment.
 
     The validation set has the digest of the data that it is held out of; `seed`, `data.val_size`
@@ -64,12 +63,10 @@ def data_sets(
     Args:
         record: of the experiment.
         manifest: data/manifest.json; None if it is not here.
-        source: data/source.json; None if it is not here.
     """
     name = record.params["data.name"]
-    page = (source or {}).get("page") or ""
-    if page.startswith("http"):
-        origin = ("http", json.dumps({"url": page}))
+    if name in DATASETS:
+        origin = ("http", json.dumps({"url": DATASETS[name].page}))
     else:
         origin = ("local", json.dumps({"uri": str(record.params.get("data.path", ""))}))
     parts = [("train", "train"), ("validation", "val"), ("test", "test")]

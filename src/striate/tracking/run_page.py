@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from striate.tracking.mlflow_store import Store
 
 MODEL = "striate.model"  # tag: the id of the run's checkpoint on the Models page
-SOURCE = "data/source.json"
 SLACK = 1.0  # seconds by which a run may last longer than its training says: it is not one clock
 
 
@@ -97,7 +96,7 @@ def _has_data_sets(record: Record, run: Run) -> bool:
         for tag in one.tags
         if tag.key == descriptions.CONTEXT
     }
-    wanted = descriptions.data_sets(record, None, None)
+    wanted = descriptions.data_sets(record)
     return {(one.name, one.digest, one.context) for one in wanted} <= present
 
 
@@ -129,7 +128,7 @@ def add(root: Path, store: Store, record: Record, run: Run, wanted: Wanted) -> l
         store.log_inputs(run_id, _data_sets(root, record))
         done.append("added data sets")
     if lacks.model:
-        sets = descriptions.data_sets(record, None, None)
+        sets = descriptions.data_sets(record)
         scores = descriptions.model_scores(record, sets)
         with tempfile.TemporaryDirectory() as scratch:
             place = records.fetch(root, record, (records.MODELS,), Path(scratch))
@@ -144,14 +143,12 @@ def add(root: Path, store: Store, record: Record, run: Run, wanted: Wanted) -> l
 
 
 def _data_sets(root: Path, record: Record) -> list[descriptions.DataSet]:
-    """The data sets of an experiment, with what is here of their files."""
-    known: list[dict[str, Any] | None] = []
-    for path in (records.MANIFEST, SOURCE):
-        try:
-            known.append(json.loads(records.read(root, record, path)))
-        except (UserError, KeyError, ValueError, OSError):
-            known.append(None)
-    return descriptions.data_sets(record, *known)
+    """The data sets of an experiment, with their shapes if the manifest is here."""
+    try:
+        manifest = json.loads(records.read(root, record, records.MANIFEST))
+    except (UserError, ValueError, OSError):
+        manifest = None
+    return descriptions.data_sets(record, manifest)
 
 
 def faults(
@@ -190,7 +187,7 @@ def _model_faults(record: Record, run: Run, model: LoggedModel) -> list[str]:
     params = {key: str(value) for key, value in record.params.items()}
     if model.params != params:
         found.append("its model in MLflow has other params than DVC has")
-    sets = descriptions.data_sets(record, None, None)
+    sets = descriptions.data_sets(record)
     expected = {
         (name, step, value, one.name, one.digest)
         for (name, value, step), one in descriptions.model_scores(record, sets)

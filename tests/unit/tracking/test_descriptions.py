@@ -78,22 +78,22 @@ def test_a_description_is_written_again_only_where_it_is_ours_and_its_commit_is_
 
 
 def test_each_part_of_the_data_is_a_data_set_with_the_digest_of_its_manifest():
-    sets = descriptions.data_sets(MAIN, MANIFEST, {"page": "https://example.org/digits"})
+    sets = descriptions.data_sets(MAIN, MANIFEST)
     assert [(one.name, one.context) for one in sets] == [
         ("digits-train", "train"),
         ("digits-validation", "validation"),
         ("digits-test", "test"),
     ]
     assert {one.digest for one in sets} == {"d" * 8}
-    assert {one.source_type for one in sets} == {"http"}
+    assert json.loads(sets[0].source)["url"].startswith("https://archive.ics.uci.edu/")
     train, validation, _ = (json.loads(one.profile) for one in sets)
     assert train == {"classes": 2, "features_shape": [30, 1, 8, 8], "targets_shape": [30]}
     assert validation == {"classes": 2}  # how many are held out is up to the run
 
 
 def test_without_a_validation_set_or_files_a_data_set_says_less():
-    own = record("own", train={"epochs": 5, "train_loss": 0.1})
-    sets = descriptions.data_sets(own, None, None)
+    own = record("own", train={"epochs": 5, "train_loss": 0.1}, data__name="folder")
+    sets = descriptions.data_sets(own)
     assert [one.context for one in sets] == ["train", "test"]
     assert json.loads(sets[0].source) == {"uri": "images/none"}
     assert sets[0].schema == ""
@@ -101,7 +101,7 @@ def test_without_a_validation_set_or_files_a_data_set_says_less():
 
 
 def test_scores_of_a_model_name_what_they_were_measured_on():
-    sets = descriptions.data_sets(MAIN, None, None)
+    sets = descriptions.data_sets(MAIN)
     scores = {point: one.name for point, one in descriptions.model_scores(MAIN, sets)}
     assert scores == {
         ("val_accuracy", 0.97, 5): "digits-validation",

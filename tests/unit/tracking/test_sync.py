@@ -210,6 +210,7 @@ def test_verify_sees_what_a_run_lacks_and_sync_mends_it(clone, capsys, spoil, fa
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of MLflow, about its own type hints
 def test_the_models_page_compares_the_checkpoints_of_all_experiments(clone, monkeypatch):
     store = mlflow_store.open_store()
     models = {model.name: model for model in store.models()}
