@@ -22,6 +22,7 @@ from striate.reporting.uncertainty import Mean
 FOLDER_PARAMS = (
     "data.path",
     "data.size",
+    "data.resize",
     "data.test_size",
     "data.leave_out",
 )  # which other data sets ignore
@@ -64,15 +65,21 @@ def page(results: Results, drawings: Sequence[Drawing]) -> str:
         errors=METRICS["errors"].shown(test),
         shifted_images=f"{min(params['evaluate.shifted'], test['n']):,}",
         similar=results.mistakes.neighbours.shape[1],
-        params={
-            key: value
-            for key, value in params.items()
-            if data == "folder" or key not in FOLDER_PARAMS
-        },
+        params={key: value for key, value in params.items() if is_read(key, results)},
         arguments=" ".join(map(quote, results.arguments)),
         hashes=results.hashes,
         **_galleries(results),
     )
+
+
+def is_read(key: str, results: Results) -> bool:
+    """Whether the data set and the network of an experiment read a param."""
+    if key in FOLDER_PARAMS:
+        return bool(results.params["data.name"] == "folder")
+    section, _, name = key.partition(".")
+    known = results.config.model_fields
+    # The base class stands for a network that is not known here, which may read any.
+    return section != "model" or results.config is configs.NetworkConfig or name in known
 
 
 def _shown(drawing: Drawing) -> dict[str, Any]:

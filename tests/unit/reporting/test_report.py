@@ -13,6 +13,7 @@ from PIL import Image
 
 from striate.evaluation import scores
 from striate.reporting import galleries, html, report
+from striate.reporting.figures import filters as filter_figures
 from striate.reporting.figures import registry
 from striate.reporting.results import spread
 
@@ -207,6 +208,25 @@ def test_params_of_folders_are_shown_for_folders_only_and_filters_come_last(text
     assert not {"data.path", "data.size", "data.test_size"} & set(words)
     ids = Page(text).ids
     assert ids.index("confusion") < ids.index("features") < ids.index("filters")
+
+
+def test_params_that_only_other_networks_read_are_left_out(text):
+    words = set(Page(text).words)
+    assert words >= {"model.arch", "model.layers", "model.kernel_size", "model.residual"}
+    assert not {"model.heads", "model.whiten", "model.skips", "data.resize"} & words
+    folder = made_up_results(["a", "b", "c"], data__name="folder", model__arch="vit")
+    assert report.is_read("model.heads", folder)
+    assert report.is_read("data.resize", folder)
+    assert not report.is_read("model.kernel_size", folder)
+
+
+def test_of_a_later_layer_few_filters_are_drawn_large_enough_to_read():
+    results = made_up_results(["a", "b", "c"])
+    shape = (32, 16, 5, 5)
+    results.filters["layer2"] = np.random.default_rng(0).normal(size=shape)
+    drawn = filter_figures.draw(results)["layer2"]
+    assert "first 4 of 16 input channels; first 16 of 32 kernels" in drawn.get_suptitle()
+    assert len(drawn.axes[0].images) == 4
 
 
 def test_figures_stand_in_their_sections_with_caption_and_alt_text(text, drawings):

@@ -23,6 +23,8 @@ from striate.reporting.figures.registry import figure
 from striate.reporting.figures.style import FAINT, INK, TEXT_SIZE, text_width
 from striate.reporting.results import Results
 
+FEW_INPUTS, FEW_KERNELS = 4, 16  # of a later layer: hundreds of filters are too small to read
+
 
 def caption(results: Results) -> str:
     """What the figures show: of a deep network, the first convolution of each layer."""
@@ -41,19 +43,25 @@ def caption(results: Results) -> str:
 )
 def draw(results: Results) -> dict[str, Figure]:
     """A figure for each layer of weights that `predictions/` holds."""
-    return {name: filters(weight, name) for name, weight in results.filters.items()}
+    return {
+        name: filters(weight, name, FEW_INPUTS, MAX_TILES if weight.shape[1] <= 3 else FEW_KERNELS)
+        for name, weight in results.filters.items()
+    }
 
 
-def filters(weight: ArrayLike, title: str) -> Figure:
+def filters(
+    weight: ArrayLike, title: str, most_inputs: int = MAX_TILES, most_kernels: int = MAX_TILES
+) -> Figure:
     """Draw a convolution's kernels, one panel an input channel, in grey about zero.
 
     A panel tiles the kernels of all output channels, row by row. All panels share one colour
-    scale. Of more than 64 input channels or 64 kernels a panel, the first 64 are drawn and the
-    figure's title says so.
+    scale. Where some are left out, the figure's title says so.
 
     Args:
         weight: (out, in, height, width). Three input channels are taken for red, green and blue.
         title: the figure's title, such as the layer's name.
+        most_inputs: input channels that are drawn, the first ones.
+        most_kernels: kernels of a panel that are drawn, the first ones.
 
     Returns:
         One axes with an image and a text an input channel; the colour bar is its child.
@@ -64,9 +72,9 @@ def filters(weight: ArrayLike, title: str) -> Figure:
     kernels = np.asarray(weight)
     if kernels.ndim != 4 or kernels.size == 0:
         raise ValueError(f"weight must be (out, in, height, width), not {kernels.shape}")
-    title += _cut_note(*kernels.shape[:2])
-    names = _channel_names(kernels.shape[1])
-    kernels = kernels[:MAX_TILES, :MAX_TILES]
+    title += _cut_note(kernels.shape, most_inputs, most_kernels)
+    names = _channel_names(kernels.shape[1])[:most_inputs]
+    kernels = kernels[:most_kernels, :most_inputs]
     mosaics = [mosaic(panel, square(len(kernels)), gap=1) for panel in kernels.swapaxes(0, 1)]
     limit = float(np.max(np.abs(kernels), where=np.isfinite(kernels), initial=0)) or 1.0
     columns = oblong(len(mosaics))
@@ -82,20 +90,20 @@ def filters(weight: ArrayLike, title: str) -> Figure:
     return figure
 
 
-def _cut_note(outputs: int, inputs: int) -> str:
+def _cut_note(shape: tuple[int, ...], most_inputs: int, most_kernels: int) -> str:
     """The line of the title that says what is left out, or nothing."""
-    notes = []
-    if inputs > MAX_TILES:
-        notes.append(f"first {MAX_TILES} of {inputs} input channels")
-    if outputs > MAX_TILES:
-        notes.append(f"first {MAX_TILES} of {outputs} kernels a panel")
+    outputs, inputs, notes = *shape[:2], []
+    if inputs > most_inputs:
+        notes.append(f"first {most_inputs} of {inputs} input channels")
+    if outputs > most_kernels:
+        notes.append(f"first {most_kernels} of {outputs} kernels a panel")
     return "\n" + "; ".join(notes) if notes else ""
 
 
 def _channel_names(inputs: int) -> list[str]:
     if inputs == 3:
         return ["red", "green", "blue"]
-    return [f"input channel {channel}" for channel in range(min(inputs, MAX_TILES))]
+    return [f"input channel {channel}" for channel in range(inputs)]
 
 
 def _add_colour_bar(tile: AxesImage, box: Box, limit: float) -> None:
