@@ -308,9 +308,10 @@ def _time(networks: dict[str, tuple[Network, int]], image: np.ndarray) -> str:
     argument("--force", action="store_true", help="even if it scores below the champion"),
 )  # fmt: skip
 def promote(experiment: str, force: bool) -> None:
-    """Register an experiment's model as the champion.
+    """Register an experiment's model as the champion, the one to use.
 
-    Refuses a model that scores below the champion (exit status 1): by validation accuracy if both
+    The champion is the model that MLflow's registry calls models:/striate@champion; `striate serve`
+    shows it, and other programs load it by that name. Refuses a model that scores below the champion (exit status 1): by validation accuracy if both
     were trained on the same images and held out the same ones, else by test accuracy. Promoting
     by test accuracy selects by it, which makes the winner's too high by luck.
 
@@ -335,7 +336,7 @@ def promote(experiment: str, force: bool) -> None:
     argument("--port", type=number(0, 65535), default=8000, help="on this machine"), DEVICE
 )  # fmt: skip
 def serve(port: int, device: str) -> None:
-    """Serve a drawing demo of the champion.
+    """Serve a drawing demo of the champion, the model that `promote` chose.
 
     Runs MLflow's scoring server and a page that asks it, on this machine only, until Ctrl-C.
 

@@ -121,7 +121,7 @@ def add(root: Path, store: Store, record: Record, run: Run, wanted: Wanted) -> l
         done.append(f"added {name}")
     if lacks.tags:
         store.tag(run_id, lacks.tags)
-        done.append("named")
+        done.append("added name")
     if lacks.params:
         store.log_params(run_id, lacks.params)
     if lacks.data_sets:

@@ -114,7 +114,7 @@ def test_a_replayed_run_is_the_logged_run_in_all_that_is_compared(clone):
     store.client.delete_run(logged.info.run_id)
     rows = {row.experiment: row.done for row in sync.sync(clone.folder, store, found(clone))}
     added = "added checkpoint, added figures, added report, added card"
-    assert rows["main"] == f"replayed, {added}, named, added data sets, added model"
+    assert rows["main"] == f"replayed, {added}, added name, added data sets, added model"
     (replayed,) = [r for r in store.runs() if r.info.run_name == "digits-2x4-seed0"]
     after = {
         name: [
@@ -349,7 +349,7 @@ def test_a_run_of_a_training_gets_its_scores_files_and_names(clone):
     # And its scores had begun to come.
     store.log(half, [("test_accuracy", main.test["accuracy"], 0)])
     rows = {row.experiment: row for row in sync.sync(clone.folder, store, found(clone))}
-    added = "added scores, added checkpoint, added figures, added report, added card, named"
+    added = "added scores, added checkpoint, added figures, added report, added card, added name"
     added += ", added data sets, added model"
     assert rows["main"] == ("main", "half", added)
     whole = store.client.get_run(half)
@@ -378,7 +378,7 @@ def test_runs_are_tagged_with_the_group_of_their_setting(clone):
     store.tag(runs[0].info.run_id, {"striate.group": "wrong"})
     store.client.delete_tag(runs[1].info.run_id, "striate.group")
     rows = {row.experiment: row.done for row in sync.sync(clone.folder, store, [main, other])}
-    assert rows == {"main": "named", "other": "named"}
+    assert rows == {"main": "added name", "other": "added name"}
     runs = [store.client.get_run(run.info.run_id) for run in runs]
     assert [run.data.tags["striate.group"] for run in runs] == tags
 
