@@ -310,10 +310,11 @@ def _time(networks: dict[str, tuple[Network, int]], image: np.ndarray) -> str:
 def promote(experiment: str, force: bool) -> None:
     """Register an experiment's model as the champion, the one to use.
 
-    The champion is the model that MLflow's registry calls models:/striate@champion; `striate serve`
-    shows it, and other programs load it by that name. Refuses a model that scores below the champion (exit status 1): by validation accuracy if both
-    were trained on the same images and held out the same ones, else by test accuracy. Promoting
-    by test accuracy selects by it, which makes the winner's too high by luck.
+    The champion is what MLflow's registry calls models:/striate@champion: `striate serve` shows
+    it, and other programs load it by that name. Refuses a model that scores below the champion
+    (exit status 1): by validation accuracy if both were trained on the same images and held out
+    the same ones, else by test accuracy. Promoting by test accuracy selects by it, which makes the
+    winner's too high by luck.
 
     Example: striate promote mnist
     """
