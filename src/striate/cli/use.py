@@ -337,9 +337,9 @@ def promote(experiment: str, force: bool) -> None:
     argument("--port", type=number(0, 65535), default=8000, help="on this machine"), DEVICE
 )  # fmt: skip
 def serve(port: int, device: str) -> None:
-    """Serve a drawing demo of the champion, the model that `promote` chose.
+    """Serve a drawing demo of the champion.
 
-    Runs MLflow's scoring server and a page that asks it, on this machine only, until Ctrl-C.
+    The champion is the model that `striate promote` registered. Runs MLflow's scoring server and a page that asks it, on this machine only, until Ctrl-C.
 
     Example: striate serve --port 8001
     """
