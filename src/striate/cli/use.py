@@ -339,7 +339,8 @@ def promote(experiment: str, force: bool) -> None:
 def serve(port: int, device: str) -> None:
     """Serve a drawing demo of the champion.
 
-    The champion is the model that `striate promote` registered. Runs MLflow's scoring server and a page that asks it, on this machine only, until Ctrl-C.
+    The champion is the model that `striate promote` registered. Runs MLflow's scoring server and a
+    page that asks it, on this machine only, until Ctrl-C.
 
     Example: striate serve --port 8001
     """
