@@ -36,8 +36,8 @@ def test_the_overview_lists_each_command_once_in_its_group(monkeypatch, capsys):
         "Run experiments": ["data", "recipe", "fetch", "repeat", "tune"],
         "Measure networks and recipes": ["ladder", "ablate", "doubts"],
         "Compare results": ["summary", "experiments", "compare", "pareto", "gate", "ui"],
-        "Use a network": ["predict", "export", "promote", "serve"],
-        "Share results": ["share", "sync", "verify"],
+        "Use a network": ["predict", "evaluate", "export", "promote", "serve"],
+        "Share results": ["share", "board", "sync", "verify"],
         "Check the machine": ["doctor"],
         "Set up the shell": ["completion"],
     }
