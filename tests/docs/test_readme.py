@@ -84,8 +84,12 @@ def test_no_two_commands_give_an_experiment_the_same_name():
     assert max(Counter(named).values()) == 1  # DVC refuses the second one
 
 
-# Pages whose commands need a team's services, and where they are tested.
-PAGES_ELSEWHERE = {"deploy.md": "tests/integration/test_team.py, test_deploy.py"}
+# Pages whose commands need other repositories or services, and where they are tested.
+PAGES_ELSEWHERE = {
+    "deploy.md": "tests/integration/test_team.py, test_deploy.py",
+    "teaching.md": "tests/integration/test_class.py",
+    "notebook.md": "tests/integration/test_exercise.py",
+}
 # Commands that take minutes, or serve until they are stopped, and where they are tested instead.
 ELSEWHERE = {
     "git clone ": "the clone of this test",
@@ -93,6 +97,10 @@ ELSEWHERE = {
     "set -a; source ": "tests/integration/test_team.py",
     "git push && ": "tests/integration/test_team.py",
     "git pull && ": "tests/integration/test_team.py",
+    "gto register ": "tests/integration/test_model_registry.py",
+    "git push origin classifier": "tests/integration/test_model_registry.py",
+    "dvc push": "tests/integration/test_model_registry.py",
+    "dvc artifacts get ": "tests/integration/test_model_registry.py",
     "make ui": "tests/integration/test_browser.py",
     "make serve": "tests/integration/test_browser.py",
     "striate data images": "tests/unit/datasets/test_survey.py; it needs images",
