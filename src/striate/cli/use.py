@@ -144,8 +144,8 @@ def _answer(found: ClassifiedFile, classes: Sequence[str], top: int, as_json: bo
 @command(
     argument(
         "folder", metavar="FOLDER", type=a_path, values="file",
-        help="a folder of images for each class, or what else `data.path` takes; of one with a"
-        " part `test`, that part",
+        help="a folder of images for each class, or what else `data.path` takes; where there are"
+        " parts, `test` counts",
     ),
     argument("sources", metavar="SOURCE", nargs="+", values="sources", help=SOURCE),
     DEVICE,
@@ -155,30 +155,38 @@ def evaluate(folder: Path, sources: list[str], device: str) -> None:
 
     Prints accuracy, its 95% interval and the errors of each network, best first, on images that
     training never saw, such as a hidden test set. Images are prepared as `striate predict` does,
-    and networks score without test-time augmentation. Exit status 1 if a network cannot be used.
+    and networks score without test-time augmentation. Exit status 1 if a network cannot be used,
+    2 if an image cannot be read.
 
     Example: striate evaluate private/test main deeper
     """
     import tempfile
 
     from striate.console import columns
+    from striate.datasets import image_reading, layouts
     from striate.errors import one_line
 
-    if not folder.exists():
-        raise UserError(f"{folder} is not there; name a folder with a folder for each class")
-    with waiting("loading PyTorch"):
-        from striate.datasets import layouts
-        from striate.reporting.numbers import interval
-        from striate.serving import scoring
-
+    is_archive = folder.is_file() and folder.name.lower().endswith(layouts.ARCHIVES)
+    if not (folder.is_dir() or is_archive):
+        fault = "is a file" if folder.exists() else "is not there"
+        raise UserError(f"{folder} {fault}; name a folder with a folder for each class")
+    if (folder / layouts.TEST).is_dir() and not (folder / layouts.TRAIN).exists():
+        folder /= layouts.TEST
     scores = {}
     with tempfile.TemporaryDirectory() as scratch, layouts.opened(folder, Path(scratch)) as found:
+        if found.skipped:
+            workspace.note(image_reading.describe_skipped(found.skipped))
+        with waiting("loading PyTorch"):
+            from striate.reporting.numbers import interval
+            from striate.serving import scoring
         images = scoring.labelled(found)
         for source in dict.fromkeys(sources):
             try:
                 trained, chosen = _load(source, device)
                 with waiting(f"scoring {source}"):
                     scores[source] = scoring.score(images, trained, chosen)
+            except image_reading.ImageReadError:
+                raise
             except UserError as error:
                 print(f"error: {source}: {one_line(error)}", file=sys.stderr)
     rows = [

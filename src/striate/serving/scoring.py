@@ -45,14 +45,15 @@ def score(images: Labelled, trained: Checkpoint, device: torch.device) -> Score:
         device: that computes.
 
     Raises:
-        UserError: the network does not know a class, or an image cannot be read.
+        UserError: the network does not know a class.
+        ImageReadError: an image cannot be read, by whatever network.
     """
     _check_classes(images.classes, trained.classes)
     hits = 0
     found = inference.classify(images.files, trained, device)
     for file, name in zip(found, images.classes, strict=True):
         if isinstance(file, ImageReadError):
-            raise UserError(str(file))
+            raise file
         ranked = file.prediction.probabilities
         hits += trained.classes[ranked.index(max(ranked))] == name
     return Score(hits, len(images.files))

@@ -72,6 +72,22 @@ def test_a_folder_that_is_not_there_is_one_line(place, monkeypatch, capsys):
 
 def test_a_broken_image_is_named(place, monkeypatch, capsys):
     (place / "private/a/broken.png").write_bytes(b"no image")
-    out, err = commands.run(monkeypatch, capsys, "evaluate", "private", "models", status=1)
+    out, err = commands.run(monkeypatch, capsys, "evaluate", "private", "models", "x", status=2)
     assert out == ""
-    assert "broken.png cannot be read" in err
+    assert err.startswith("error: private/a/broken.png cannot be read")
+    assert err.count("\n") == 1
+
+
+def test_a_test_part_alone_counts_and_what_is_skipped_is_said(place, monkeypatch, capsys):
+    (place / "only").mkdir()
+    (place / "private").rename(place / "only/test")
+    (place / "only/test/a/notes.txt").write_text("x")
+    out, err = commands.run(monkeypatch, capsys, "evaluate", "only", "models")
+    assert "3 of 30" in out
+    assert err == "note: 1 file skipped: 1 .txt\n"
+
+
+def test_a_file_is_no_folder(place, monkeypatch, capsys):
+    (place / "labels.csv").write_text("path,label")
+    _, err = commands.run(monkeypatch, capsys, "evaluate", "labels.csv", "models", status=2)
+    assert err == "error: labels.csv is a file; name a folder with a folder for each class\n"
