@@ -18,6 +18,7 @@ from striate.tracking.pushed import Commit
 from striate.tracking.records import Name, Record
 from striate.tracking.times import Timing
 
+LAST = 253_402_300_799  # the end of 9999, the last time that can be shown; Git takes later ones
 DECIMALS = 4  # of the accuracies by which rows are sorted, as finely as they are shown
 
 
@@ -86,21 +87,19 @@ SORTED_BY = 3  # at first
 
 
 def tables(
-    found: Sequence[Record],
+    grouped: Sequence[Group],
+    seconds: Sequence[Timing],
     main: Record | None,
     made: Mapping[str, Commit],
-    timings: Mapping[str, Timing],
 ) -> list[Table]:
     """A table for each data set, that of main first, then the one with most settings.
 
     Args:
-        found: all experiments.
+        grouped: all experiments.
+        seconds: of training, of each group.
         main: what they are compared with; None where it cannot be read.
         made: who made each commit.
-        timings: what `sync.training_times` returns, by the record's key.
     """
-    grouped = groups.group(found)
-    seconds = times.by_group(grouped, timings)
     by_data: dict[str | None, list[tuple[Group, Timing]]] = {}
     for group, timing in zip(grouped, seconds, strict=True):
         by_data.setdefault(group.members[0].identity.get(records.DATA), []).append((group, timing))
@@ -217,13 +216,14 @@ def page(
         title=f"Experiments of {where}",
         counts=f"{plural(len(grouped), 'setting')} in {plural(len(names), 'experiment')}"
         f" by {len(authors):,} {'person' if len(authors) == 1 else 'people'}",
-        newest=_day(max((one.time for one in own), default=0)),
+        newest=_day(max((one.time for one in own if one.time <= LAST), default=0)),
         main="" if main is None else main.names[0].commit[:7],
-        notes=overview.notes(grouped)[1:],  # the template says at length by what to choose
+        # The template says at length by what to choose.
+        notes=[note for note in overview.notes(grouped) if note != overview.CHOICE],
         machines=len({machine for seconds, machine in timed if seconds}),
         columns=COLUMNS,
         sorted_by=SORTED_BY,
-        tables=tables(found, main, made, timings),
+        tables=tables(grouped, timed, main, made),
     )
 
 

@@ -113,14 +113,15 @@ def _count(value: float | None) -> str:
     return MISSING if value is None else f"{value:,}"
 
 
+CHOICE = "Choose by validation accuracy: the highest of several test accuracies is partly luck."
+
+
 def notes(found: Sequence[Group]) -> list[str]:
     """What to know before choosing among groups."""
     lines = []
     validated = [group for group in found if group.mean("train", records.VALIDATION) is not None]
     if len(validated) > 1:
-        lines.append(
-            "Choose by validation accuracy: the highest of several test accuracies is partly luck."
-        )
+        lines.append(CHOICE)
     keys = _splits_differ(validated)
     if keys:
         lines.append(

@@ -36,10 +36,10 @@ def share() -> None:
         "--to", metavar="FILE", type=a_path, values="file", default=Path("reports/board.html"),
         help="where to write the page",
     ),
-    argument("--remote", metavar="NAME", default="origin", help="of Git, to read from"),
+    argument("--remote", metavar="NAME", help="of Git, to read from (default: origin)"),
     argument("--local", action="store_true", help="show the experiments of this clone instead"),
 )  # fmt: skip
-def board(to: Path, remote: str, local: bool) -> None:
+def board(to: Path, remote: str | None, local: bool) -> None:
     """Show everybody's experiments on one page.
 
     Reads main and all experiments that were pushed to a Git remote, not their data or checkpoints,
@@ -55,6 +55,9 @@ def board(to: Path, remote: str, local: bool) -> None:
 
     if to.is_dir():
         raise UserError(f"--to is {to}, a folder; name a page in it, such as {to / 'board.html'}")
+    if local and remote:
+        raise UserError("--local reads no remote; leave out --remote or --local")
+    remote = remote or "origin"
     root = workspace.repository()
     if local:
         where, names = "this clone", records.listed(root)

@@ -8,7 +8,7 @@ import pytest
 from pages import Page
 
 from striate.analysis import board
-from striate.tracking import records
+from striate.tracking import groups, records, times
 from striate.tracking.pushed import Commit
 
 
@@ -18,7 +18,9 @@ def made(tmp_path):
 
 
 def refs(clone):
-    return clone.run("git", "for-each-ref", "refs/heads", "refs/remotes", "refs/exps", "FETCH_HEAD")
+    fetched = clone.folder / ".git/FETCH_HEAD"
+    listed = clone.run("git", "for-each-ref", "refs/heads", "refs/remotes", "refs/exps")
+    return listed, fetched.read_text() if fetched.exists() else None
 
 
 def rows(clone, path="reports/board.html"):
@@ -90,6 +92,7 @@ def test_what_cannot_be_read_is_left_out_and_named(made):
         (("git", "remote", "set-url", "origin", "/none"), (), "git ls-remote failed: fatal: '/non"),
         ((), (), "nobody has pushed an experiment to origin yet; `dvc exp push origin --all`"),
         ((), ("--to", "docs"), "--to is docs, a folder"),
+        ((), ("--local", "--remote", "other"), "--local reads no remote; leave out --remote or"),
     ],
 )
 def test_one_line_says_why_there_is_no_board(made, command, arguments, said):
@@ -113,11 +116,21 @@ def record(name, *, val=None, data="d", seed=0, hashes=None, **params):
 def table(found, main=None, **timings):
     made = {one.names[0].name: Commit("who", 0) for one in found}
     timed = {one.key: timings.get(one.names[0].name, (None, "")) for one in found}
-    return board.tables(found, main, made, timed)
+    grouped = groups.group(found)
+    return board.tables(grouped, times.by_group(grouped, timed), main, made)
 
 
 def texts(row):
     return [" ".join([cell.text, *cell.codes]).strip() for cell in row.cells]
+
+
+def test_a_time_that_no_calendar_holds_and_notes_without_a_choice():
+    found = [record("a"), record("b", layers=2)]
+    made = {"a": Commit("who", 999_999_999_999), "b": Commit("who", 1_700_000_000)}
+    page = board.page("here", found, None, made, {})
+    assert "the newest of 2023-11-14 22:13 UTC" in page
+    assert "One seed each compares networks, not settings: <code>striate repeat NAME</code>" in page
+    assert page.count("Choose by validation accuracy") == 1
 
 
 def test_each_data_set_has_a_table_that_of_main_first():
