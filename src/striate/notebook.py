@@ -78,11 +78,12 @@ def root() -> Path:
     Raises:
         UserError: there is none.
     """
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / ".dvc" / "config").is_file():
-            return folder
-    raise UserError(f"{here} is not in a DVC repository")
+    from striate.tracking import git
+
+    found = git.repository_around(Path.cwd())
+    if found is None:
+        raise UserError(f"{Path.cwd()} is not in a DVC repository")
+    return found
 
 
 def runs() -> pd.DataFrame:
@@ -109,8 +110,8 @@ def runs() -> pd.DataFrame:
     for line in records.in_words(left_out):
         warnings.warn(f"left out: {line}", stacklevel=2)
     if not found:
-        raise UserError("no experiment has finished here yet; `dvc repro` runs one")
-    grouped = sorted(groups.group(found), key=_rank)
+        raise UserError(records.NOTHING_FINISHED)
+    grouped = sorted(groups.group(found), key=groups.place)
     repeated = [record.names[0].name for group in grouped for record in group.repeated]
     if repeated:
         warnings.warn(f"left out, as they repeat a seed: {', '.join(repeated)}", stacklevel=2)
@@ -124,12 +125,6 @@ def runs() -> pd.DataFrame:
         for seed, member in zip(group.seeds, group.members, strict=True)
     ]
     return pd.DataFrame(rows).set_index("experiment")
-
-
-def _rank(group: Group) -> float:
-    """The place of a group: low for a high mean validation accuracy, last without one."""
-    mean = group.mean("train", "val_accuracy")
-    return 1.0 if mean is None else -mean.mean
 
 
 def _unique_names(grouped: Sequence[Group]) -> dict[str, str]:
@@ -246,7 +241,12 @@ def show(
     if labels is None and predicted is not None:
         raise ValueError("predicted needs the true labels beside it")
     given = [np.asarray(one) for one in (labels, predicted) if one is not None]
-    names = list(classes or map(str, range(max((int(one.max()) for one in given), default=0) + 1)))
+    for one in given:
+        if one.shape != pixels.shape[:1]:
+            raise ValueError(f"{len(pixels)} images need as many labels, not {one.shape}")
+    if classes is None:
+        classes = list(map(str, range(max((int(one.max()) for one in given), default=0) + 1)))
+    names = [str(name) for name in classes]
     for one in given:
         grid.check_labelled(pixels, one, names)
     if predicted is not None:

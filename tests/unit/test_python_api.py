@@ -122,7 +122,7 @@ def test_pictures_have_the_names_of_classes_or_what_a_network_said(tmp_path):
     plain = striate.show(IMAGES[:, 0])
     assert (texts(plain), plain.figure.get_suptitle()) == ([""] * 6, "6 images")
     assert texts(striate.show(IMAGES, LABELS)) == list("012210")
-    named = striate.show(IMAGES, LABELS, classes=["cat", "dog", "emu"])
+    named = striate.show(IMAGES, LABELS, classes=np.array(["cat", "dog", "emu"]))
     assert texts(named)[:3] == ["cat", "dog", "emu"]
     guesses = [0, 1, 2, 3, 1, 0]
     judged = striate.show(IMAGES, LABELS, guesses)
@@ -143,6 +143,7 @@ def test_pictures_have_the_names_of_classes_or_what_a_network_said(tmp_path):
         ((IMAGES[0, 0],), None, "images must be "),
         ((np.zeros((401, 1, 2, 2)),), None, r"401 images are too many to show; try images\[:100\]"),
         ((IMAGES, LABELS[:5]), None, "6 images need as many labels"),
+        ((IMAGES, []), None, r"6 images need as many labels, not \(0,\)"),
         ((IMAGES, LABELS / 2), None, "labels must be integers"),
         ((IMAGES, LABELS), ["cat", "dog"], "labels span 0..2 but there are 2 class names"),
         ((IMAGES, LABELS, LABELS + 1), ["a", "b", "c"], "labels span 1..3 but there are 3 class"),

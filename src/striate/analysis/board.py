@@ -126,11 +126,8 @@ def _titles(by_data: Mapping[str | None, Sequence[tuple[Group, Timing]]]) -> dic
 def _rows(
     own: Sequence[tuple[Group, Timing]], main: Record | None, made: Mapping[str, Commit]
 ) -> list[Row]:
-    def best_first(one: tuple[Group, Timing]) -> float:
-        mean = one[0].mean("train", records.VALIDATION)
-        return 1.0 if mean is None else -round(mean.mean, DECIMALS)
-
-    return [_row(group, timing, main, made) for group, timing in sorted(own, key=best_first)]
+    best_first = sorted(own, key=lambda one: groups.place(one[0]))
+    return [_row(group, timing, main, made) for group, timing in best_first]
 
 
 def _row(group: Group, timing: Timing, main: Record | None, made: Mapping[str, Commit]) -> Row:

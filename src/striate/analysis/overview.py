@@ -10,7 +10,7 @@ from striate.config.params import meant
 from striate.data.json_csv import MISSING, finite
 from striate.reporting.numbers import mean_interval, mean_sd, plural
 from striate.reporting.uncertainty import Mean
-from striate.tracking import records
+from striate.tracking import groups, records
 from striate.tracking.groups import Group
 from striate.tracking.records import Record
 
@@ -61,17 +61,13 @@ def table(found: Sequence[Group], here: Record | None) -> list[list[str]]:
     # One seed has no interval.
     several = any(len(group.members) > 1 for group in found)
 
-    def order(n: int) -> tuple[int, float]:
-        mean = validation[n]
-        return rank[data[n]], 1.0 if mean is None else -mean.mean
-
     rows = [
         [
             "experiment", "seeds", "validation accuracy", *["95% interval"] * several,
             "test accuracy", "test errors", "parameters", *keys.values(),
         ]
     ]  # fmt: skip
-    for n in sorted(range(len(found)), key=order):
+    for n in sorted(range(len(found)), key=lambda n: (rank[data[n]], groups.place(found[n]))):
         group, mean = found[n], validation[n]
         rows.append(
             [

@@ -109,7 +109,7 @@ def sync() -> None:
     found, left_out, _ = records.find(root)
     workspace.note_left_out(left_out)
     if not found and mlflow_store.is_own() and not mlflow_store.database().exists():
-        raise UserError(workspace.NOTHING_FINISHED)
+        raise UserError(records.NOTHING_FINISHED)
     if sync.is_synced(root, found):
         print("MLflow agrees with DVC: nothing to do")
         return
@@ -117,7 +117,7 @@ def sync() -> None:
     with mlflow_store.reachable(), waiting(f"reading MLflow's runs of {counted}"):
         rows = sync.sync(root, mlflow_store.open_store(), found)
     if not rows:
-        raise UserError(workspace.NOTHING_FINISHED)
+        raise UserError(records.NOTHING_FINISHED)
     changed = [row for row in rows if row.done]
     same = workspace.count_experiments(len(rows) - len(changed))
     if not changed:

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from striate.tracking.records import Found, LeftOut, Record
     from striate.tracking.times import Timing
 
-NOTHING_FINISHED = "no experiment has finished here yet; `dvc repro` runs one"
-
 
 def note(text: str) -> None:
     """Print a remark that is no result."""
@@ -33,12 +31,12 @@ def note_other_code() -> None:
 
 def with_root(message: str) -> str:
     """Add to an error in a subdirectory of a repository where the root is."""
+    from striate.tracking import git
+
     here = Path.cwd()
-    if (here / ".dvc/config").is_file():
-        return message
-    root = next((folder for folder in here.parents if (folder / ".dvc/config").is_file()), None)
+    root = git.repository_around(here)
     hint = "; commands run at the root of the repository"
-    return f"{message.removesuffix(hint)}{hint}: cd {root}" if root else message
+    return f"{message.removesuffix(hint)}{hint}: cd {root}" if root not in (None, here) else message
 
 
 def dvc_root() -> Path:
@@ -80,7 +78,7 @@ def find_experiments(root: Path) -> Found:
     found = records.find(root)
     note_left_out(found.left_out)
     if not found.records:
-        raise UserError(NOTHING_FINISHED)
+        raise UserError(records.NOTHING_FINISHED)
     return found
 
 

@@ -8,6 +8,12 @@ from pathlib import Path
 from striate.errors import UserError
 
 
+def repository_around(folder: Path) -> Path | None:
+    """The root of the DVC repository that a folder lies in, if there is one."""
+    every = (folder, *folder.parents)
+    return next((one for one in every if (one / ".dvc" / "config").is_file()), None)
+
+
 def commit_of(folder: Path, revision: str) -> str | None:
     """The commit that a revision names, or None."""
     arguments = ("rev-parse", "--verify", "--quiet", "--end-of-options", revision + "^{commit}")

@@ -67,6 +67,12 @@ class Group(NamedTuple):
         return uncertainty.summarize(scores) if scores else None
 
 
+def place(found: Group) -> float:
+    """By what groups are sorted: low for a high mean validation accuracy, last without one."""
+    mean = found.mean("train", records.VALIDATION)
+    return 1.0 if mean is None else -mean.mean
+
+
 def code(hashes: Mapping[str, str]) -> dict[str, str]:
     """The hashes of the code that trained and evaluated, among all of a record."""
     return {path: value for path, value in hashes.items() if path.startswith(CODE)}

@@ -41,6 +41,7 @@ EVALUATION = "striate.evaluation"
 
 TRAINED_BY = ("seed", "data", "augment", "model", "training")  # the sections that train reads
 VALIDATION = "val_accuracy"  # in TRAIN
+NOTHING_FINISHED = "no experiment has finished here yet; `dvc repro` runs one"
 TEST_SET = "data/test"
 PAGES = {  # outputs of visualize → their folders among a run's artifacts
     "reports/figures": "figures",
