@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from striate.datasets.registry import DATASETS
 from striate.models import configs
-from striate.tracking import groups, points, records
+from striate.tracking import groups, mlmodel, points, records
 from striate.tracking.points import Point
 from striate.tracking.records import Record
 
@@ -86,11 +86,11 @@ def _shapes(manifest: Mapping[str, Any] | None, part: str) -> tuple[str, str]:
     if manifest is None:
         return "", ""
     shape = list(manifest["shape"])
-    tensors = [
-        json.dumps([{"type": "tensor", "tensor-spec": {"dtype": kind, "shape": [-1, *own]}}])
-        for kind, own in (("uint8", shape), ("int64", []))
-    ]
-    schema = {"mlflow_tensorspec": dict(zip(("features", "targets"), tensors, strict=True))}
+    tensors = {
+        "features": mlmodel.tensor_spec("uint8", shape),
+        "targets": mlmodel.tensor_spec("int64", []),
+    }
+    schema = {"mlflow_tensorspec": tensors}
     profile: dict[str, Any] = {"classes": len(manifest["classes"])}
     count = manifest.get(part, {}).get("count")
     if count:  # else it is held out of the training set

@@ -8,12 +8,23 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from striate.models import model_json
 
 LOADER = "striate.serving.pyfunc"
 DATA = "checkpoint"  # the folder beside the file
+
+
+def tensor_spec(kind: str, shape: Sequence[int]) -> str:
+    """What MLflow says of arrays, as JSON.
+
+    Args:
+        kind: NumPy's name of the type of their elements.
+        shape: of one of them; any number may be stacked.
+    """
+    return json.dumps([{"type": "tensor", "tensor-spec": {"dtype": kind, "shape": [-1, *shape]}}])
 
 
 def write(target: Path, folder: Path, model_id: str, run_id: str) -> None:
@@ -31,10 +42,8 @@ def write(target: Path, folder: Path, model_id: str, run_id: str) -> None:
     from mlflow.models import Model, ModelSignature
 
     description = model_json.read(folder)
-    tensors = [
-        json.dumps([{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": shape}}])
-        for shape in ([-1, *description["shape"]], [-1, len(description["classes"])])
-    ]
+    shapes = (description["shape"], [len(description["classes"])])
+    tensors = [tensor_spec("float32", shape) for shape in shapes]
     signature = ModelSignature.from_dict(dict(zip(("inputs", "outputs"), tensors, strict=True)))
     model = Model(run_id=run_id, model_id=model_id, signature=signature)
     model.add_flavor(

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from striate.tracking import descriptions, records
+from striate.tracking import descriptions, mlmodel, records
 
 PARAMS = {
     "data.name": "digits", "data.path": "images/none", "model.arch": "convnet", "model.layers": 2,
@@ -120,3 +120,12 @@ def test_colours_repeat_only_once_all_are_used():
 def test_a_model_is_called_as_its_run_where_mlflow_allows_it():
     assert descriptions.model_name("deep-3x16") == "deep-3x16"
     assert descriptions.model_name("a/b:c.d%'e'") == "a-b-c-d--e-"
+
+
+def test_data_sets_and_checkpoints_say_alike_what_arrays_they_take():
+    train, *_ = descriptions.data_sets(MAIN, MANIFEST)
+    spec = json.loads(train.schema)["mlflow_tensorspec"]
+    assert spec["features"] == mlmodel.tensor_spec("uint8", [1, 8, 8])
+    assert json.loads(spec["targets"]) == [
+        {"type": "tensor", "tensor-spec": {"dtype": "int64", "shape": [-1]}}
+    ]
