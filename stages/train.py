@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
 
 DATA, MODELS, METRICS = Path("data"), Path("models"), Path("metrics")
 MAX_NAMES = 20  # of parts, in a line that says which weights were loaded
-LIVE_SECONDS = 1.0  # between two writes of the history, which `dvc plots show` draws meanwhile
 FEW_STEPS = 50  # below, Adam at its usual rate of 0.001 barely changes the weights
 
 
@@ -234,16 +231,14 @@ def run(
     from striate.training import history, loop
 
     rows: list[dict[str, Any]] = []
-    written = -math.inf
+    live = history.LiveHistory(METRICS)
     with checkpointer.delayed_interrupts():
         for row in loop.fit(model, task, checkpointer=checkpointer, group=group):
             rows.append(row)
             if group.rank == 0:
                 log.epoch(row)
                 print(history.summary_line(row, task.params.training.epochs), flush=True)
-                if time.monotonic() - written >= LIVE_SECONDS:
-                    history.write_history(rows, METRICS)
-                    written = time.monotonic()
+                live.update(rows)
     return rows
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +11,9 @@ from striate.data.json_csv import write_json, write_table
 
 if TYPE_CHECKING:
     from striate.config.params import Training
+
+LIVE_SECONDS = 1.0  # at least, between two writes while `dvc plots show` may draw the history
+LIVE_PART = 0.01  # of the time, at most, goes into these writes
 
 
 def kept_epoch(rows: list[dict[str, Any]], keep: str) -> int:
@@ -45,6 +50,29 @@ def write_history(rows: list[dict[str, Any]], folder: Path) -> None:
     """Write the rows so far to `history.csv` in a folder, without the losses of steps."""
     history = [{key: row[key] for key in row if key != "step_losses"} for row in rows]
     write_table(folder / "history.csv", history)
+
+
+class LiveHistory:
+    """Keeps `history.csv` up to date while a training runs, at the cost of 1 % of its time.
+
+    Each write is of all rows, so one takes over a second after 100,000 epochs.
+
+    Args:
+        folder: receives the file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._next = -math.inf  # by the monotonic clock
+
+    def update(self, rows: list[dict[str, Any]]) -> None:
+        """Write the rows so far, unless the last write is too short a time ago."""
+        begin = time.monotonic()
+        if begin < self._next:
+            return
+        write_history(rows, self._folder)
+        end = time.monotonic()
+        self._next = end + max(LIVE_SECONDS, (end - begin) / LIVE_PART)
 
 
 def write_training(rows: list[dict[str, Any]], kept: int, parameters: int, folder: Path) -> None:
