@@ -42,7 +42,7 @@ class Session:
         self.run_id: str | None = None
         self.trained_at: float | None = None
         self._sampler = sampler
-        self._sampled_until = 0.0
+        self.sampled_until = 0.0
         self._samples = 0
 
     def start(self, at: float, params: dict[str, Any], tags: dict[str, str]) -> None:
@@ -50,7 +50,7 @@ class Session:
         tags = self.source_tags | tags
         name = tags.get(EXPERIMENT) or run_name(params)
         self.run_id = self.store.create(name, records.training_params(params), tags, at)
-        self._sampled_until = at
+        self.sampled_until = at
 
     def log(self, at: float, points: list[Point]) -> None:
         """Log metrics, and how busy the machine was since the last call."""
@@ -81,8 +81,8 @@ class Session:
         """The system metrics since the last call, until `at`: points by their times."""
         if self._sampler is None:
             return []
-        found = self._sampler.between(self._sampled_until, at)
-        self._sampled_until, first = at, self._samples
+        found = self._sampler.between(self.sampled_until, at)
+        self.sampled_until, first = at, self._samples
         self._samples += len(found)
         return [
             (one.at, [(PREFIX + name, value, step) for name, value in one.values.items()])
@@ -133,6 +133,8 @@ def main(
             for name, method, at, *arguments in messages:
                 session = sessions.setdefault(name, Session(store, tags, sampler))
                 getattr(session, method)(at, *arguments)
+                running = [one.sampled_until for one in sessions.values() if one.run_id]
+                sampler.forget(min(running, default=at))
             for session in sessions.values():
                 session.end(ended_at, "KILLED")
         for _ in messages:

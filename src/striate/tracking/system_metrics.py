@@ -36,17 +36,23 @@ class Sampler:
     def __init__(self) -> None:
         self.samples: list[Sample] = []
         self._lock = threading.Lock()
-        self._ended = threading.Event()
+        self._ended = False
+        self._woken = threading.Event()  # a training starts, or none follows
         self._program = shutil.which("nvidia-smi")
         self._processor = psutil.cpu_times()
-        self._last = self._last_gpu = 0.0  # by the monotonic clock
+        self._last = self._last_gpu = self._began = 0.0  # by the monotonic clock
         self._thread: threading.Thread | None = None
 
     def begin(self) -> None:
-        """A training starts; others may be running."""
+        """A training starts; others may be running.
+
+        The reading and the interval start anew, as in a process of its own.
+        """
         with self._lock:
+            self._processor, self._last = psutil.cpu_times(), time.monotonic()
+            self._began = self._last
+            self._woken.set()
             if self._thread is None:
-                self._processor, self._last = psutil.cpu_times(), time.monotonic()
                 self._thread = threading.Thread(target=self._run, daemon=True)
                 self._thread.start()
 
@@ -73,14 +79,21 @@ class Sampler:
         with self._lock:
             return [one for one in self.samples if start < one.at <= end]
 
+    def forget(self, until: float) -> None:
+        """Drop the samples until a time, in seconds since the epoch, which nobody asks for."""
+        with self._lock:
+            self.samples = [one for one in self.samples if one.at > until]
+
     def end(self) -> None:
         """No training follows."""
-        self._ended.set()
+        self._ended = True
+        self._woken.set()
 
     def _run(self) -> None:
-        begin = time.monotonic()
-        while not self._ended.wait(max(SECONDS, PART * (time.monotonic() - begin))):
-            self.sample()
+        while not self._ended:
+            if not self._woken.wait(max(SECONDS, PART * (time.monotonic() - self._began))):
+                self.sample()
+            self._woken.clear()
 
 
 def _busy(before: Any, after: Any) -> float:

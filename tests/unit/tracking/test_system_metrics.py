@@ -101,3 +101,35 @@ def test_a_driver_that_fails_costs_no_sample(program, monkeypatch):
     sampler.sample()
     (one,) = sampler.samples
     assert not any(name.startswith("gpu_") for name in one.values)
+
+
+def test_the_interval_starts_anew_with_each_training_of_a_process(monkeypatch, fast):
+    monkeypatch.setattr(system_metrics, "PART", 100)
+    sampler = Sampler()
+    sampler.begin()
+    time.sleep(0.5)  # the thread waits for as long as a long training makes it
+    monkeypatch.setattr(system_metrics, "PART", 0.01)
+    start = time.time()
+    sampler.begin()
+    wait_for_samples(sampler, 1)
+    sampler.end()
+    assert time.time() - start < 5
+    sampler._thread.join(5)
+    assert not sampler._thread.is_alive()
+
+
+def test_the_use_before_a_training_is_not_its_own(monkeypatch, fast):
+    sampler = Sampler()
+    sampler.begin()
+    before = sampler._processor
+    sampler.end()
+    time.sleep(0.15)
+    sampler.begin()
+    assert sampler._processor != before
+
+
+def test_samples_that_were_logged_are_dropped(monkeypatch, fast):
+    sampler = Sampler()
+    sampler.samples = [system_metrics.Sample(at, {}) for at in (1.0, 2.0, 3.0)]
+    sampler.forget(2.0)
+    assert [one.at for one in sampler.samples] == [3.0]
