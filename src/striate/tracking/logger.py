@@ -31,8 +31,6 @@ class Logbook:
                 self._trackers[name] = trackers.open_tracker(name)
             except Exception as error:
                 _warn(name, error)
-        self._start = time.time()
-        self._machine: dict[str, str] = {}
 
     def start(self, params: dict[str, Any], machine: dict[str, str]) -> None:
         """A training starts, with flat params, on a machine that these tags describe."""
