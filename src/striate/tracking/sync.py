@@ -15,6 +15,7 @@ from striate.tracking import (
     background,
     descriptions,
     dvc_lock,
+    git,
     groups,
     mlflow_store,
     points,
@@ -22,11 +23,10 @@ from striate.tracking import (
     run_page,
     times,
 )
-from striate.tracking.git import git
 from striate.tracking.points import Point
 from striate.tracking.records import Record
 from striate.tracking.run_page import Wanted
-from striate.tracking.times import Timing
+from striate.tracking.times import Clocked, Timing
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -175,10 +175,10 @@ def _sync_one(root: Path, store: Store, record: Record, wanted: Wanted) -> tuple
         done.insert(0, "added scores")
         done += _remove_duplicates(store, record)
     else:
-        run = _create(root, store, record)
+        clocked = times.noted(root, record.identity)
+        run = _create(root, store, record, clocked)
         done += ["replayed", *run_page.add(root, store, record, run, wanted)]
         # Terminated last: if this is interrupted, the next sync starts over.
-        clocked = times.noted(root, record.identity)
         store.terminate(run.info.run_id, "FINISHED", clocked and clocked.end)
         done += _remove_duplicates(store, record)
     return run, ", ".join(done)
@@ -277,12 +277,11 @@ def _time(run: Run) -> Timing:
     return run.data.metrics.get(times.SECONDS), times.machine(run.data.tags)
 
 
-def _create(root: Path, store: Store, record: Record) -> Run:
-    """Replay a record into a new run, which is not terminated yet."""
+def _create(root: Path, store: Store, record: Record, clocked: Clocked | None) -> Run:
+    """Replay a record, and its times if known, into a new run, which is not terminated yet."""
     name = record.names[0].name
     if name == records.WORKSPACE or not record.names[0].baseline:
         name = mlflow_store.run_name(record.params)
-    clocked = times.noted(root, record.identity)
     logged, tags = _points(root, record), record.identity
     if clocked:
         logged = [*logged, (times.SECONDS, clocked.seconds, 0)]
@@ -297,8 +296,8 @@ def _create(root: Path, store: Store, record: Record) -> Run:
 def _recorded_at(root: Path, record: Record) -> float:
     """When Git or, before that, dvc.lock recorded an experiment, in seconds since the epoch."""
     commits = [name.commit for name in record.names if name.commit]
-    recorded = commits and git(root, "show", "-s", "--format=%ct", commits[0])
-    return float(recorded) if recorded else (root / dvc_lock.LOCK).stat().st_mtime
+    recorded = git.log(root, commits[:1], "%ct")
+    return float(recorded[0]) if recorded else (root / dvc_lock.LOCK).stat().st_mtime
 
 
 def _remove_duplicates(store: Store, record: Record) -> list[str]:

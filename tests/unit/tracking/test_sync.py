@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -686,6 +687,85 @@ def test_an_experiment_or_artifacts_that_somebody_deleted_come_back(clone, capsy
     assert capsys.readouterr().out.count("added checkpoint, added figures") == 2
     assert striate("sync") == 0
     assert capsys.readouterr().out == "MLflow agrees with DVC: nothing to do\n"
+
+
+@pytest.mark.slow
+def test_a_model_that_another_clone_still_writes_stays(clone, monkeypatch):
+    store, run = run_called("digits-2x4-seed0")
+    main = next(record for record in found(clone) if record.names[0].name == "main")
+    run_id, first = run.info.run_id, run.data.tags[run_page.MODEL]
+    store.client.delete_logged_model(first)
+    begun = store.client.create_logged_model(
+        store.experiment, "begun", run_id, model_type=mlflow_store.MODEL_TYPE
+    )
+    sync.sync(clone.folder, store, [main])
+    second = store.client.get_run(run_id).data.tags[run_page.MODEL]
+    assert second not in (first, begun.model_id)
+    assert store.has_model(begun.model_id)
+    # A complete one is taken as it is, as after an interruption before the tag.
+    assert store.add_model(run, clone.folder / "models", [], {}) == second
+    store.client.delete_logged_model(second)
+    monkeypatch.setattr(mlflow_store, "ABANDONED_SECONDS", -1)
+    sync.sync(clone.folder, store, [main])
+    assert not store.has_model(begun.model_id)
+    # One that somebody deletes meanwhile is named by no tag.
+    last = store.client.get_run(run_id).data.tags[run_page.MODEL]
+    store.client.delete_logged_model(last)
+    monkeypatch.setattr(mlflow_store.Store, "add_model", lambda *given: first)
+    sync.sync(clone.folder, store, [main])
+    assert store.client.get_run(run_id).data.tags[run_page.MODEL] == last
+
+
+def test_a_signed_commit_has_its_time_where_git_shows_signatures(tmp_path):
+    def git(*arguments):
+        subprocess.run(["git", "-C", tmp_path, *arguments], check=True, capture_output=True)
+
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    git("init", "-q")
+    for name, value in (
+        ("gpg.format", "ssh"), ("user.signingkey", key), ("log.showSignature", "true"),
+        ("user.name", "a"), ("user.email", "a@example.org"),
+    ):  # fmt: skip
+        git("config", name, value)
+    git("commit", "-q", "-S", "--allow-empty", "--date=2020-01-01", "-m", "Sign.")
+    head = subprocess.check_output(["git", "-C", tmp_path, "rev-parse", "HEAD"], text=True).strip()
+    written = subprocess.check_output(
+        ["git", "-C", tmp_path, "cat-file", "commit", "HEAD"], text=True
+    )
+    at = next(line for line in written.splitlines() if line.startswith("committer")).split()[-2]
+    record = records.Record([records.Name("a", head, "")], {}, {}, {}, {}, head, {}, [])
+    assert sync._recorded_at(tmp_path, record) == float(at)
+
+
+def test_the_times_of_a_training_are_read_once_for_a_replay(tmp_path, monkeypatch):
+    read, ends = [], []
+    clocked = sync.Clocked(10.0, 20.0, 9.0, {})
+    monkeypatch.setattr(sync.times, "noted", lambda *given: read.append(given) or clocked)
+    monkeypatch.setattr(sync, "_points", lambda *given: [])
+    monkeypatch.setattr(sync, "_remove_duplicates", lambda *given: [])
+    monkeypatch.setattr(run_page, "add", lambda *given: [])
+    monkeypatch.setattr(mlflow_store, "replay", lambda *given: ends.append(given[-2:]) or "id")
+
+    class Fake:
+        client = property(lambda self: self)
+
+        def runs(self, tags):
+            return []
+
+        def get_run(self, run_id):
+            return SimpleNamespace(info=SimpleNamespace(run_id=run_id))
+
+        def terminate(self, *given):
+            ends.append(given)
+
+    identity = dict.fromkeys(sync.TAGS, "x")
+    name = records.Name("a", "c", "b")
+    record = records.Record([name], identity, {}, {}, {}, "c", {}, [])
+    run, done = sync._sync_one(tmp_path, Fake(), record, None)
+    assert (run.info.run_id, done) == ("id", "replayed")
+    assert ends == [(10.0, 20.0), ("id", "FINISHED", 20.0)]
+    assert len(read) == 1
 
 
 def test_models_are_looked_up_where_the_runs_are(tmp_path, monkeypatch):
