@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "striate"
 MODEL_TYPE = "checkpoint"  # of the entries on the Models page that are made for every experiment
+ABANDONED_SECONDS = 600.0  # after which nobody is still writing an entry there
 BATCH_LIMIT = 1000  # metrics in one call, the most that MLflow allows
 
 # The table is sorted by the first one. People choose what is at the top, so it is not a test score.
@@ -212,7 +213,9 @@ class Store:
     ) -> str:
         """Add a checkpoint to the Models page; returns its id there.
 
-        It can be loaded once it is complete. What a call that was interrupted has left is removed.
+        It can be loaded once it is complete. A complete one of the run, which a call that was
+        interrupted has left or another clone has added, is taken; an incomplete one is removed
+        when it is too old for another clone to be writing it.
 
         Args:
             run: of the training, with all of its metrics.
@@ -224,7 +227,11 @@ class Store:
 
         run_id = run.info.run_id
         for left in self.models(f"source_run_id = '{run_id}'"):
-            if left.model_type == MODEL_TYPE:
+            if left.model_type != MODEL_TYPE:
+                continue
+            if left.status == "READY":
+                return str(left.model_id)
+            if left.creation_timestamp < _milliseconds(None) - ABANDONED_SECONDS * 1000:
                 self.client.delete_logged_model(left.model_id)
         model = self.client.create_logged_model(
             self.experiment, descriptions.model_name(run.info.run_name), run_id,
@@ -243,8 +250,8 @@ class Store:
         with tempfile.TemporaryDirectory() as scratch:
             mlmodel.write(Path(scratch), folder, model.model_id, run_id)
             self.client.log_model_artifacts(model.model_id, scratch)
-        self.client.finalize_logged_model(model.model_id, "READY")
         self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
+        self.client.finalize_logged_model(model.model_id, "READY")
         return str(model.model_id)
 
     def models(self, condition: str = "") -> list[LoggedModel]:

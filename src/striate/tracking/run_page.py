@@ -133,9 +133,10 @@ def add(root: Path, store: Store, record: Record, run: Run, wanted: Wanted) -> l
         with tempfile.TemporaryDirectory() as scratch:
             place = records.fetch(root, record, (records.MODELS,), Path(scratch))
             model = store.add_model(run, place / records.MODELS, scores, record.params)
-        # Last: a model that no tag names is made once more, and replaced.
-        store.tag(run_id, {MODEL: model})
-        done.append("added model")
+        # Last: a model that no tag names is looked for again. Somebody may have deleted it.
+        if store.has_model(model):
+            store.tag(run_id, {MODEL: model})
+            done.append("added model")
     if lacks.end is not None:
         store.terminate(run_id, run.info.status, lacks.end)
         done.append("corrected its end")
