@@ -241,11 +241,10 @@ def show(
     if labels is None and predicted is not None:
         raise ValueError("predicted needs the true labels beside it")
     given = [np.asarray(one) for one in (labels, predicted) if one is not None]
-    for one in given:
-        if one.shape != pixels.shape[:1]:
-            raise ValueError(f"{len(pixels)} images need as many labels, not {one.shape}")
-    if classes is None:
-        classes = list(map(str, range(max((int(one.max()) for one in given), default=0) + 1)))
+    if classes is None:  # what is no integer is refused below
+        whole = [one for one in given if np.issubdtype(one.dtype, np.integer)]
+        highest = max((int(one.max(initial=0)) for one in whole), default=0)
+        classes = list(map(str, range(highest + 1)))
     names = [str(name) for name in classes]
     for one in given:
         grid.check_labelled(pixels, one, names)

@@ -207,13 +207,14 @@ def page(
     names: list[Name] = [name for record in found for name in record.names]
     own = [made[name.commit] for name in names if name.commit in made]
     authors = {one.author for one in own}
+    dates = [one.time for one in own if 0 < one.time <= LAST]
     timed = times.by_group(grouped, timings)
     return render(
         "board.html.j2",
         title=f"Experiments of {where}",
         counts=f"{plural(len(grouped), 'setting')} in {plural(len(names), 'experiment')}"
         f" by {len(authors):,} {'person' if len(authors) == 1 else 'people'}",
-        newest=_day(max((one.time for one in own if one.time <= LAST), default=0)),
+        newest=_day(max(dates)) if dates else "unknown date",
         main="" if main is None else main.names[0].commit[:7],
         # The template says at length by what to choose.
         notes=[note for note in overview.notes(grouped) if note != overview.CHOICE],

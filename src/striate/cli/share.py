@@ -55,9 +55,9 @@ def board(to: Path, remote: str | None, local: bool) -> None:
 
     if to.is_dir():
         raise UserError(f"--to is {to}, a folder; name a page in it, such as {to / 'board.html'}")
-    if local and remote:
+    if local and remote is not None:
         raise UserError("--local reads no remote; leave out --remote or --local")
-    remote = remote or "origin"
+    remote = "origin" if remote is None else remote
     root = workspace.repository()
     if local:
         where, names = "this clone", records.listed(root)

@@ -24,7 +24,7 @@ class Commit(NamedTuple):
 
     Attributes:
         author: the name, as .mailmap has it.
-        time: of the commit, in seconds since 1970.
+        time: of the commit, in seconds since 1970; 0 where Git cannot read it.
     """
 
     author: str
@@ -73,4 +73,4 @@ def commits(root: Path, hashes: Iterable[str]) -> dict[str, Commit]:
     """Who made commits, and when."""
     found = git.log(root, list(dict.fromkeys(hashes)), "%H%x09%ct%x09%aN")
     lines = (line.split("\t", 2) for line in found)
-    return {commit: Commit(author, int(time)) for commit, time, author in lines}
+    return {commit: Commit(author, int(time or 0)) for commit, time, author in lines}

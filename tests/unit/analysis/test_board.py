@@ -1,14 +1,16 @@
 """Everybody's experiments on one page."""
 
 import re
+import subprocess
 import time
 
 import classroom
 import pytest
 from pages import Page
+from repositories import start
 
 from striate.analysis import board
-from striate.tracking import groups, records, times
+from striate.tracking import groups, pushed, records, times
 from striate.tracking.pushed import Commit
 
 
@@ -131,6 +133,26 @@ def test_a_time_that_no_calendar_holds_and_notes_without_a_choice():
     assert "the newest of 2023-11-14 22:13 UTC" in page
     assert "One seed each compares networks, not settings: <code>striate repeat NAME</code>" in page
     assert page.count("Choose by validation accuracy") == 1
+    assert "the newest of unknown date" in board.page("here", found[:1], None, made, {})
+    validated = [record("a", val=0.9), record("b", val=0.8, layers=2)]
+    page = board.page("here", validated, None, made, {})
+    assert page.count("Choose by validation accuracy") == 1
+
+
+@pytest.mark.parametrize(
+    ("written", "read"), [("999999999999 +0000", 999_999_999_999), ("-5 +0000", 0), ("", 0)]
+)
+def test_the_time_of_a_commit_is_read_whatever_was_written(tmp_path, written, read):
+    start(tmp_path)
+
+    def git(*arguments, **settings):
+        return subprocess.check_output(
+            ["git", "-C", tmp_path, *arguments], text=True, **settings
+        ).strip()
+
+    text = f"tree {git('write-tree')}\nauthor A <a> 1 +0000\ncommitter A <a> {written}\n\nx\n"
+    commit = git("hash-object", "-t", "commit", "--literally", "-w", "--stdin", input=text)
+    assert pushed.commits(tmp_path, [commit]) == {commit: Commit("A", read)}
 
 
 def test_each_data_set_has_a_table_that_of_main_first():
