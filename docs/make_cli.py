@@ -1,7 +1,8 @@
 """Write docs/cli.md from the commands' own descriptions, which are the home of these facts."""
 
-import re
 from pathlib import Path
+
+from cells import cell
 
 from striate.cli import GROUPS
 from striate.cli.table import COMMANDS, Argument, Command
@@ -47,7 +48,7 @@ def row(argument: Argument) -> str:
         shown += f" {value or argument.flags[-1].lstrip('-').upper()}"
     said = settings["help"] % settings
     said = said.removesuffix(" (default: None)") + " (required)" * settings.get("required", False)
-    return "| `{}` | {} |".format(shown.replace("|", "\\|"), re.sub(r"([|*<])", r"\\\1", said))
+    return "| `{}` | {} |".format(shown.replace("|", "\\|"), cell(said))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import yaml
+from cells import cell
 
 ROOT = Path(__file__).parent.parent
 HEAD = """# Every param
@@ -34,17 +35,12 @@ def _joined(words: list[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def escaped(text: str) -> str:
-    """A comment as a cell of a table in Markdown."""
-    return re.sub(r"([|*])", r"\\\1", text)
-
-
 def page(text: str) -> str:
     """The page for the text of a params.yaml."""
     lines = [HEAD]
     section = ""
     for match in filter(None, map(LINE.match, text.splitlines())):
-        key, value, said = match["key"], match["value"], escaped(match["said"] or "")
+        key, value, said = match["key"], match["value"], cell(match["said"] or "")
         if not match["indent"]:
             section = key
             lines.append(f"\n## {key}\n")

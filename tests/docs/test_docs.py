@@ -22,6 +22,7 @@ def test_the_page_of_params_is_that_of_params_yaml():
     assert page(text.replace("seed: 0", "seed: 1")) != page(text)
     keys = re.findall(r"^  (\w+):", text, re.M)
     assert all(f".{key}` |" in page(text) for key in keys)
+    assert page("seed: 0 # a|b *c* <d>").endswith("| `seed` | `0` | a\\|b \\*c\\* \\<d> |\n")
 
 
 def test_the_page_of_commands_is_that_of_their_help():
