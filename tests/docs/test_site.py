@@ -4,27 +4,22 @@ import logging
 import re
 import runpy
 import shutil
-import subprocess
-import sys
 import tomllib
 from types import SimpleNamespace
 
 import pytest
 import yaml
 from paths import ROOT
-from site_pages import OUTSIDE, PAGES
+from site_pages import OUTSIDE, PAGES, build
 
 HOOKS = runpy.run_path(str(ROOT / "docs/site_hooks.py"))
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The built site, and what mkdocs said."""
+    """The folder of the built site."""
     folder = tmp_path_factory.mktemp("site")
-    built = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    built = build(folder)
     assert built.returncode == 0, built.stderr
     return folder
 
@@ -70,10 +65,7 @@ def test_links_that_lead_nowhere_fail_the_build(tmp_path):
             (tmp_path / path.name).symlink_to(path)
     with (tmp_path / "docs/many.md").open("a") as page:
         page.write("\n[a](no-page.md) [b](../src/no-file.py) [c](tuning.md#no-heading)\n")
-    built = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", "out"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    built = build("out", tmp_path)
     assert built.returncode != 0
     for target in ("no-page.md", "src/no-file.py", "#no-heading"):
         assert target in built.stderr

@@ -1,6 +1,8 @@
 """The pages of the docs site, in the order of its navigation."""
 
 import re
+import subprocess
+import sys
 
 import yaml
 from paths import ROOT
@@ -24,6 +26,14 @@ def _named(entry):
 
 NAMES = _named(yaml.load((ROOT / "mkdocs.yml").read_text(), Loader)["nav"])
 PAGES = {name: ROOT / OUTSIDE.get(name, f"docs/{name}") for name in NAMES}
+
+
+def build(folder, root=ROOT):
+    """Build the site of the repository at `root` in a folder; what mkdocs answers."""
+    return subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=root, capture_output=True, text=True, check=False,
+    )  # fmt: skip
 
 
 def commands(text):

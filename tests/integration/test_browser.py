@@ -22,12 +22,12 @@ import numpy as np
 import psutil
 import pytest
 from clones import Clone
-from paths import ROOT
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from site_pages import build
 
 from striate.tracking import groups, records
 
@@ -607,10 +607,8 @@ def test_a_picture_that_is_chosen_is_answered_and_noise_is_flagged(browser, page
 def site(tmp_path_factory):
     """The docs site as files."""
     folder = tmp_path_factory.mktemp("site")
-    subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
-        cwd=ROOT, capture_output=True, check=True,
-    )  # fmt: skip
+    built = build(folder)
+    assert built.returncode == 0, built.stderr
     return folder
 
 
