@@ -531,6 +531,25 @@ def say(monkeypatch, *messages):
     mlflow_process.main({})
 
 
+def test_the_tracking_process_keeps_no_samples_of_trainings_that_are_over(folder, monkeypatch):
+    sampler = system_metrics.Sampler()
+    sampler.samples = [system_metrics.Sample(START + at, {"use": at}) for at in (0.5, 2.5, 9.5)]
+    monkeypatch.setattr(mlflow_process, "Sampler", lambda: sampler)
+    monkeypatch.setattr(sampler, "begin", lambda: None)
+    say(
+        monkeypatch,
+        ["start", PARAMS, {}],
+        ["log", [["train_loss", 2.0, 1]]],
+        ["end", "KILLED"],
+        ["start", PARAMS, {}],
+        ["log", [["train_loss", 2.0, 1]]],
+        ["end", "KILLED"],
+    )
+    assert [one.at - START for one in sampler.samples] == [9.5]
+    runs = mlflow_store.open_store().runs()
+    assert [run.data.metrics.get("system/use") for run in runs] == [0.5, None]
+
+
 def test_messages_are_carried_out_in_their_order(folder, monkeypatch):
     say(
         monkeypatch,
