@@ -26,6 +26,8 @@ def find(source: str, scratch: Path) -> Path:
     Raises:
         UserError: there is no such network.
     """
+    if not source.strip():
+        raise UserError("the name of a network is empty; name an experiment or a folder")
     if source.startswith("models:"):
         return _registered(source, scratch)
     if Path(source).is_dir():

@@ -94,6 +94,7 @@ def test_what_cannot_be_read_is_left_out_and_named(made):
         (("git", "remote", "set-url", "origin", "/none"), (), "git ls-remote failed: fatal: '/non"),
         ((), (), "nobody has pushed an experiment to origin yet; `dvc exp push origin --all`"),
         ((), ("--to", "docs"), "--to is docs, a folder"),
+        ((), ("--to", "README.md"), "--to is README.md; it must be the name of a page"),
         ((), ("--local", "--remote", "other"), "--local reads no remote; leave out --remote or"),
     ],
 )

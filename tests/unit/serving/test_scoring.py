@@ -56,6 +56,8 @@ def test_what_cannot_be_scored_is_named_and_the_others_go_on(place, monkeypatch,
         monkeypatch, capsys, "evaluate", "private", "none", "models", status=1
     )  # fmt: skip
     assert err.startswith("error: none: none is not a folder")
+    _, err = commands.run(monkeypatch, capsys, "evaluate", "private", "", status=1)
+    assert err.startswith("error: : the name of a network is empty")
     assert [row[0] for row in rows(out)] == ["models"]
     (place / "private/a").rename(place / "private/unknown")
     out, err = commands.run(monkeypatch, capsys, "evaluate", "private", "models", status=1)
