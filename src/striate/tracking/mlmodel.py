@@ -11,8 +11,6 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from striate.models import model_json
-
 LOADER = "striate.serving.pyfunc"
 DATA = "checkpoint"  # the folder beside the file
 
@@ -40,6 +38,8 @@ def write(target: Path, folder: Path, model_id: str, run_id: str) -> None:
         CheckpointError: the checkpoint has no description.
     """
     from mlflow.models import Model, ModelSignature
+
+    from striate.models import model_json  # which takes NumPy
 
     description = model_json.read(folder)
     shapes = (description["shape"], [len(description["classes"])])
