@@ -109,3 +109,14 @@ def clean_environment(monkeypatch):
         monkeypatch.delenv(variable, raising=False)
     for variable in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(variable, "localhost,127.0.0.1,::1")
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """The folder of the docs site, built once for all tests of a process."""
+    from site_pages import build
+
+    folder = tmp_path_factory.mktemp("site")
+    built = build(folder)
+    assert built.returncode == 0, built.stderr
+    return folder

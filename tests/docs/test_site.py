@@ -15,15 +15,6 @@ from site_pages import OUTSIDE, PAGES, build
 HOOKS = runpy.run_path(str(ROOT / "docs/site_hooks.py"))
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """The folder of the built site."""
-    folder = tmp_path_factory.mktemp("site")
-    built = build(folder)
-    assert built.returncode == 0, built.stderr
-    return folder
-
-
 @pytest.mark.slow
 def test_the_site_takes_nothing_from_other_hosts(site):
     pages = sorted(site.rglob("*.html"))

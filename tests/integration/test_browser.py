@@ -27,7 +27,6 @@ from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from site_pages import build
 
 from striate.tracking import groups, records
 
@@ -601,15 +600,6 @@ def test_a_picture_that_is_chosen_is_answered_and_noise_is_flagged(browser, page
     chooser.send_keys(str(tmp_path / "text.png"))
     browser.wait_for(lambda: "cannot be read" in browser.find_element(By.ID, "answer").text, 30)
     assert not flag.is_displayed()
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """The docs site as files."""
-    folder = tmp_path_factory.mktemp("site")
-    built = build(folder)
-    assert built.returncode == 0, built.stderr
-    return folder
 
 
 def test_the_docs_are_searched_without_a_server(browser, site):

@@ -45,8 +45,7 @@ def data(path: Path | None, to: Path) -> None:
 
     Example: striate data images
     """
-    if to.suffix.lower() != ".html":
-        raise UserError(f"--to is {to}; it must be the name of a page, such as data.html")
+    workspace.check_page(to, "data.html")
     workspace.output_folder(to.parent)
     from striate.analysis import data_page
     from striate.config import params

@@ -39,6 +39,12 @@ def with_root(message: str) -> str:
     return f"{message.removesuffix(hint)}{hint}: cd {root}" if root not in (None, here) else message
 
 
+def check_page(to: Path, example: str) -> None:
+    """Refuse an option `--to` that does not name a page, so that no other file is replaced."""
+    if to.suffix.lower() != ".html":
+        raise UserError(f"--to is {to}; it must be the name of a page, such as {example}")
+
+
 def dvc_root() -> Path:
     """The root of the DVC repository, checked before anything is created in it.
 
