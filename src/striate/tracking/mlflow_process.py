@@ -203,7 +203,8 @@ def _sync_after(claim: Path) -> None:
 
 
 def _run() -> None:
-    # Both read the code now: DVC may remove the folder that it is in before the sync.
+    # All read the code now: DVC may remove the folder that it is in before the sync.
+    from striate.models import model_json  # noqa: F401
     from striate.tracking import sync  # noqa: F401
 
     commits.code_hash()
