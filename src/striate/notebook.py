@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike, NDArray
 
-    from striate.tracking.groups import Group
     from striate.tracking.records import Record
 
 MOST_SHOWN = 400  # images of a picture; more cannot be told apart
@@ -116,7 +114,7 @@ def runs() -> pd.DataFrame:
     if repeated:
         warnings.warn(f"left out, as they repeat a seed: {', '.join(repeated)}", stacklevel=2)
     keys = [key for key in overview.varied(grouped) if key != overview.SEED]
-    names = _unique_names(grouped)
+    names = groups.told_apart({group.key: group.name for group in grouped})
     rows = [
         {"experiment": member.names[0].name, "setting": names[group.key], "seed": seed}
         | {key: _cell(meant(member.params, key)) for key in keys}
@@ -125,15 +123,6 @@ def runs() -> pd.DataFrame:
         for seed, member in zip(group.seeds, group.members, strict=True)
     ]
     return pd.DataFrame(rows).set_index("experiment")
-
-
-def _unique_names(grouped: Sequence[Group]) -> dict[str, str]:
-    """The name to show of each group, by its key; of two equal ones with the start of the key."""
-    times = Counter(group.name for group in grouped)
-    return {
-        group.key: group.name if times[group.name] == 1 else f"{group.name} ({group.key[:6]})"
-        for group in grouped
-    }
 
 
 def _cell(value: Any) -> Any:

@@ -113,14 +113,9 @@ def tables(
 
 def _titles(by_data: Mapping[str | None, Sequence[tuple[Group, Timing]]]) -> dict[str | None, str]:
     """The names of the data sets; with a part of the hash where two have one name."""
-    names = {
-        data: str(own[0][0].members[0].params.get("data.name")) for data, own in by_data.items()
-    }
-    known = list(names.values())
-    return {
-        data: name if known.count(name) == 1 else f"{name} ({str(data)[:6]})"
-        for data, name in names.items()
-    }
+    return groups.told_apart(
+        {data: str(own[0][0].members[0].params.get("data.name")) for data, own in by_data.items()}
+    )
 
 
 def _rows(

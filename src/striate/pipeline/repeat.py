@@ -96,10 +96,11 @@ def setting(root: Path, name: str, overrides: Sequence[str]) -> Setting:
         UserError: there is nothing of that name, or a value is faulty.
     """
     here = params.load(root / "params.yaml").model_dump()
-    base = here if name == records.WORKSPACE else _params_of(root, name, here)
+    is_workspace = name == records.WORKSPACE
+    base = here if is_workspace else _params_of(root, name, here)
     sections = params.nested(parsed(overrides), base)
-    params.check(sections, "params.yaml" if name == records.WORKSPACE else name)
-    shown = run_name(params.flatten(sections)) if name == records.WORKSPACE else name
+    params.check(sections, "params.yaml" if is_workspace else name)
+    shown = run_name(params.flatten(sections)) if is_workspace else name
     changes = [re.sub(r"^[^=]*\.", "", word) for word in overrides]  # keys without their sections
     shown = NOT_IN_A_NAME.sub("-", "-".join([SEED_SUFFIX.sub("", shown), *changes]))
     return Setting(shown.strip("-.")[:MOST_CHARACTERS] or "repeat", sections)

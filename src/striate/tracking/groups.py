@@ -7,9 +7,10 @@ that trains and evaluates are equal. Which images are held out is up to `seed` t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from striate.data.json_csv import finite
 from striate.models import configs
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 CODE = ("stages/", "src/")  # where the hashes of code are, among those of a record
 TAG = "striate.group"  # of a run in MLflow, whose pages can group by it
+
+Key = TypeVar("Key")
 
 
 class Group(NamedTuple):
@@ -160,3 +163,11 @@ def tag(record: Record, key: str) -> str:
     size = f"{layers}x{width}".strip("x")
     words = [params.get("data.name"), size, params.get("model.arch")]
     return f"{' '.join(filter(None, words))}, {key[:6]}"
+
+
+def told_apart(names: Mapping[Key, str]) -> dict[Key, str]:
+    """Names by their keys; where several are equal, with the start of the key behind them."""
+    times = Counter(names.values())
+    return {
+        key: name if times[name] == 1 else f"{name} ({str(key)[:6]})" for key, name in names.items()
+    }

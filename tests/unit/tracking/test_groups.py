@@ -87,3 +87,12 @@ def test_scores_are_those_of_the_members_that_have_them():
     assert (mean.n, mean.mean) == (2, pytest.approx(0.45))
     assert group.mean("test", "nothing") is None
     assert group.scores("train", "val_accuracy") == pytest.approx([0, 0.1, 0.2])
+
+
+def test_equal_names_are_told_apart_by_their_keys():
+    names = {"a1b2c3d4": "main", "0123456789": "main", "f": "other"}
+    assert groups.told_apart(names) == {
+        "a1b2c3d4": "main (a1b2c3)",
+        "0123456789": "main (012345)",
+        "f": "other",
+    }
