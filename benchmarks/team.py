@@ -94,6 +94,7 @@ def measure(services, folder, runs, epochs):
     from psycopg2 import connect
 
     from striate.tracking import background
+    from striate.tracking.system_metrics import PREFIX
 
     folder.mkdir(exist_ok=True)
     begin = time.monotonic()
@@ -128,6 +129,7 @@ def measure(services, folder, runs, epochs):
         rows = ask(
             "SELECT key, step, value FROM metrics WHERE run_uuid IN (SELECT run_uuid FROM params"
             f" WHERE key = 'seed' AND value = '{SEED + run}') AND step > 0"
+            f" AND key NOT LIKE '{PREFIX}%'"  # of the machine
         )
         sums.update(compared(rows, run, epochs))
     finished = ask("SELECT count(*) FROM runs WHERE status = 'FINISHED'")[0][0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -231,14 +232,16 @@ def run(
     from striate.training import history, loop
 
     rows: list[dict[str, Any]] = []
-    live = history.LiveHistory(METRICS)
+    # Only where DVC has removed the old curves: a stage that somebody runs by hand may fail.
+    live = history.LiveHistory(METRICS) if "DVC_STAGE" in os.environ else None
     with checkpointer.delayed_interrupts():
         for row in loop.fit(model, task, checkpointer=checkpointer, group=group):
             rows.append(row)
             if group.rank == 0:
                 log.epoch(row)
                 print(history.summary_line(row, task.params.training.epochs), flush=True)
-                live.update(rows)
+                if live:
+                    live.update(rows)
     return rows
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -63,10 +63,13 @@ class Picture:
         """Write it as a PNG.
 
         Raises:
+            ValueError: the name does not end with .png.
             OSError: the file cannot be written.
         """
         from striate.reporting.figures.style import save
 
+        if Path(path).suffix.lower() != ".png":
+            raise ValueError(f"the name of a picture must end with .png, not {str(path)!r}")
         save(self.figure, path)
 
 
@@ -214,8 +217,8 @@ def show(
         classes: the name of each class; without it, captions are numbers.
 
     Raises:
-        ValueError: the shapes disagree, a label has no name, there are more than 400 images, or
-            `predicted` comes without `labels`.
+        ValueError: the shapes disagree, a label has no name, there are more than 400 images, one
+            has pixels outside 0..1, or `predicted` comes without `labels`.
     """
     import numpy as np
 
@@ -223,17 +226,26 @@ def show(
     from striate.reporting.figures.fonts import short_names
     from striate.reporting.numbers import plural
 
-    pixels = np.asarray(images)
+    pixels = _array(images)
     pixels = grid.check_images(pixels[:, None] if pixels.ndim == 3 else pixels)
     if len(pixels) > MOST_SHOWN:
         raise ValueError(f"{len(pixels):,} images are too many to show; try images[:100]")
+    if not (pixels.min() >= 0 and pixels.max() <= 1):  # nor nan
+        raise ValueError(
+            f"pixels span {pixels.min():g}..{pixels.max():g}; they must be in 0..1:"
+            " divide those of 8 bits by 255"
+        )
     if labels is None and predicted is not None:
         raise ValueError("predicted needs the true labels beside it")
-    given = [np.asarray(one) for one in (labels, predicted) if one is not None]
+    given = [_array(one) for one in (labels, predicted) if one is not None]
     if classes is None:  # what is no integer is refused below
         whole = [one for one in given if np.issubdtype(one.dtype, np.integer)]
+        if any(one.min(initial=0) < 0 for one in whole):
+            raise ValueError("labels must be 0 or more")
         highest = max((int(one.max(initial=0)) for one in whole), default=0)
         classes = list(map(str, range(highest + 1)))
+    if isinstance(classes, str) or not isinstance(classes, Iterable):
+        raise ValueError(f"classes must be a list of names, not {classes!r:.60}")
     names = [str(name) for name in classes]
     for one in given:
         grid.check_labelled(pixels, one, names)
@@ -244,3 +256,10 @@ def show(
     captions = [short[label] for label in given[0]] if given else [""] * len(pixels)
     heading = plural(len(pixels), "image")
     return Picture(grid.image_grid(pixels, captions, grid.square(len(pixels)), heading))
+
+
+def _array(values: ArrayLike) -> NDArray[Any]:
+    """Values as an array, also those of a tensor with gradients or on a GPU."""
+    import numpy as np
+
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)

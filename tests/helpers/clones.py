@@ -132,7 +132,7 @@ class Clone:
             out["md5"] for out in lock["stages"]["train"]["outs"] if out["path"] == "models"
         )
 
-    def go_back(self):
-        """Restore the committed working tree."""
+    def go_back(self, *options):
+        """Restore the committed working tree; `options` are of `dvc checkout`."""
         self.run("git", "checkout", "-q", ".")
-        self.run("dvc", "checkout", "-q")
+        self.run("dvc", "checkout", "-q", *options)

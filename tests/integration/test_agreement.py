@@ -150,7 +150,8 @@ def kill_training(clone):
     for process in [*psutil.Process(trainer.pid).children(recursive=True), trainer]:
         process.kill()
     trainer.wait()
-    clone.go_back()
+    # Its curves are there, which DVC does not know.
+    clone.go_back("--force")
 
 
 EXPERIMENTS = {  # after each step

@@ -286,7 +286,7 @@ def test_of_two_at_once_one_is_refused_and_the_other_is_whole(clone):
 def test_a_new_run_over_an_orphan_says_who_it_is_and_loses_nothing(clone):
     before = outputs(clone.folder)
     params = yaml.safe_load((clone.folder / "params.yaml").read_text())
-    params["training"]["epochs"] = 400
+    params["training"]["epochs"] = 10_000  # more than `dvc repro` takes to start
     (clone.folder / "params.yaml").write_text(yaml.safe_dump(params))
     # As if its DVC had been killed on a system that does not tell it.
     orphan = Running(clone, sys.executable, "stages/train.py")

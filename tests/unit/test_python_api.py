@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from repositories import start
 
@@ -148,7 +149,13 @@ def test_pictures_have_the_names_of_classes_or_what_a_network_said(tmp_path):
         ((IMAGES, list("abccba")), None, "labels must be integers"),
         ((IMAGES, [np.nan] * 6), None, "labels must be integers"),
         ((IMAGES, LABELS, []), None, r"6 images need as many labels, not \(0,\)"),
-        ((IMAGES, -1 - LABELS), None, "labels span -3..-1 but there are 1 class"),
+        ((IMAGES, -1 - LABELS), None, "labels must be 0 or more"),
+        ((IMAGES, -1 - LABELS), list("abc"), "labels span -3..-1 but there are 3 class names"),
+        ((IMAGES * 16,), None, r"pixels span 0.*; they must be in 0..1: divide those of 8 bits"),
+        ((IMAGES - 0.5,), None, "pixels span -0.4"),
+        ((IMAGES * np.nan,), None, "pixels span nan..nan; they must be in 0..1"),
+        ((IMAGES, LABELS), 5, "classes must be a list of names, not 5"),
+        ((IMAGES, LABELS), "abc", "classes must be a list of names, not 'abc'"),
         ((IMAGES, LABELS), np.array([]), "labels span 0..2 but there are 0 class names"),
         ((IMAGES, LABELS), ["cat", "dog"], "labels span 0..2 but there are 2 class names"),
         ((IMAGES, LABELS, LABELS + 1), ["a", "b", "c"], "labels span 1..3 but there are 3 class"),
@@ -158,3 +165,17 @@ def test_pictures_have_the_names_of_classes_or_what_a_network_said(tmp_path):
 def test_what_cannot_be_shown_is_refused(arguments, classes, message):
     with pytest.raises(ValueError, match=message):
         striate.show(*arguments, classes=classes)
+
+
+def test_a_tensor_with_gradients_is_shown_as_its_values_are():
+    tensor = torch.from_numpy(IMAGES).requires_grad_()
+    shown, expected = striate.show(tensor), striate.show(IMAGES)
+    assert shown._repr_png_() == expected._repr_png_()
+
+
+@pytest.mark.parametrize("name", ["", "x.foo", "noext"])
+def test_a_picture_is_saved_under_the_name_of_a_picture(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"the name of a picture must end with \.png, not '"):
+        striate.show(IMAGES).save(name)
+    assert list(tmp_path.iterdir()) == []

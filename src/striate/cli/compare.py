@@ -131,6 +131,7 @@ def compare(names: list[str], page: Path) -> None:
     """
     import tempfile
 
+    workspace.check_name("--page", page, "compare.html")
     if len(set(names)) < max(2, len(names)):
         raise UserError("name at least two experiments, each once; `dvc exp list` shows them")
     root = workspace.repository()
@@ -164,6 +165,7 @@ def pareto(picture: Path) -> None:
 
     Example: striate pareto --picture pareto.png
     """
+    workspace.check_name("--picture", picture, "pareto.png")
     from striate.analysis import overview, pareto
     from striate.console import columns
     from striate.reporting.figures.style import save

@@ -135,8 +135,8 @@ def ablate(
     from striate.reporting.figures.waterfall import waterfall
     from striate.reporting.numbers import mean_sd
 
-    if picture and picture.suffix != ".png":
-        raise UserError(f"--picture is {picture}; its name must end with .png")
+    if picture:
+        workspace.check_name("--picture", picture, "ablation.png")
     wanted = repeat.setting(root, recipe, overrides or [])
     plan = ablation.plan(wanted.checked, _committed(root), repeat.parsed(overrides or []))
     if not plan.changes:

@@ -45,7 +45,7 @@ def data(path: Path | None, to: Path) -> None:
 
     Example: striate data images
     """
-    workspace.check_page(to, "data.html")
+    workspace.check_name("--to", to, "data.html")
     workspace.output_folder(to.parent)
     from striate.analysis import data_page
     from striate.config import params

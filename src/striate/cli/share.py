@@ -55,7 +55,7 @@ def board(to: Path, remote: str | None, local: bool) -> None:
 
     if to.is_dir():
         raise UserError(f"--to is {to}, a folder; name a page in it, such as {to / 'board.html'}")
-    workspace.check_page(to, "board.html")
+    workspace.check_name("--to", to, "board.html")
     if local and remote is not None:
         raise UserError("--local reads no remote; leave out --remote or --local")
     remote = "origin" if remote is None else remote

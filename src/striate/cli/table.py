@@ -83,6 +83,8 @@ def a_path(text: str) -> Path:
     """A type for `argument`: the path of a file or folder; an unset shell variable gives none."""
     if not text.strip():
         raise argparse.ArgumentTypeError("the path is empty")
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{text} is an address, not a path on this machine")
     return Path(text)
 
 

@@ -39,10 +39,14 @@ def with_root(message: str) -> str:
     return f"{message.removesuffix(hint)}{hint}: cd {root}" if root not in (None, here) else message
 
 
-def check_page(to: Path, example: str) -> None:
-    """Refuse an option `--to` that does not name a page, so that no other file is replaced."""
-    if to.suffix.lower() != ".html":
-        raise UserError(f"--to is {to}; it must be the name of a page, such as {example}")
+def check_name(option: str, path: Path, example: str) -> None:
+    """Refuse to write to a file whose name has not the ending of an example.
+
+    So that no params, code or text is replaced by a page or a picture.
+    """
+    if path.suffix.lower() != Path(example).suffix:
+        kind = {".html": "a page", ".png": "a picture"}[Path(example).suffix]
+        raise UserError(f"{option} is {path}; it must be the name of {kind}, such as {example}")
 
 
 def dvc_root() -> Path:

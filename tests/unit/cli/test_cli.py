@@ -162,6 +162,28 @@ def test_a_second_ui_on_a_port_whose_server_starts_is_one_line(tmp_path, capsys,
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("compare a b --page FILE", "--page is FILE; it must be the name of a page, such as "),
+        ("pareto --picture FILE", "--picture is FILE; it must be the name of a picture, such as "),
+        ("pareto --picture x.jpg", "--picture is x.jpg; it must be the name of a picture, such as"),
+        ("data --to FILE", "--to is FILE; it must be the name of a page, such as data.html"),
+        ("export --format onnx --to FILE", "FILE is not a folder"),
+        ("data https://x.y/z.zip", "PATH: https://x.y/z.zip is an address, not a path on this "),
+    ],
+)
+def test_a_file_of_another_kind_is_never_replaced(tmp_path, capsys, monkeypatch, command, said):
+    make_dvc_root(tmp_path)
+    (tmp_path / "params.yaml").write_text("seed: 0")
+    monkeypatch.chdir(tmp_path)
+    words = command.replace("FILE", "params.yaml").split()
+    _, err = commands.run(monkeypatch, capsys, *words, status=2)
+    assert err.startswith(f"error: {said.replace('FILE', 'params.yaml')}")
+    assert err.count("\n") == 1
+    assert (tmp_path / "params.yaml").read_text() == "seed: 0"
+
+
 @pytest.mark.parametrize("command", ["sync", "compare a b", "gate", "summary", "recipe none"])
 def test_in_a_folder_inside_the_repository_the_line_names_the_root(
     tmp_path, capsys, monkeypatch, command

@@ -136,7 +136,7 @@ def test_what_diverges_when_it_is_taken_back_is_shown(tmp_path):
         (["ladder", "--to", "README.md/deep/er"], "error: README.md is not a folder"),
         (
             ["ablate", "odd", "--picture", "x.txt"],
-            "error: --picture is x.txt; its name must end with .png",
+            "error: --picture is x.txt; it must be the name of a picture, such as ablation.png",
         ),
         (["ablate", "odd", "--picture", "README.md/x.png"], "error: README.md is not a folder"),
     ],
