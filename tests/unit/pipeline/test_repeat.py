@@ -343,7 +343,9 @@ def start(clone, *arguments, **options):
     return subprocess.Popen(
         [sys.executable, "-m", "striate.cli", "repeat", *arguments],
         cwd=clone.folder, env=clone.env, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, start_new_session=True, **options,
+        stderr=subprocess.STDOUT, start_new_session=True,
+        # A shell that runs the tests in the background has them ignore an interrupt.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options,
     )  # fmt: skip
 
 
