@@ -6,11 +6,20 @@ import hashlib
 import io
 import json
 import math
+import multiprocessing
 import os
 import shutil
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -31,7 +40,8 @@ NAME = "folder"
 GRAY_MODES = ("1", "L", "LA", "La")
 PARTIAL = ".partial"  # in data/: what is stored so far
 KEY = "key.txt"  # in it: of what
-AT_ONCE = 16  # files that a thread reads before it takes others
+AT_ONCE = 16  # files that a thread or process reads before it takes others
+PROCESSES_FROM = 5000  # files; they take a second to start, and Python runs one thread at a time
 
 
 class Look(NamedTuple):
@@ -309,11 +319,7 @@ def _read_stored(
 def _in_order(
     files: Sequence[Path], look: Look, mode: str
 ) -> Iterator[tuple[Path, np.ndarray | ImageReadError]]:
-    """Read files with a thread for each processor; only a few images are in memory at a time."""
-
-    def load(some: Sequence[Path]) -> list[np.ndarray | ImageReadError]:
-        return [_load(file, look, mode) for file in some]
-
+    """Read files on all processors; only a few images are in memory at a time."""
     workers = os.cpu_count() or 1
     waiting: deque[tuple[Sequence[Path], Future[list[np.ndarray | ImageReadError]]]] = deque()
 
@@ -321,14 +327,53 @@ def _in_order(
         some, loaded = waiting.popleft()
         return zip(some, loaded.result(), strict=True)
 
-    with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(files), AT_ONCE):
-            part = files[start : start + AT_ONCE]
-            waiting.append((part, pool.submit(load, part)))
-            if len(waiting) > 2 * workers:
+    try:
+        with _pool(workers, len(files)) as pool:
+            for start in range(0, len(files), AT_ONCE):
+                part = files[start : start + AT_ONCE]
+                waiting.append((part, pool.submit(_load_all, part, look, mode)))
+                if len(waiting) > 2 * workers:
+                    yield from first()
+            while waiting:
                 yield from first()
-        while waiting:
-            yield from first()
+    except BrokenExecutor:
+        raise DataError(
+            "a process that reads images was killed, as for want of memory; the same command"
+            " goes on where it was"
+        ) from None
+
+
+def _pool(workers: int, count: int) -> Executor:
+    """Threads for a few files, and for many ones processes, which do not wait for each other."""
+    if count < PROCESSES_FROM:
+        return ThreadPoolExecutor(workers)
+    # Not forked: this process may have threads.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, initializer=_end_with_parent)
+    # They inherit the mask: an interrupt is for the process that they read for.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        for _ in range(workers):
+            pool.submit(os.getpid)  # starts one, as none is idle yet
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return pool
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that it reads for is gone, however that ended."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _load_all(files: Sequence[Path], look: Look, mode: str) -> list[np.ndarray | ImageReadError]:
+    return [_load(file, look, mode) for file in files]
 
 
 def _load(file: Path, look: Look, mode: str) -> np.ndarray | ImageReadError:

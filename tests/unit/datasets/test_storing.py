@@ -1,10 +1,15 @@
 """Storing own images: it goes on after a kill, with the same bytes, and holds few in memory."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
 import tracemalloc
 from contextlib import suppress
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 from stored_images import read
@@ -125,3 +130,64 @@ def test_only_a_few_images_are_in_memory(images, tmp_path, monkeypatch):
     tracemalloc.stop()
     ahead = 2 * 2 + 2  # parts that are read, and the one that is written
     assert most < (ahead + 2) * 2 * 224 * 224 * 3 + 500_000
+
+
+def test_processes_store_the_same_bytes_and_name_the_same_files(images, tmp_path, monkeypatch):
+    read(images, 16, folder=tmp_path / "threads")
+    monkeypatch.setattr(image_folder, "PROCESSES_FROM", 0)
+    read(images, 16, folder=tmp_path / "processes")
+    assert content(tmp_path / "processes") == content(tmp_path / "threads")
+    (images / "train/b/010.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"train/b/010\.png"):
+        read(images, 16, folder=tmp_path / "processes")
+
+
+# Stores with processes, one of whose images is read for ever.
+SLOW = """
+import signal, sys, time
+from pathlib import Path
+from striate.datasets import image_folder, image_reading, layouts
+from striate.errors import exit_on_error
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    image_folder.PROCESSES_FROM = 0
+    look = image_folder.Look((16, 16), "crop")
+    layout = layouts.find(Path(sys.argv[1]))
+    with exit_on_error():
+        image_folder.store(layout, look, (3, 16, 16), Path(sys.argv[2]))
+elif sys.argv[1:]:
+    read = image_reading.read
+    image_reading.read = lambda file: (time.sleep(60 * (file.name == "050.png")), read(file))[1]
+"""
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL, "reader"])
+def test_no_process_is_left_whatever_ends_a_store(images, tmp_path, ending):
+    (tmp_path / "slow.py").write_text(SLOW)
+    storing = subprocess.Popen(
+        [sys.executable, tmp_path / "slow.py", images, tmp_path / "data"],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    stored = tmp_path / "data/.partial/train/images.npy"
+    deadline = time.monotonic() + 60
+    while not stored.exists() or not stored.stat().st_size:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    family = psutil.Process(storing.pid).children(recursive=True)
+    readers = [one for one in family if "spawn_main" in " ".join(one.cmdline())]
+    if ending == "reader":
+        readers[0].kill()
+    elif ending == signal.SIGKILL:
+        storing.kill()
+    else:
+        for reader in readers:  # as Ctrl-C reaches them, too
+            reader.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        assert all(reader.is_running() for reader in readers)
+        readers[0].kill()  # nobody waits a minute for the slow one here
+    _, said = storing.communicate(timeout=60)
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert alive == []
+    if ending != signal.SIGKILL:
+        assert said.startswith("error: a process that reads images was killed")
+        assert said.count("\n") == 1
