@@ -227,7 +227,7 @@ def export(source: str, kind: str, int8: bool, to: Path, device: str) -> None:
     """
     if int8 and kind != "onnx":
         raise UserError(f"--int8 goes with --format onnx only, not with {kind}")
-    workspace.output_folder(to)
+    workspace.check_folder(to)
     workspace.note_unrecorded(source)
     with waiting("loading PyTorch"):
         import tempfile

@@ -111,15 +111,20 @@ def training_times(root: Path, found: list[Record]) -> dict[str, Timing]:
     return {record.key: timing for record, timing in zip(found, times, strict=True)}
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a folder for results that is, or is in, a file."""
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is not a folder")
+
+
 def output_folder(folder: Path) -> None:
     """Make a folder for results, before what they cost.
 
     Raises:
         UserError: it cannot be made, or not written to.
     """
-    for path in (folder, *folder.parents):
-        if path.exists() and not path.is_dir():
-            raise UserError(f"{path} is not a folder")
+    check_folder(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -90,6 +90,7 @@ class TimmNetwork(Network):
         self.trunk = nn.Sequential(OrderedDict(scale=scale, net=net))
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(count_features(net, arch, shape), classes)
+        drop_strides_(net, shape)
         if (found := count_parameters(self)) > MAX_PARAMETERS:
             raise UserError(
                 f"model.arch is {arch}, which has {found:,} parameters; the largest possible number"
@@ -214,6 +215,37 @@ def take_strides_(net: nn.Module) -> None:
         ):
             part.register_forward_pre_hook(partial(_every, part.stride))
             part.stride = (1, 1)
+
+
+@torch.no_grad()
+def drop_strides_(net: nn.Module, shape: tuple[int, int, int]) -> None:
+    """Drop the strides of filters over a single pixel; outputs stay the same.
+
+    PyTorch 2.15 leaves gradients of such filters unset, in bfloat16 on a CPU.
+
+    Args:
+        net: on the CPU.
+        shape: of an image.
+    """
+    found: list[nn.Conv2d] = []
+
+    def look(part: nn.Conv2d, inputs: tuple[Tensor]) -> None:
+        if inputs[0].shape[-2:] == (1, 1):
+            found.append(part)
+
+    strided = [
+        part
+        for part in net.modules()
+        if isinstance(part, nn.Conv2d) and part.stride != (1, 1) and part.padding != (0, 0)
+    ]
+    hooks = [part.register_forward_pre_hook(look) for part in strided]
+    was_training = net.training
+    net.eval()(torch.zeros(1, *shape))
+    net.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    for part in found:
+        part.stride = (1, 1)
 
 
 def _every(stride: tuple[int, ...], _: nn.Module, inputs: tuple[Tensor]) -> Tensor:

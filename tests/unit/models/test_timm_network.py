@@ -203,6 +203,17 @@ def test_strides_of_filters_of_one_pixel_are_taken_before_them(name):
     assert timm_strides(model) == {(1, 1)} != timm_strides(theirs)
 
 
+def test_a_stride_over_a_single_pixel_is_dropped_and_changes_nothing():
+    convs = [nn.Conv2d(1, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1)]
+    net = nn.Sequential(*convs)
+    images = torch.rand(8, 1, 4, 4)
+    before = net(images)
+    timm_network.drop_strides_(net, (1, 4, 4))
+    assert [conv.stride for conv in convs] == [(2, 2), (2, 2), (1, 1)]
+    assert torch.equal(net(images), before)
+    assert net.training
+
+
 def timm_strides(net):
     return {part.stride for part in net.modules() if getattr(part, "kernel_size", 0) == (1, 1)}
 

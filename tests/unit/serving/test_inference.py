@@ -189,7 +189,7 @@ def test_views_of_files_of_the_same_name_do_not_overwrite_each_other():
         (["in", "--top", "0"], "--top: 0 is not from 1 to "),
         (["in", "--checkpoint", "models:/x"], "models:/x is not a registered model"),
         (["in", "--checkpoint", "deeper"], "deeper is not a folder, and experiments exist only in"),
-        (["in", "--checkpoint", "in"], "in/model.json is not there"),
+        (["in", "--checkpoint", "in"], "in holds no network: in/model.json is not there"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(place, monkeypatch, capsys, arguments, said):
