@@ -1,10 +1,18 @@
 """`UserError`, the one kind of error that its reader can fix, and how a command reports errors."""
 
+from __future__ import annotations
+
 import io
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 # What the errors of PyTorch, cuBLAS, cuDNN and cuSOLVER say if memory cannot be allocated.
 MEMORY_SIGNS = (
@@ -21,6 +29,8 @@ NO_ALGORITHM = (
     "unable to find an engine to execute", "Unable to find a valid cuDNN algorithm",
     "No valid engine configs", "no valid convolution algorithms",
 )  # fmt: skip
+
+AGAIN_SECONDS = 0.05  # until an interrupt that was dropped is repeated
 
 
 class UserError(Exception):
@@ -110,6 +120,22 @@ def one_line(error: Exception) -> str:
     return text[:200] + "…" if len(text) > 201 else text
 
 
+def _interrupt_again(lost: UnraisableHookArgs) -> None:
+    """Repeat an interrupt that Python drops, as it does in what it calls when an object is freed.
+
+    SQLAlchemy and the import system have such functions.
+    """
+    if not issubclass(lost.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(lost)
+        return
+    main = threading.main_thread().ident
+    assert main is not None  # noqa: S101
+    # Not at once: it would be dropped again.
+    again = threading.Timer(AGAIN_SECONDS, signal.pthread_kill, (main, signal.SIGINT))
+    again.daemon = True
+    again.start()
+
+
 @contextmanager
 def exit_on_error() -> Iterator[None]:
     """Turn errors that the reader can fix into a line on standard error and an exit status.
@@ -118,6 +144,7 @@ def exit_on_error() -> Iterator[None]:
     for an interrupt, 1 for a broken pipe. Bugs keep their traceback.
     """
     open_streams()
+    before, sys.unraisablehook = sys.unraisablehook, _interrupt_again
     try:
         try:
             yield
@@ -138,3 +165,5 @@ def exit_on_error() -> Iterator[None]:
     except KeyboardInterrupt as interrupt:
         _print_last(f"interrupted: {str(interrupt) or 'give the same command again'}")
         sys.exit(130)
+    finally:
+        sys.unraisablehook = before

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,14 @@ class Clone:
         )
         assert status in (None, answer.returncode), answer.stdout + answer.stderr
         return answer.stdout + without_waits(answer.stderr)
+
+    def start(self, *command, **options):
+        """Start a command in a process group of its own, as at a terminal."""
+        return subprocess.Popen(
+            command, cwd=self.folder, env=self.env, text=True, start_new_session=True,
+            # A shell that runs the tests in the background has them ignore an interrupt.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options,
+        )  # fmt: skip
 
     def striate(self, *arguments, status=0):
         return self.run(sys.executable, "-m", "striate.cli", *arguments, status=status)

@@ -50,18 +50,13 @@ def clone(origin, tmp_path):
 
 
 class Running:
-    """A command that goes on, in a process group of its own, as at a terminal."""
+    """A command that goes on, as at a terminal."""
 
     def __init__(self, clone, *command):
         self.clone = clone
         self.log = clone.folder.parent / "running.log"
         with self.log.open("w") as sink:
-            self.process = subprocess.Popen(
-                command, cwd=clone.folder, env=clone.env, stdout=sink, stderr=sink,
-                start_new_session=True,
-                # A shell that runs the tests in the background has them ignore an interrupt.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-            )  # fmt: skip
+            self.process = clone.start(*command, stdout=sink, stderr=sink)
 
     def wait_for_state(self, saves=2):
         """Wait until the training has saved its state so many times."""
@@ -290,11 +285,13 @@ def test_a_new_run_over_an_orphan_says_who_it_is_and_loses_nothing(clone):
     (clone.folder / "params.yaml").write_text(yaml.safe_dump(params))
     # As if its DVC had been killed on a system that does not tell it.
     orphan = Running(clone, sys.executable, "stages/train.py")
-    orphan.wait_for_state(1)
-    said = clone.run("dvc", "repro", status=255)
-    assert f"error: process {orphan.process.pid} (in {clone.folder}) does this training" in said
-    assert outputs(clone.folder) == before
-    orphan.process.send_signal(signal.SIGTERM)
+    try:
+        orphan.wait_for_state(1)
+        said = clone.run("dvc", "repro", status=255)
+        assert f"error: process {orphan.process.pid} (in {clone.folder}) does this training" in said
+        assert outputs(clone.folder) == before
+    finally:
+        orphan.process.send_signal(signal.SIGTERM)
     status, printed = orphan.wait()
     assert status == 130
     assert "the same command resumes after" in printed

@@ -38,8 +38,6 @@ def read(folder: Path) -> dict[str, Any]:
         CheckpointError: a file is missing, damaged or was changed after training.
     """
     weights, path = folder / WEIGHTS, folder / DESCRIPTION
-    if folder.is_dir() and folder.name != "models" and not path.exists():
-        raise CheckpointError(f"{folder} holds no network: {path} is not there")
     description = read_json(path)
     sealed = description.pop("sha256", None)
     # Before anything is built: a description that was changed may ask for any size.

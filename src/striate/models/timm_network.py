@@ -90,7 +90,6 @@ class TimmNetwork(Network):
         self.trunk = nn.Sequential(OrderedDict(scale=scale, net=net))
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(count_features(net, arch, shape), classes)
-        drop_strides_(net, shape)
         if (found := count_parameters(self)) > MAX_PARAMETERS:
             raise UserError(
                 f"model.arch is {arch}, which has {found:,} parameters; the largest possible number"
@@ -217,34 +216,24 @@ def take_strides_(net: nn.Module) -> None:
             part.stride = (1, 1)
 
 
-@torch.no_grad()
-def drop_strides_(net: nn.Module, shape: tuple[int, int, int]) -> None:
-    """Drop the strides of filters over a single pixel; outputs stay the same.
+@contextmanager
+def dropped_strides(net: nn.Module) -> Iterator[None]:
+    """Drop the strides of padded filters that see a single pixel inside; outputs stay the same.
 
     PyTorch 2.15 leaves gradients of such filters unset, in bfloat16 on a CPU.
-
-    Args:
-        net: on the CPU.
-        shape: of an image.
     """
-    found: list[nn.Conv2d] = []
-
-    def look(part: nn.Conv2d, inputs: tuple[Tensor]) -> None:
-        if inputs[0].shape[-2:] == (1, 1):
-            found.append(part)
-
-    strided = [
-        part
+    hooks = [
+        part.register_forward_pre_hook(_drop)
         for part in net.modules()
         if isinstance(part, nn.Conv2d) and part.stride != (1, 1) and part.padding != (0, 0)
     ]
-    hooks = [part.register_forward_pre_hook(look) for part in strided]
-    was_training = net.training
-    net.eval()(torch.zeros(1, *shape))
-    net.train(was_training)
+    yield
     for hook in hooks:
         hook.remove()
-    for part in found:
+
+
+def _drop(part: nn.Conv2d, inputs: tuple[Tensor]) -> None:
+    if inputs[0].shape[-2:] == (1, 1):
         part.stride = (1, 1)
 
 
@@ -254,8 +243,11 @@ def _every(stride: tuple[int, ...], _: nn.Module, inputs: tuple[Tensor]) -> Tens
 
 @torch.no_grad()
 def count_features(net: Any, arch: str, shape: tuple[int, int, int]) -> int:
-    """How many features a network gives for an image; refuses images as `create` does."""
-    with refused(arch, shape, config(arch)), quiet():
+    """How many features a network gives for an image; refuses images as `create` does.
+
+    Strides that such images make idle are dropped.
+    """
+    with refused(arch, shape, config(arch)), quiet(), dropped_strides(net):
         features: Tensor = net.eval()(torch.zeros(2, *shape))
     net.train()
     if features.dim() != 2:

@@ -7,7 +7,6 @@ the experiment: no training runs on unseen, and no copy is left. It writes JSON 
 output: what the training publishes (`striate.training.events`), then DVC's exit status and output.
 """
 
-import ctypes
 import json
 import os
 import select
@@ -18,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from striate.data import files
 from striate.errors import UserError
 from striate.models.portable import PRELOADED
 from striate.pipeline import repository_copy
-from striate.pipeline.stage import PR_SET_PDEATHSIG
+from striate.pipeline.stage import signal_at_parents_end
 from striate.training import events
 
 POLL_SECONDS = 0.1
@@ -136,7 +136,8 @@ def _start_dvc(
             stdout=sink,
             stderr=sink,
             start_new_session=True,
-            preexec_fn=_end_with_parent,
+            # When this process is killed, DVC is, too; the stage then ends itself.
+            preexec_fn=partial(signal_at_parents_end, signal.SIGKILL),
         )
 
 
@@ -175,14 +176,6 @@ def _environment(root: Path, rows: Path) -> dict[str, str]:
         files.REPOSITORY: str(root.resolve()),
         events.VARIABLE: str(rows),
     }
-
-
-def _end_with_parent() -> None:
-    """Ask Linux to kill DVC when this process is killed; the stage then ends itself."""
-    if sys.platform == "linux":
-        library = ctypes.CDLL(None)
-        if hasattr(library, "prctl"):
-            library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _is_closed(seconds: float = 0.0) -> bool:

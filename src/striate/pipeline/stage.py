@@ -48,13 +48,23 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _end_with_parent() -> None:
     """Ask Linux to terminate this process when DVC ends, since nobody would record its outputs."""
-    if sys.platform == "linux" and "DVC_STAGE" in os.environ:
+    # DVC may have ended before. Orphans are re-parented to a process that is not Python.
+    if (
+        "DVC_STAGE" in os.environ
+        and signal_at_parents_end(signal.SIGTERM)
+        and not any(name in _program(os.getppid()) for name in ("python", "dvc"))
+    ):
+        raise KeyboardInterrupt
+
+
+def signal_at_parents_end(number: int) -> bool:
+    """Ask Linux to send this process a signal when its parent ends; returns whether it will."""
+    if sys.platform == "linux":
         library = ctypes.CDLL(None)
         if hasattr(library, "prctl"):
-            library.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-            # DVC may have ended before. Orphans are re-parented to a process that is not Python.
-            if not any(name in _program(os.getppid()) for name in ("python", "dvc")):
-                raise KeyboardInterrupt
+            library.prctl(PR_SET_PDEATHSIG, number)
+            return True
+    return False
 
 
 def _program(pid: int) -> str:

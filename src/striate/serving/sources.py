@@ -30,8 +30,14 @@ def find(source: str, scratch: Path) -> Path:
         raise UserError("the name of a network is empty; name an experiment or a folder")
     if source.startswith("models:"):
         return _registered(source, scratch)
-    if Path(source).is_dir():
-        return Path(source)
+    folder = Path(source)
+    if folder.is_dir():
+        # Of the pipeline's own folder, what reads it says how to make it.
+        if source != records.MODELS and not (folder / checkpoint.DESCRIPTION).exists():
+            raise UserError(
+                f"{folder} holds no network: {folder / checkpoint.DESCRIPTION} is not there"
+            )
+        return folder
     if source == records.MODELS:
         raise UserError(f"{source}/ is not there; `dvc repro` makes it")
     root = mlflow_store.root()

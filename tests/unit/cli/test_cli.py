@@ -286,6 +286,29 @@ def test_a_reader_that_has_enough_hides_no_failure(end, status, said):
     assert (found.returncode, found.stderr) == (status, said)
 
 
+def test_an_interrupt_that_python_drops_is_repeated():
+    script = """
+import signal, time, weakref
+from striate.errors import exit_on_error
+
+class Thing:
+    pass
+
+def freed(_):
+    signal.raise_signal(signal.SIGINT)  # raises here, where Python drops it
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with exit_on_error():
+    thing = Thing()
+    reference = weakref.ref(thing, freed)
+    del thing
+    time.sleep(60)
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (130, "")
+    assert found.stderr == "interrupted: give the same command again\n"
+
+
 def test_no_file_takes_the_number_of_a_closed_stream_and_any_character_is_written(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import re
 import zipfile
 
 import pytest
@@ -261,12 +260,6 @@ def test_a_description_from_before_pictures_were_framed_is_read(saved, descripti
     loaded = checkpoint.load(folder, CPU)
     assert loaded.description["frame"] == {"background": "mixed", "extent": 1.0}
     assert loaded.description["confidence"] is None
-
-
-def test_a_folder_without_a_network_is_named(tmp_path):
-    message = re.escape(f"{tmp_path} holds no network: {tmp_path / 'model.json'} is not there")
-    with pytest.raises(checkpoint.CheckpointError, match=message):
-        checkpoint.load(tmp_path, torch.device("cpu"))
 
 
 def test_first_weights_are_those_of_a_folder_or_of_a_file(saved, tmp_path):

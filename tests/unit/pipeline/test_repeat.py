@@ -340,12 +340,9 @@ def test_a_seed_that_is_killed_is_named_and_the_others_are_kept(clone):
 
 
 def start(clone, *arguments, **options):
-    return subprocess.Popen(
-        [sys.executable, "-m", "striate.cli", "repeat", *arguments],
-        cwd=clone.folder, env=clone.env, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, start_new_session=True,
-        # A shell that runs the tests in the background has them ignore an interrupt.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options,
+    return clone.start(
+        sys.executable, "-m", "striate.cli", "repeat", *arguments,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options,
     )  # fmt: skip
 
 

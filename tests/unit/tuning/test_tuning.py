@@ -494,11 +494,7 @@ def disturbed(tmp_path_factory):
     head = clone.run("git", "log", "-1", "--decorate")
     clone.env["STRIATE_TRACKING"] = "off"
     command = [sys.executable, "-m", "striate.cli", "tune", "--trials", "2", "--workers", "2"]
-    running = subprocess.Popen(
-        command, cwd=clone.folder, env=clone.env, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    running = clone.start(*command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     wait_until(lambda: saved_states(clone), running)
     kill_a_worker(saved_states(clone)[0], running)
     os.killpg(running.pid, signal.SIGINT)
