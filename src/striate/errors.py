@@ -9,7 +9,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
@@ -30,7 +31,7 @@ NO_ALGORITHM = (
     "No valid engine configs", "no valid convolution algorithms",
 )  # fmt: skip
 
-AGAIN_SECONDS = 0.05  # until an interrupt that was dropped is repeated
+INTERRUPTED = "interrupted: give the same command again"
 
 
 class UserError(Exception):
@@ -120,20 +121,42 @@ def one_line(error: Exception) -> str:
     return text[:200] + "…" if len(text) > 201 else text
 
 
-def _interrupt_again(lost: UnraisableHookArgs) -> None:
-    """Repeat an interrupt that Python drops, as it does in what it calls when an object is freed.
+@contextmanager
+def _noted_interrupts() -> Iterator[list[int]]:
+    """The interrupts that come, also where something catches them; repeat those that Python drops.
 
-    SQLAlchemy and the import system have such functions.
+    It drops one in what it calls when an object is freed, as SQLAlchemy and the import system
+    have it. A SIGINT that something else handles is none.
     """
-    if not issubclass(lost.exc_type, KeyboardInterrupt):
-        sys.__unraisablehook__(lost)
-        return
-    main = threading.main_thread().ident
-    assert main is not None  # noqa: S101
-    # Not at once: it would be dropped again.
-    again = threading.Timer(AGAIN_SECONDS, signal.pthread_kill, (main, signal.SIGINT))
-    again.daemon = True
-    again.start()
+    found: list[int] = []
+    timers: list[threading.Timer] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        found.append(number)
+        raise KeyboardInterrupt
+
+    def repeat(lost: UnraisableHookArgs) -> None:
+        if not issubclass(lost.exc_type, KeyboardInterrupt):
+            hook(lost)
+            return
+        main = threading.main_thread().ident
+        # Not at once: it would be dropped again.
+        timers.append(threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGINT)))
+        timers[-1].daemon = True
+        timers[-1].start()
+
+    hook, sys.unraisablehook = sys.unraisablehook, repeat
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield found
+    finally:
+        for timer in timers:
+            timer.cancel()
+        if handler is signal.default_int_handler:
+            signal.signal(signal.SIGINT, handler)
+        sys.unraisablehook = hook
 
 
 @contextmanager
@@ -144,10 +167,10 @@ def exit_on_error() -> Iterator[None]:
     for an interrupt, 1 for a broken pipe. Bugs keep their traceback.
     """
     open_streams()
-    before, sys.unraisablehook = sys.unraisablehook, _interrupt_again
     try:
         try:
-            yield
+            with _noted_interrupts() as interrupts:
+                yield
         # Not after an error, which a broken pipe would hide.
         except SystemExit:
             sys.stdout.flush()
@@ -158,12 +181,14 @@ def exit_on_error() -> Iterator[None]:
         sys.exit(1)
     except Exception as error:
         text = describe(error)
+        if text is None and interrupts:
+            # A library whose import is interrupted may catch that, and fail later, in another way.
+            _print_last(INTERRUPTED)
+            sys.exit(130)
         if text is None:
             raise
         _print_last(f"error: {text}")
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
-        _print_last(f"interrupted: {str(interrupt) or 'give the same command again'}")
+        _print_last(f"interrupted: {interrupt}" if str(interrupt) else INTERRUPTED)
         sys.exit(130)
-    finally:
-        sys.unraisablehook = before

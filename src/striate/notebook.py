@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from striate.tracking.records import Record
 
 MOST_SHOWN = 400  # images of a picture; more cannot be told apart
+ROUNDED = 1e-3  # by how much pixels may be outside 0..1, as after an interpolation
 FIRST = ("val_accuracy", "test_accuracy", "test_errors", "parameters")  # scores that come first
 
 
@@ -230,18 +231,20 @@ def show(
     pixels = grid.check_images(pixels[:, None] if pixels.ndim == 3 else pixels)
     if len(pixels) > MOST_SHOWN:
         raise ValueError(f"{len(pixels):,} images are too many to show; try images[:100]")
-    if not (pixels.min() >= 0 and pixels.max() <= 1):  # nor nan
+    darkest, brightest = pixels.min(), pixels.max()
+    if not (darkest >= -ROUNDED and brightest <= 1 + ROUNDED):  # nor nan
         raise ValueError(
-            f"pixels span {pixels.min():g}..{pixels.max():g}; they must be in 0..1:"
-            " divide those of 8 bits by 255"
+            f"pixels span {darkest:g}..{brightest:g}; they must be in 0..1"
+            + (": divide those of 8 bits by 255" if brightest > 2 else "")
         )
+    pixels = pixels.clip(0, 1)
     if labels is None and predicted is not None:
         raise ValueError("predicted needs the true labels beside it")
     given = [_array(one) for one in (labels, predicted) if one is not None]
     if classes is None:  # what is no integer is refused below
         whole = [one for one in given if np.issubdtype(one.dtype, np.integer)]
         if any(one.min(initial=0) < 0 for one in whole):
-            raise ValueError("labels must be 0 or more")
+            raise ValueError("labels and predictions must be 0 or more")
         highest = max((int(one.max(initial=0)) for one in whole), default=0)
         classes = list(map(str, range(highest + 1)))
     if isinstance(classes, str) or not isinstance(classes, Iterable):
@@ -262,4 +265,6 @@ def _array(values: ArrayLike) -> NDArray[Any]:
     """Values as an array, also those of a tensor with gradients or on a GPU."""
     import numpy as np
 
+    if isinstance(values, list | tuple):
+        return np.array([_array(one) for one in values])
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)

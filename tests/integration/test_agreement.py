@@ -151,7 +151,7 @@ def kill_training(clone):
         process.kill()
     trainer.wait()
     # Its curves are there, which DVC does not know.
-    clone.go_back("--force")
+    clone.go_back("--force", "dvc.yaml")
 
 
 EXPERIMENTS = {  # after each step

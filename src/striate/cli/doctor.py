@@ -141,9 +141,9 @@ def _processor() -> str:
 
 
 def _cores() -> str:
-    from striate.training import torchrun
+    from striate.data.processors import cores
 
-    return f"{torchrun.cores()} of {os.cpu_count()} for this process"
+    return f"{cores()} of {os.cpu_count()} for this process"
 
 
 def _threads() -> str:

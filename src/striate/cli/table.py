@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -83,8 +84,8 @@ def a_path(text: str) -> Path:
     """A type for `argument`: the path of a file or folder; an unset shell variable gives none."""
     if not text.strip():
         raise argparse.ArgumentTypeError("the path is empty")
-    if "://" in text:
-        raise argparse.ArgumentTypeError(f"{text} is an address, not a path on this machine")
+    if re.match(r"[A-Za-z][\w+.-]*://", text):
+        raise argparse.ArgumentTypeError(f"{text} is an address; name a path on this machine")
     return Path(text)
 
 

@@ -8,7 +8,9 @@ import pkgutil
 from importlib import import_module
 
 # They register nothing, and take long to load.
-HELPERS = {"fetch", "image_folder", "image_reading", "layouts", "survey"}
+HELPERS = {
+    "fetch", "image_folder", "image_reading", "layouts", "parallel_reading", "survey",
+}  # fmt: skip
 
 for module in pkgutil.iter_modules(__path__):
     if module.name not in HELPERS:

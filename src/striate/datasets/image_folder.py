@@ -6,20 +6,10 @@ import hashlib
 import io
 import json
 import math
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import (
-    BrokenExecutor,
-    Executor,
-    Future,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-)
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -31,29 +21,16 @@ from striate.data import arrays
 from striate.data.framing import WHOLE
 from striate.data.source import Source
 from striate.data.splits import stratified_split
-from striate.datasets import image_reading
+from striate.datasets import image_reading, parallel_reading
 from striate.datasets.image_reading import ImageReadError
 from striate.datasets.layouts import MAX_LISTED, TEST, TRAIN, Layout
+from striate.datasets.parallel_reading import Look
 from striate.datasets.registry import DataError
 
 NAME = "folder"
 GRAY_MODES = ("1", "L", "LA", "La")
 PARTIAL = ".partial"  # in data/: what is stored so far
 KEY = "key.txt"  # in it: of what
-AT_ONCE = 16  # files that a thread or process reads before it takes others
-PROCESSES_FROM = 5000  # files; they take a second to start, and Python runs one thread at a time
-
-
-class Look(NamedTuple):
-    """How images are stored.
-
-    Attributes:
-        size: height and width; None keeps images as they are.
-        resize: a key of `image_reading.RESIZE`.
-    """
-
-    size: tuple[int, int] | None
-    resize: str
 
 
 class Report(NamedTuple):
@@ -281,14 +258,15 @@ def _append(
     with path.open("a+b") as stream:
         done = _read_stored(stream, len(files), shape, add)
         bar.update(done)
-        for file, image in _in_order(files[done:], look, "L" if shape[0] == 1 else "RGB"):
-            pixels = _pixels(file, image, shape)
-            if isinstance(pixels, str):
-                failures.append(pixels)
-            elif not failures:
-                stream.write(pixels.data)
-                add(pixels)
-            bar.update()
+        with closing(parallel_reading.in_order(files[done:], look, shape)) as images:
+            for file, image in images:
+                pixels = _pixels(file, image, shape)
+                if isinstance(pixels, str):
+                    failures.append(pixels)
+                elif not failures:
+                    stream.write(pixels.data)
+                    add(pixels)
+                bar.update()
     return failures
 
 
@@ -314,78 +292,6 @@ def _read_stored(
     for _ in range(done):
         add(np.frombuffer(stream.read(record), np.uint8).reshape(shape))
     return done
-
-
-def _in_order(
-    files: Sequence[Path], look: Look, mode: str
-) -> Iterator[tuple[Path, np.ndarray | ImageReadError]]:
-    """Read files on all processors; only a few images are in memory at a time."""
-    workers = os.cpu_count() or 1
-    waiting: deque[tuple[Sequence[Path], Future[list[np.ndarray | ImageReadError]]]] = deque()
-
-    def first() -> Iterator[tuple[Path, np.ndarray | ImageReadError]]:
-        some, loaded = waiting.popleft()
-        return zip(some, loaded.result(), strict=True)
-
-    try:
-        with _pool(workers, len(files)) as pool:
-            for start in range(0, len(files), AT_ONCE):
-                part = files[start : start + AT_ONCE]
-                waiting.append((part, pool.submit(_load_all, part, look, mode)))
-                if len(waiting) > 2 * workers:
-                    yield from first()
-            while waiting:
-                yield from first()
-    except BrokenExecutor:
-        raise DataError(
-            "a process that reads images was killed, as for want of memory; the same command"
-            " goes on where it was"
-        ) from None
-
-
-def _pool(workers: int, count: int) -> Executor:
-    """Threads for a few files, and for many ones processes, which do not wait for each other."""
-    if count < PROCESSES_FROM:
-        return ThreadPoolExecutor(workers)
-    # Not forked: this process may have threads.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_end_with_parent)
-    # They inherit the mask: an interrupt is for the process that they read for.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        for _ in range(workers):
-            pool.submit(os.getpid)  # starts one, as none is idle yet
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return pool
-
-
-def _end_with_parent() -> None:
-    """End this process when the one that it reads for is gone, however that ended."""
-
-    def wait() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def _load_all(files: Sequence[Path], look: Look, mode: str) -> list[np.ndarray | ImageReadError]:
-    return [_load(file, look, mode) for file in files]
-
-
-def _load(file: Path, look: Look, mode: str) -> np.ndarray | ImageReadError:
-    """An image, uint8 (H, W) or (H, W, 3)."""
-    try:
-        image = image_reading.read(file).convert(mode)
-    except ImageReadError as error:
-        return error
-    if look.size:
-        height, width = look.size
-        image = image_reading.RESIZE[look.resize](image, (width, height))
-    return np.asarray(image)
 
 
 def _pixels(

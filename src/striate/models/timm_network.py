@@ -225,11 +225,19 @@ def dropped_strides(net: nn.Module) -> Iterator[None]:
     hooks = [
         part.register_forward_pre_hook(_drop)
         for part in net.modules()
-        if isinstance(part, nn.Conv2d) and part.stride != (1, 1) and part.padding != (0, 0)
+        if isinstance(part, nn.Conv2d) and part.stride != (1, 1) and _keeps_size(part)
     ]
     yield
     for hook in hooks:
         hook.remove()
+
+
+def _keeps_size(part: nn.Conv2d) -> bool:
+    """Whether the padding is so wide that without a stride there are as many pixels as before."""
+    if isinstance(part.padding, str):
+        return False
+    sides = zip(part.padding, part.dilation, part.kernel_size, strict=True)
+    return all(2 * padding == dilation * (kernel - 1) for padding, dilation, kernel in sides)
 
 
 def _drop(part: nn.Conv2d, inputs: tuple[Tensor]) -> None:

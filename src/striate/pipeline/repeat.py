@@ -23,6 +23,7 @@ from striate.config.yaml_loader import Loader
 from striate.console import waiting
 from striate.data import files
 from striate.data.json_csv import read_json
+from striate.data.processors import cores
 from striate.errors import UserError
 from striate.models import portable
 from striate.pipeline import preloaded
@@ -33,7 +34,6 @@ from striate.tracking.commits import MANIFEST
 from striate.tracking.groups import Group
 from striate.tracking.mlflow_store import run_name
 from striate.tracking.records import Record
-from striate.training.torchrun import cores
 
 LOCK = ".dvc/tmp/striate-repeat.lock"
 SEED_SUFFIX = re.compile(r"-seed\d+$")

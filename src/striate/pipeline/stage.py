@@ -114,7 +114,7 @@ def _restore_outputs() -> None:
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         print(
             f"       The outputs that DVC removed for this run could not be restored ({reason});"
-            " try `dvc checkout` and `git checkout metrics`.",
+            " try `dvc checkout --force dvc.yaml` and `git checkout metrics`.",
             file=sys.stderr,
         )
 

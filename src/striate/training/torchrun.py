@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from striate.data import files
+from striate.data.processors import cores
 from striate.errors import UserError, describe, exit_on_error
 
 RESTARTS = 3  # of all processes, when one of them has ended early
@@ -85,11 +86,6 @@ def too_many(processes: int, gpus: int) -> str:
         f"{processes} processes need a GPU each, and this machine has {gpus}; lower"
         " training.processes, or set training.device to cpu"
     )
-
-
-def cores() -> int:
-    """How many processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def launch(processes: int, script: Path, device: str) -> None:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from striate.config import recipes
 from striate.config.params import Params, check
 from striate.data import json_csv
+from striate.data.processors import cores
 from striate.errors import UserError, exit_on_error
 from striate.pipeline.dvc_runner import Experiment
 from striate.pipeline.experiments import (
@@ -35,7 +36,6 @@ from striate.tracking import records
 from striate.tracking.background import process_tag
 from striate.tracking.git import git
 from striate.training.resume_files import DONE, RESUME_DIR
-from striate.training.torchrun import cores
 from striate.tuning.search_space import override, propose, values_of
 from striate.tuning.studies import (
     EPOCHS,

@@ -170,7 +170,7 @@ def test_a_second_ui_on_a_port_whose_server_starts_is_one_line(tmp_path, capsys,
         ("pareto --picture x.jpg", "--picture is x.jpg; it must be the name of a picture, such as"),
         ("data --to FILE", "--to is FILE; it must be the name of a page, such as data.html"),
         ("export --format onnx --to FILE", "FILE is not a folder"),
-        ("data https://x.y/z.zip", "PATH: https://x.y/z.zip is an address, not a path on this "),
+        ("data https://x.y/z.zip", "PATH: https://x.y/z.zip is an address; name a path on this "),
     ],
 )
 def test_a_file_of_another_kind_is_never_replaced(tmp_path, capsys, monkeypatch, command, said):
@@ -303,6 +303,24 @@ with exit_on_error():
     reference = weakref.ref(thing, freed)
     del thing
     time.sleep(60)
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (130, "")
+    assert found.stderr == "interrupted: give the same command again\n"
+
+
+def test_an_error_after_an_interrupt_that_was_caught_is_the_interrupt():
+    script = """
+import signal
+from striate.errors import exit_on_error
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with exit_on_error():
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except BaseException:
+        pass
+    raise RecursionError
 """
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (found.returncode, found.stdout) == (130, "")

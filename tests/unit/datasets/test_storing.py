@@ -1,5 +1,6 @@
 """Storing own images: it goes on after a kill, with the same bytes, and holds few in memory."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 from stored_images import read
 
-from striate.datasets import image_folder, layouts
+from striate.datasets import image_folder, layouts, parallel_reading
 from striate.datasets.registry import DataError
 
 COUNT = 60
@@ -117,11 +118,13 @@ def test_the_old_data_stay_until_the_new_ones_are_whole(images, tmp_path, monkey
     assert kept == before
 
 
-def test_only_a_few_images_are_in_memory(images, tmp_path, monkeypatch):
-    """Of 160 of 150 KB, as many as the threads are ahead of what is written."""
-    monkeypatch.setattr(image_folder, "AT_ONCE", 2)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    look = image_folder.Look((224, 224), "stretch")
+@pytest.mark.parametrize("fewest", [0, 1000])
+def test_only_a_few_images_are_in_memory(images, tmp_path, monkeypatch, fewest):
+    """Of 160 of 150 KB, as many as processes or threads are ahead of what is written."""
+    monkeypatch.setattr(parallel_reading, "PROCESSES_FROM", fewest)
+    monkeypatch.setattr(parallel_reading, "MOST_BYTES", 2 * 224 * 224 * 3)
+    monkeypatch.setattr(parallel_reading, "cores", lambda: 2)
+    look = parallel_reading.Look((224, 224), "stretch")
     layout = image_folder.divided(layouts.find(images), 0.2)
     shape = image_folder.shape_of(layout, look)
     tracemalloc.start()
@@ -134,7 +137,7 @@ def test_only_a_few_images_are_in_memory(images, tmp_path, monkeypatch):
 
 def test_processes_store_the_same_bytes_and_name_the_same_files(images, tmp_path, monkeypatch):
     read(images, 16, folder=tmp_path / "threads")
-    monkeypatch.setattr(image_folder, "PROCESSES_FROM", 0)
+    monkeypatch.setattr(parallel_reading, "PROCESSES_FROM", 0)
     read(images, 16, folder=tmp_path / "processes")
     assert content(tmp_path / "processes") == content(tmp_path / "threads")
     (images / "train/b/010.png").write_bytes(b"no image")
@@ -142,16 +145,35 @@ def test_processes_store_the_same_bytes_and_name_the_same_files(images, tmp_path
         read(images, 16, folder=tmp_path / "processes")
 
 
+def test_threads_read_where_no_process_can_be_started(images, tmp_path, monkeypatch):
+    class Refused(parallel_reading.ProcessPoolExecutor):
+        def submit(self, *arguments):
+            if self._processes:
+                raise BlockingIOError(11, "Resource temporarily unavailable")
+            return super().submit(*arguments)
+
+    read(images, 16, folder=tmp_path / "threads")
+    monkeypatch.setattr(parallel_reading, "PROCESSES_FROM", 0)
+    monkeypatch.setattr(parallel_reading, "ProcessPoolExecutor", Refused)
+    monkeypatch.setattr(parallel_reading, "cores", lambda: 2)
+    read(images, 16, folder=tmp_path / "refused")
+    assert content(tmp_path / "refused") == content(tmp_path / "threads")
+    end = time.monotonic() + 20
+    while multiprocessing.active_children():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 # Stores with processes, one of whose images is read for ever.
 SLOW = """
 import signal, sys, time
 from pathlib import Path
-from striate.datasets import image_folder, image_reading, layouts
+from striate.datasets import image_folder, image_reading, layouts, parallel_reading
 from striate.errors import exit_on_error
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    image_folder.PROCESSES_FROM = 0
-    look = image_folder.Look((16, 16), "crop")
+    parallel_reading.PROCESSES_FROM = 0
+    look = parallel_reading.Look((16, 16), "crop")
     layout = layouts.find(Path(sys.argv[1]))
     with exit_on_error():
         image_folder.store(layout, look, (3, 16, 16), Path(sys.argv[2]))
@@ -161,7 +183,7 @@ elif sys.argv[1:]:
 """
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL, "reader"])
+@pytest.mark.parametrize("ending", ["interrupt", "two interrupts", "kill", "kill of a reader"])
 def test_no_process_is_left_whatever_ends_a_store(images, tmp_path, ending):
     (tmp_path / "slow.py").write_text(SLOW)
     storing = subprocess.Popen(
@@ -175,19 +197,21 @@ def test_no_process_is_left_whatever_ends_a_store(images, tmp_path, ending):
         time.sleep(0.05)
     family = psutil.Process(storing.pid).children(recursive=True)
     readers = [one for one in family if "spawn_main" in " ".join(one.cmdline())]
-    if ending == "reader":
+    if ending == "kill of a reader":
         readers[0].kill()
-    elif ending == signal.SIGKILL:
+    elif ending == "kill":
         storing.kill()
     else:
-        for reader in readers:  # as Ctrl-C reaches them, too
-            reader.send_signal(signal.SIGINT)
-        time.sleep(0.2)
-        assert all(reader.is_running() for reader in readers)
-        readers[0].kill()  # nobody waits a minute for the slow one here
-    _, said = storing.communicate(timeout=60)
+        os.killpg(storing.pid, signal.SIGINT)  # as Ctrl-C
+        if ending == "two interrupts":
+            time.sleep(0.05)
+            with suppress(ProcessLookupError):
+                os.killpg(storing.pid, signal.SIGINT)
+    _, said = storing.communicate(timeout=30)  # less than the slow image takes
     _, alive = psutil.wait_procs(family, timeout=20)
     assert alive == []
-    if ending != signal.SIGKILL:
+    if ending == "kill of a reader":
         assert said.startswith("error: a process that reads images was killed")
         assert said.count("\n") == 1
+    elif ending == "interrupt":
+        assert (storing.returncode, said) == (130, "interrupted: give the same command again\n")

@@ -216,6 +216,14 @@ def test_a_stride_over_a_single_pixel_is_dropped_and_changes_nothing():
     assert [conv.stride for conv in convs] == [(2, 2), (2, 2), (1, 1)]
 
 
+def test_a_stride_that_an_idle_padding_needs_is_kept():
+    conv = nn.Conv2d(1, 4, 2, 2, 1)
+    before = conv(torch.ones(2, 1, 1, 1))
+    with timm_network.dropped_strides(conv):
+        conv(torch.ones(2, 1, 1, 1))
+    assert conv(torch.ones(2, 1, 1, 1)).shape == before.shape == (2, 4, 1, 1)
+
+
 def timm_strides(net):
     return {part.stride for part in net.modules() if getattr(part, "kernel_size", 0) == (1, 1)}
 
