@@ -29,7 +29,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "src"))
 
-from striate.datasets import image_folder, layouts, parallel_reading
+from striate.datasets import image_folder, layouts
 
 SIDE, LIMIT, CLASSES = 64, 1 << 30, 10
 
@@ -53,7 +53,7 @@ def limited():
 
 
 def store(folder, data):
-    look = parallel_reading.Look((SIDE, SIDE), "crop")
+    look = image_folder.Look((SIDE, SIDE), "crop")
     layout = image_folder.divided(layouts.find(folder), 0.2)
     report = image_folder.store(layout, look, image_folder.shape_of(layout, look), data)
     return sum(report.counts.values())

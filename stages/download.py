@@ -7,7 +7,7 @@ from pathlib import Path
 from striate.config import params, validation
 from striate.data import arrays
 from striate.data.lists import read_list
-from striate.datasets import fetch, image_folder, image_reading, layouts, parallel_reading
+from striate.datasets import fetch, image_folder, image_reading, layouts
 from striate.datasets.registry import DATASETS
 from striate.pipeline.stage import stage
 
@@ -44,7 +44,7 @@ def store_folder(settings: params.Params) -> dict[str, int]:
     """Store your own images; report skipped files, duplicates and conflicting labels."""
     data = settings.data
     leave_out = [] if data.leave_out == params.NO_LIST else read_list(Path(data.leave_out))
-    look = parallel_reading.Look(data.stored_size, data.resize)
+    look = image_folder.Look(data.stored_size, data.resize)
     with layouts.opened(Path(data.path), DATA) as found:
         layout = image_folder.divided(found, data.test_size, leave_out)
         shape = image_folder.shape_of(layout, look)

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 
 from striate.data import arrays
-from striate.datasets import image_folder, layouts, parallel_reading
+from striate.datasets import image_folder, layouts
 
 
 def read(path, size=0, test_size=0.2, leave_out=(), resize="crop", folder=None):
     """What data/ holds of a folder or an archive, and what was reported."""
     sides = (size, size) if isinstance(size, int) else tuple(size)
-    look = parallel_reading.Look(sides if sides[0] else None, resize)
+    look = image_folder.Look(sides if sides[0] else None, resize)
     with tempfile.TemporaryDirectory() as scratch:
         data = folder or Path(scratch, "data")
         with layouts.opened(Path(path), data) as found:

@@ -8,8 +8,9 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -24,13 +25,25 @@ from striate.data.splits import stratified_split
 from striate.datasets import image_reading, parallel_reading
 from striate.datasets.image_reading import ImageReadError
 from striate.datasets.layouts import MAX_LISTED, TEST, TRAIN, Layout
-from striate.datasets.parallel_reading import Look
 from striate.datasets.registry import DataError
 
 NAME = "folder"
 GRAY_MODES = ("1", "L", "LA", "La")
 PARTIAL = ".partial"  # in data/: what is stored so far
 KEY = "key.txt"  # in it: of what
+MOST_BYTES = 2**22  # of the pixels that a thread or process reads at once, or of one image
+
+
+class Look(NamedTuple):
+    """How images are stored.
+
+    Attributes:
+        size: height and width; None keeps images as they are.
+        resize: a key of `image_reading.RESIZE`.
+    """
+
+    size: tuple[int, int] | None
+    resize: str
 
 
 class Report(NamedTuple):
@@ -258,8 +271,8 @@ def _append(
     with path.open("a+b") as stream:
         done = _read_stored(stream, len(files), shape, add)
         bar.update(done)
-        with closing(parallel_reading.in_order(files[done:], look, shape)) as images:
-            for file, image in images:
+        with closing(_read_ahead(files[done:], look, shape)) as images:
+            for file, image in zip(files[done:], images, strict=True):
                 pixels = _pixels(file, image, shape)
                 if isinstance(pixels, str):
                     failures.append(pixels)
@@ -292,6 +305,29 @@ def _read_stored(
     for _ in range(done):
         add(np.frombuffer(stream.read(record), np.uint8).reshape(shape))
     return done
+
+
+def _read_ahead(
+    files: Sequence[Path], look: Look, shape: tuple[int, int, int]
+) -> Generator[np.ndarray | ImageReadError]:
+    """Images as `_load` gives them; most have this shape, channels first, when they are resized."""
+    at_once = min(max(MOST_BYTES // math.prod(shape), 1), parallel_reading.MOST_AT_ONCE)
+    load = partial(_load, look, "L" if shape[0] == 1 else "RGB")
+    # To copy whole images between processes takes longer than to decode them.
+    processes = look.size is not None
+    return parallel_reading.in_order(load, files, at_once=at_once, processes=processes)
+
+
+def _load(look: Look, mode: str, file: Path) -> np.ndarray | ImageReadError:
+    """An image, uint8 (H, W) or (H, W, 3)."""
+    try:
+        image = image_reading.read(file).convert(mode)
+    except ImageReadError as error:
+        return error
+    if look.size:
+        height, width = look.size
+        image = image_reading.RESIZE[look.resize](image, (width, height))
+    return np.asarray(image)
 
 
 def _pixels(

@@ -1,14 +1,13 @@
-"""Read images on all processors, in order, with a few of them in memory."""
+"""Read files on all processors, in order, with a few images in memory."""
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import (
     BrokenExecutor,
     Executor,
@@ -18,68 +17,53 @@ from concurrent.futures import (
 )
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
-from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
+from typing import TypeVar
 
 from striate.data.processors import cores
-from striate.datasets import image_reading
-from striate.datasets.image_reading import ImageReadError
 from striate.datasets.registry import DataError
 
-MOST_FILES = 16  # that a thread or process reads before it takes others
-MOST_BYTES = 2**22  # of their pixels, unless one image has more
+MOST_AT_ONCE = 16  # files that a thread or process reads before it takes others
 MOST_WORKERS = 16  # each process takes some 30 MB; a container may allow fewer cores than it shows
 PROCESSES_FROM = 5000  # files; they take a second to start, and Python runs one thread at a time
 
-
-class Look(NamedTuple):
-    """How images are stored.
-
-    Attributes:
-        size: height and width; None keeps images as they are.
-        resize: a key of `image_reading.RESIZE`.
-    """
-
-    size: tuple[int, int] | None
-    resize: str
+File = TypeVar("File")
+Found = TypeVar("Found")
 
 
 def in_order(
-    files: Sequence[Path], look: Look, shape: tuple[int, int, int]
-) -> Generator[tuple[Path, np.ndarray | ImageReadError]]:
-    """Read files ahead of the one who takes them.
+    read: Callable[[File], Found],
+    files: Sequence[File],
+    *,
+    at_once: int = MOST_AT_ONCE,
+    processes: bool = True,
+) -> Generator[Found]:
+    """Read files ahead of the one who takes what is found.
 
     Args:
-        files: of images.
-        look: how they are resized.
-        shape: that most of them then have, channels first; others come as they are.
+        read: reads one; it and what it returns can be pickled.
+        files: what it takes.
+        at_once: how many a thread or process reads before it takes others.
+        processes: whether processes read where there are many files.
 
     Yields:
-        Each file and its image, uint8 (H, W) or (H, W, 3), or what is wrong with the file.
+        What is found, in the order of the files.
 
     Raises:
         DataError: a process that reads was killed.
     """
     workers = min(cores(), MOST_WORKERS)
-    at_once = min(max(MOST_BYTES // math.prod(shape), 1), MOST_FILES)
-    mode = "L" if shape[0] == 1 else "RGB"
-    waiting: deque[tuple[Sequence[Path], Future[list[np.ndarray | ImageReadError]]]] = deque()
-
-    def first() -> Iterator[tuple[Path, np.ndarray | ImageReadError]]:
-        some, loaded = waiting.popleft()
-        return zip(some, loaded.result(), strict=True)
-
-    # Whole images would be copied between processes, which takes longer than to decode them.
-    with _pool(workers, look.size is not None and len(files) >= PROCESSES_FROM) as pool:
+    waiting: deque[Future[list[Found]]] = deque()
+    with _pool(workers, processes and len(files) >= PROCESSES_FROM) as pool:
         for start in range(0, len(files), at_once):
-            part = files[start : start + at_once]
-            waiting.append((part, pool.submit(_load_all, part, look, mode)))
+            waiting.append(pool.submit(_read_all, read, files[start : start + at_once]))
             if len(waiting) > 2 * workers:
-                yield from first()
+                yield from waiting.popleft().result()
         while waiting:
-            yield from first()
+            yield from waiting.popleft().result()
+
+
+def _read_all(read: Callable[[File], Found], files: Sequence[File]) -> list[Found]:
+    return [read(file) for file in files]
 
 
 @contextmanager
@@ -136,19 +120,3 @@ def _end_with_parent() -> None:
             os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-def _load_all(files: Sequence[Path], look: Look, mode: str) -> list[np.ndarray | ImageReadError]:
-    return [_load(file, look, mode) for file in files]
-
-
-def _load(file: Path, look: Look, mode: str) -> np.ndarray | ImageReadError:
-    """An image, uint8 (H, W) or (H, W, 3)."""
-    try:
-        image = image_reading.read(file).convert(mode)
-    except ImageReadError as error:
-        return error
-    if look.size:
-        height, width = look.size
-        image = image_reading.RESIZE[look.resize](image, (width, height))
-    return np.asarray(image)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from striate.datasets import image_reading
+from striate.datasets import image_reading, parallel_reading
 from striate.datasets.image_reading import ImageReadError
 from striate.datasets.layouts import Layout
 
@@ -50,21 +49,24 @@ class Seen(NamedTuple):
 
 
 def look(layout: Layout) -> list[Seen]:
-    """Read every file of a layout, with a thread for each processor.
+    """Read every file of a layout, on all processors.
 
     Only a few images are in memory at a time; of each a few hundred bytes are kept.
+
+    Raises:
+        DataError: a process that reads was killed.
     """
     rows = [
         (file, part, int(label))
         for part, files in layout.files.items()
         for file, label in zip(files, layout.labels[part], strict=True)
     ]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found: Iterable[Seen] = pool.map(lambda row: _look_at(*row), rows)
+    with closing(parallel_reading.in_order(_look_at, rows)) as found:
         return list(tqdm(found, total=len(rows), unit=" images", desc="reading", disable=None))
 
 
-def _look_at(file: Path, part: str, label: int) -> Seen:
+def _look_at(row: tuple[Path, str, int]) -> Seen:
+    file, part, label = row
     try:
         image = image_reading.read(file)
         with Image.open(file) as opened:

@@ -122,9 +122,9 @@ def test_the_old_data_stay_until_the_new_ones_are_whole(images, tmp_path, monkey
 def test_only_a_few_images_are_in_memory(images, tmp_path, monkeypatch, fewest):
     """Of 160 of 150 KB, as many as processes or threads are ahead of what is written."""
     monkeypatch.setattr(parallel_reading, "PROCESSES_FROM", fewest)
-    monkeypatch.setattr(parallel_reading, "MOST_BYTES", 2 * 224 * 224 * 3)
+    monkeypatch.setattr(image_folder, "MOST_BYTES", 2 * 224 * 224 * 3)
     monkeypatch.setattr(parallel_reading, "cores", lambda: 2)
-    look = parallel_reading.Look((224, 224), "stretch")
+    look = image_folder.Look((224, 224), "stretch")
     layout = image_folder.divided(layouts.find(images), 0.2)
     shape = image_folder.shape_of(layout, look)
     tracemalloc.start()
@@ -173,7 +173,7 @@ from striate.errors import exit_on_error
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
     parallel_reading.PROCESSES_FROM = 0
-    look = parallel_reading.Look((16, 16), "crop")
+    look = image_folder.Look((16, 16), "crop")
     layout = layouts.find(Path(sys.argv[1]))
     with exit_on_error():
         image_folder.store(layout, look, (3, 16, 16), Path(sys.argv[2]))

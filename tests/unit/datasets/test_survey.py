@@ -8,7 +8,7 @@ from commands import run
 from PIL import Image, ImageDraw, ImageEnhance
 
 from striate.analysis import data_page
-from striate.datasets import layouts, survey
+from striate.datasets import layouts, parallel_reading, survey
 
 COLOURS = {"cat": (200, 60, 40), "dog": (40, 60, 200), "owl": (60, 190, 60)}
 
@@ -42,6 +42,13 @@ def found_in(images):
     layout = layouts.find(images)
     seen = survey.look(layout)
     return data_page.findings(layout, seen, survey.near_duplicates(seen))
+
+
+def test_processes_find_what_threads_find(images, monkeypatch):
+    layout = layouts.find(images)
+    alone = survey.look(layout)
+    monkeypatch.setattr(parallel_reading, "PROCESSES_FROM", 0)
+    assert survey.look(layout) == alone
 
 
 def test_nothing_is_found_where_nothing_is_wrong(images):
