@@ -139,23 +139,28 @@ def _noted_interrupts() -> Iterator[list[int]]:
         if not issubclass(lost.exc_type, KeyboardInterrupt):
             hook(lost)
             return
-        main = threading.main_thread().ident
+        # One that stops where SIGINT is ignored, as behind `nohup`, came by SIGTERM.
+        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        number = signal.SIGTERM if ignored else signal.SIGINT
         # Not at once: it would be dropped again.
-        timers.append(threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGINT)))
+        main = threading.main_thread().ident
+        timers.append(threading.Timer(0.05, signal.pthread_kill, (main, number)))
         timers[-1].daemon = True
         timers[-1].start()
 
+    if threading.current_thread() is not threading.main_thread():
+        yield found  # other threads get no signals
+        return
     hook, sys.unraisablehook = sys.unraisablehook, repeat
-    handler = signal.getsignal(signal.SIGINT)
-    if handler is signal.default_int_handler:
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, interrupt)
     try:
         yield found
     finally:
         for timer in timers:
             timer.cancel()
-        if handler is signal.default_int_handler:
-            signal.signal(signal.SIGINT, handler)
+        if signal.getsignal(signal.SIGINT) is interrupt:  # else the body has set its own
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.unraisablehook = hook
 
 
@@ -164,7 +169,7 @@ def exit_on_error() -> Iterator[None]:
     """Turn errors that the reader can fix into a line on standard error and an exit status.
 
     Status 2 for a `UserError` or what the system refuses (a full disk, a missing permission), 130
-    for an interrupt, 1 for a broken pipe. Bugs keep their traceback.
+    for an interrupt, 1 for a broken pipe. Bugs keep their traceback, but not behind an interrupt.
     """
     open_streams()
     try:

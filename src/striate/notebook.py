@@ -265,6 +265,6 @@ def _array(values: ArrayLike) -> NDArray[Any]:
     """Values as an array, also those of a tensor with gradients or on a GPU."""
     import numpy as np
 
-    if isinstance(values, list | tuple):
+    if isinstance(values, list | tuple) and values and hasattr(values[0], "detach"):
         return np.array([_array(one) for one in values])
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)

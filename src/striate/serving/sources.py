@@ -33,7 +33,7 @@ def find(source: str, scratch: Path) -> Path:
     folder = Path(source)
     if folder.is_dir():
         # Of the pipeline's own folder, what reads it says how to make it.
-        if source != records.MODELS and not (folder / checkpoint.DESCRIPTION).exists():
+        if folder != Path(records.MODELS) and not (folder / checkpoint.DESCRIPTION).exists():
             raise UserError(
                 f"{folder} holds no network: {folder / checkpoint.DESCRIPTION} is not there"
             )

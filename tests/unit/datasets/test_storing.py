@@ -8,6 +8,7 @@ import sys
 import time
 import tracemalloc
 from contextlib import suppress
+from multiprocessing.context import SpawnProcess
 
 import numpy as np
 import psutil
@@ -146,26 +147,46 @@ def test_processes_store_the_same_bytes_and_name_the_same_files(images, tmp_path
 
 
 def test_threads_read_where_no_process_can_be_started(images, tmp_path, monkeypatch):
-    class Refused(parallel_reading.ProcessPoolExecutor):
-        def submit(self, *arguments):
-            if self._processes:
-                raise BlockingIOError(11, "Resource temporarily unavailable")
-            return super().submit(*arguments)
+    start, started, left = SpawnProcess.start, [], []
+
+    def refuse(process):
+        if started:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        started.append(process)
+        start(process)
+
+    class Threads(parallel_reading.ThreadPoolExecutor):
+        def __init__(self, *arguments):
+            left.extend(multiprocessing.active_children())
+            super().__init__(*arguments)
 
     read(images, 16, folder=tmp_path / "threads")
     monkeypatch.setattr(parallel_reading, "PROCESSES_FROM", 0)
-    monkeypatch.setattr(parallel_reading, "ProcessPoolExecutor", Refused)
     monkeypatch.setattr(parallel_reading, "cores", lambda: 2)
+    monkeypatch.setattr(parallel_reading, "ThreadPoolExecutor", Threads)
+    monkeypatch.setattr(SpawnProcess, "start", refuse)
     read(images, 16, folder=tmp_path / "refused")
     assert content(tmp_path / "refused") == content(tmp_path / "threads")
-    end = time.monotonic() + 20
-    while multiprocessing.active_children():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    assert len(started) == 1
+    assert left == []
 
 
-# Stores with processes, one of whose images is read for ever.
-SLOW = """
+def broken(number):
+    if number == 7:
+        raise ZeroDivisionError("a bug")
+    return number
+
+
+def test_what_a_process_raises_is_raised_here(monkeypatch):
+    monkeypatch.setattr(parallel_reading, "PROCESSES_FROM", 0)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        list(parallel_reading.in_order(broken, range(10), at_once=2))
+    assert list(parallel_reading.in_order(broken, range(7), at_once=2)) == [*range(7)]
+    assert multiprocessing.active_children() == []
+
+
+# Stores images of 196 KB a part by processes; each takes so many seconds to read.
+STORE = """
 import signal, sys, time
 from pathlib import Path
 from striate.datasets import image_folder, image_reading, layouts, parallel_reading
@@ -173,45 +194,81 @@ from striate.errors import exit_on_error
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
     parallel_reading.PROCESSES_FROM = 0
-    look = image_folder.Look((16, 16), "crop")
+    look = image_folder.Look((64, 64), "crop")
     layout = layouts.find(Path(sys.argv[1]))
     with exit_on_error():
-        image_folder.store(layout, look, (3, 16, 16), Path(sys.argv[2]))
+        print("begin", flush=True)
+        image_folder.store(layout, look, (3, 64, 64), Path(sys.argv[2]))
 elif sys.argv[1:]:
-    read = image_reading.read
-    image_reading.read = lambda file: (time.sleep(60 * (file.name == "050.png")), read(file))[1]
+    read, seconds = image_reading.read, float(sys.argv[3])
+    image_reading.read = lambda file: (time.sleep(seconds), read(file))[1]
 """
 
 
-@pytest.mark.parametrize("ending", ["interrupt", "two interrupts", "kill", "kill of a reader"])
-def test_no_process_is_left_whatever_ends_a_store(images, tmp_path, ending):
-    (tmp_path / "slow.py").write_text(SLOW)
-    storing = subprocess.Popen(
-        [sys.executable, tmp_path / "slow.py", images, tmp_path / "data"],
-        stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+@pytest.fixture
+def storing(images, tmp_path):
+    """Start a store; when it has begun."""
+
+    def start(seconds):
+        (tmp_path / "store.py").write_text(STORE)
+        process = subprocess.Popen(
+            [sys.executable, tmp_path / "store.py", images, tmp_path / "data", str(seconds)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        assert process.stdout.readline() == "begin\n"
+        return process
+
+    return start
+
+
+def wait_for_images(tmp_path):
     stored = tmp_path / "data/.partial/train/images.npy"
     deadline = time.monotonic() + 60
     while not stored.exists() or not stored.stat().st_size:
         assert time.monotonic() < deadline
-        time.sleep(0.05)
-    family = psutil.Process(storing.pid).children(recursive=True)
-    readers = [one for one in family if "spawn_main" in " ".join(one.cmdline())]
-    if ending == "kill of a reader":
-        readers[0].kill()
-    elif ending == "kill":
-        storing.kill()
-    else:
-        os.killpg(storing.pid, signal.SIGINT)  # as Ctrl-C
-        if ending == "two interrupts":
-            time.sleep(0.05)
-            with suppress(ProcessLookupError):
-                os.killpg(storing.pid, signal.SIGINT)
-    _, said = storing.communicate(timeout=30)  # less than the slow image takes
-    _, alive = psutil.wait_procs(family, timeout=20)
-    assert alive == []
-    if ending == "kill of a reader":
-        assert said.startswith("error: a process that reads images was killed")
-        assert said.count("\n") == 1
-    elif ending == "interrupt":
-        assert (storing.returncode, said) == (130, "interrupted: give the same command again\n")
+        time.sleep(0.02)
+
+
+def readers_of(process):
+    family = psutil.Process(process.pid).children(recursive=True)
+    return family, [one for one in family if "spawn_main" in " ".join(one.cmdline())]
+
+
+@pytest.mark.parametrize("wait", [0, 0.2, 0.4, 0.7, 1.0, "images"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_interrupted_store_ends_at_once_and_in_a_line(storing, tmp_path, wait, times):
+    process = storing(0.01)
+    wait_for_images(tmp_path) if wait == "images" else time.sleep(wait)
+    family, _ = readers_of(process)
+    for number in range(times):
+        time.sleep(0.02 * number)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C
+    _, said = process.communicate(timeout=20)
+    assert "spawn" not in said, said  # nothing of the processes that read
+    if times == 1:
+        assert (process.returncode, said) == (130, "interrupted: give the same command again\n")
+    assert psutil.wait_procs(family, timeout=20)[1] == []
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_the_kill_of_a_process_that_reads_is_told(storing, tmp_path, number):
+    process = storing(0.02)
+    wait_for_images(tmp_path)
+    family, readers = readers_of(process)
+    time.sleep(0.03 * number)
+    readers[number % len(readers)].kill()
+    _, said = process.communicate(timeout=20)
+    assert said.startswith("error: a process that reads images was killed")
+    assert said.count("\n") == 1
+    assert psutil.wait_procs(family, timeout=20)[1] == []
+
+
+def test_no_process_is_left_when_a_store_is_killed(storing, tmp_path):
+    process = storing(0.05)
+    wait_for_images(tmp_path)
+    family, readers = readers_of(process)
+    assert readers
+    process.kill()
+    process.communicate()
+    assert psutil.wait_procs(family, timeout=20)[1] == []
