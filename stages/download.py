@@ -1,8 +1,12 @@
 """Download: write the data set `data.name`, or your own images, to data/."""
 
 import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
+
+if __name__ == "__main__":  # until `stage` can put outputs back
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
 
 from striate.config import params, validation
 from striate.data import arrays

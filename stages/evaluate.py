@@ -1,8 +1,12 @@
 """Score the trained network on the test images, once; keep its predictions and what is inside."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+if __name__ == "__main__":  # until `stage` can put outputs back
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
 
 from striate.config import params
 from striate.console import waiting

@@ -1,7 +1,11 @@
 """Draw the figures; write the page that shows them, and the model card."""
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+if __name__ == "__main__":  # until `stage` can put outputs back
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
 
 from striate.config import params
 from striate.console import waiting

@@ -87,6 +87,14 @@ class Running:
         except psutil.NoSuchProcess:
             return False
 
+    def script(self, name):
+        """The process that runs a script, if there is one."""
+        try:
+            children = psutil.Process(self.process.pid).children(recursive=True)
+            return next((one for one in children if one.cmdline()[-1:] == [name]), None)
+        except psutil.NoSuchProcess:
+            return None
+
     def trainer(self):
         """The process that holds the lock."""
         said = (self.clone.folder / RESUME_DIR / "train.lock").read_text()
@@ -163,6 +171,32 @@ def test_a_stage_whose_dvc_is_gone_before_it_began_ends_and_puts_outputs_back(cl
         time.sleep(0.1)
     assert "epoch 1/" not in running.log.read_text()
     assert "up to date" in clone.run("dvc", "status")
+
+
+@pytest.mark.parametrize("stage", ["train", "evaluate", "visualize"])
+@pytest.mark.parametrize("wait", [0.05, 0.2, 0.4])
+def test_an_interrupt_while_a_stage_begins_puts_outputs_back(clone, stage, wait):
+    before = outputs(clone.folder)
+    running = Running(clone, "dvc", "repro", "--force", "--single-item", stage)
+    running.wait_until(lambda: running.script(f"stages/{stage}.py"))
+    script = running.script(f"stages/{stage}.py")
+    running.wait_until(lambda: signal.SIGINT in masked(script))  # Python runs it
+    time.sleep(wait)
+    os.killpg(running.process.pid, signal.SIGINT)
+    _, said = running.wait()
+    assert "Traceback" not in said
+    assert "\ninterrupted: " in said
+    assert outputs(clone.folder) == before
+
+
+def masked(process):
+    """The signals that a process blocks."""
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+    except OSError:
+        return set()
+    bits = int(re.search(r"^SigBlk:\s*(\w+)$", status, re.MULTILINE)[1], 16)
+    return {number for number in signal.Signals if bits >> (number - 1) & 1}
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ PAIRS = 60  # nearly equal images on the page, at most
 LISTED = 5  # files in a finding
 UNEQUAL = 3  # times as many images, from which on a difference of classes is told
 FEW = 20  # images of a class, below which that is told
+LEAST = 4  # with fewer, a training, a test and a validation set may not get one each
 
 
 class Finding(NamedTuple):
@@ -140,6 +141,8 @@ def _few(layout: Layout, seen: Sequence[Seen]) -> Finding | None:
     few = [f"{name}: {n}" for name, n in zip(layout.classes, each, strict=True) if n < FEW]
     what = f"{len(few)} of {len(layout.classes)} classes have fewer than {FEW} training images"
     advice = "begin with a trained network: training.init_from, model.pretrained"
+    if each.min() < LEAST:
+        advice += f"; fewer than {LEAST} may be too few to split off a test and a validation set"
     return Finding(what, few, advice) if few else None
 
 

@@ -266,7 +266,11 @@ def _of_tables(path: Path, tables: Mapping[str, Path]) -> Layout:
         labels[part] = np.array([number[label] for _, label in ordered])
         if odd := sorted({*classes} - {classes[index] for index in labels[part]}):
             raise DataError(f"the part {part} has no image of {', '.join(odd[:MAX_LISTED])}")
-    return Layout(path, classes, files, labels, Counter())
+    skipped: Counter[str] = Counter()
+    there = {os.path.normpath(file) for file in image_reading.list_images(path).files}
+    if unnamed := len(there - {os.path.normpath(file) for file in seen}):
+        skipped["not named by a table"] = unnamed
+    return Layout(path, classes, files, labels, skipped)
 
 
 def _numbered(labels: Sequence[str], path: Path) -> tuple[tuple[str, ...], dict[str, int]]:
@@ -318,7 +322,8 @@ def _numbered_rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 if line.strip():
                     yield number, json.loads(line)
         else:
-            reader = csv.DictReader(stream, delimiter="\t" if ending == ".tsv" else ",")
+            delimiter = "\t" if ending == ".tsv" else ","
+            reader = csv.DictReader(stream, delimiter=delimiter, skipinitialspace=True)
             for row in reader:
                 yield reader.line_num, row
 
@@ -329,6 +334,8 @@ def _value(row: Row, columns: Sequence[str]) -> str:
         wanted, known = " or ".join(columns), ", ".join(row.values)
         raise DataError(f"{row.table} must have a column {wanted}; it has {known}")
     value = row.values[name]
+    if isinstance(value, dict | bytes):
+        raise DataError(f"{row.table}: the column {name} holds images; it must hold paths of files")
     if value is None or str(value).strip() == "":
         raise DataError(f"{row.where}: there is no {name}")
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

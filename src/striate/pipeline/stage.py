@@ -31,6 +31,8 @@ def stage() -> Iterator[None]:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with exits():
+            # The scripts block both while they import what they need.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT, signal.SIGTERM])
             _end_with_parent()
             logger.enabled()  # a faulty switch shall fail before the work, and not after it
             if not is_member():

@@ -261,6 +261,27 @@ def test_what_does_not_fit_is_explained(tmp_path, spoil, said):
         read(tmp_path)
 
 
+def test_images_that_a_table_does_not_name_are_counted(tmp_path):
+    as_csv(tmp_path)
+    Image.new("RGB", (8, 8)).save(tmp_path / "extra.png")
+    assert layouts.find(tmp_path).skipped == {"not named by a table": 1}
+
+
+def test_blanks_behind_commas_belong_to_no_name(tmp_path):
+    as_csv(tmp_path)
+    table = tmp_path / "labels.csv"
+    classes = layouts.find(tmp_path).classes
+    table.write_text(table.read_text().replace(",", ", "))
+    assert layouts.find(tmp_path).classes == classes
+
+
+def test_a_column_of_images_is_no_column_of_paths(tmp_path):
+    rows = [{"image": {"bytes": b"PNG", "path": "a.png"}, "label": label} for label in (0, 1)]
+    parquet.write_table(Table.from_pylist(rows), tmp_path / "train.parquet")
+    with pytest.raises(DataError, match=r"train\.parquet: the column image holds images; it must"):
+        layouts.find(tmp_path)
+
+
 def test_a_table_alone_is_no_path(tmp_path):
     write_csv(tmp_path / "labels.csv", flat(tmp_path))
     with pytest.raises(DataError, match=re.escape(f"-S data.path={tmp_path}, so that DVC sees")):
