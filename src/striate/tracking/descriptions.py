@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 from striate.datasets.registry import DATASETS
 from striate.models import configs
-from striate.reporting.numbers import plural
 from striate.tracking import groups, mlmodel, points, records
 from striate.tracking.points import Point
 from striate.tracking.records import Record
@@ -105,7 +104,7 @@ def about(record: Record) -> str:
     size = "x".join(str(value) for value in configs.stated_size(params).values())
     network = " ".join(filter(None, [params.get("model.arch"), size]))
     seed = f"seed {params.get('seed', 0)}"
-    epochs = plural(int(train["epochs"]), "epoch")
+    epochs = f"{train['epochs']:g} epoch{'' if train['epochs'] == 1 else 's'}"
     parts = [network, f"{train.get('parameters', 0):,.0f} parameters", epochs, seed]
     line = f"{params['data.name']}: {', '.join(parts)}"
     if records.VALIDATION in train:
