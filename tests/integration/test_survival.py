@@ -429,8 +429,8 @@ def test_when_the_disk_fills_up_the_old_outputs_can_be_had_back(small_disk, stag
     (line,) = [line for line in printed.splitlines() if line.startswith("error: ")]
     assert line.endswith("No space left on device")
     (small_disk.folder.parent / "filler").unlink()
-    if "try `dvc checkout` and `git checkout metrics`" in printed:
-        small_disk.run("dvc", "checkout")
+    if "try `dvc checkout --force dvc.yaml` and `git checkout metrics`" in printed:
+        small_disk.run("dvc", "checkout", "--force", "dvc.yaml")
         small_disk.run("git", "checkout", "-q", "metrics")
     assert outputs(small_disk.folder) == before, printed
 

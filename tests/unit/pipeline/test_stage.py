@@ -140,7 +140,8 @@ def test_outputs_that_cannot_be_put_back_are_said_with_what_helps(removed, capsy
         fail(UserError("wrong"))
     first, second = capsys.readouterr().err.splitlines()
     assert first == "error: wrong"
-    assert "could not be restored (No space left on device); try `dvc checkout`" in second
+    assert "could not be restored (No space left on device); try `dvc checkout" in second
+    assert "try `dvc checkout --force dvc.yaml` and `git checkout metrics`" in second
 
 
 def test_a_termination_is_an_interrupt(removed):
