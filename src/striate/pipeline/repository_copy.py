@@ -100,10 +100,11 @@ def _check_out(root: Path, copy: Path) -> None:
     (own / "objects/info/alternates").write_text(f"{paths['objects']}\n")
     if paths["shallow"].exists():
         shutil.copyfile(paths["shallow"], own / "shallow")
-    # The copied index spares the hashing of unchanged files.
+    # The copied index spares the hashing of unchanged files; by its time Git knows those that were
+    # written when it was, and hashes them.
     index = own / "working-tree"
     if paths["index"].exists():
-        shutil.copyfile(paths["index"], index)
+        shutil.copy2(paths["index"], index)
     borrowed = {
         "GIT_INDEX_FILE": str(index),
         "GIT_OBJECT_DIRECTORY": str(own / "objects"),

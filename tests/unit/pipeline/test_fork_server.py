@@ -30,8 +30,8 @@ PROBE = """
 """
 WAIT = """
     import os, signal, sys, time
-    print(os.getpid(), flush=True)
     try:
+        print(os.getpid(), flush=True)
         time.sleep(60)
     except KeyboardInterrupt:
         print("interrupted", flush=True)

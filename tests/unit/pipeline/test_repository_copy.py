@@ -125,6 +125,19 @@ def test_a_linked_worktree(root, tmp_path):
     assert state(copy) == EDITED
 
 
+def test_an_edit_in_the_moment_of_a_checkout_is_copied(root):
+    """It changes neither size nor time: by the time of its index Git knows that it must look."""
+    git(root, "config", "core.trustctime", "false")
+    edited, moment = root / "edited", 10**18
+    os.utime(edited, ns=(moment, moment))
+    git(root, "update-index", "--refresh")
+    write(root, edited="7")
+    for path in (edited, root / ".git/index"):
+        os.utime(path, ns=(moment, moment))
+    copy = repository_copy.make(root, "one", [])
+    assert (copy / "edited").read_text() == "7"
+
+
 def test_a_shallow_clone(root, tmp_path):
     write(root, edited="3")
     git(root, "commit", "-qam", "Second.")
