@@ -7,6 +7,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -130,17 +131,15 @@ def _end(readers: Sequence[Reader]) -> None:
 
 def _serve(read: Callable[[File], Found], connection: Connection[Any, Any]) -> None:
     """Read the files that come, until the other end is closed or its process is gone."""
-    while True:
-        try:
+    with suppress(EOFError, ConnectionError):
+        while True:
             part = connection.recv()
-        except EOFError:
-            return
-        found: list[Found] | Exception
-        try:
-            found = _read_all(read, part)
-        except Exception as error:
-            found = error
-        connection.send(found)
+            found: list[Found] | Exception
+            try:
+                found = _read_all(read, part)
+            except Exception as error:
+                found = error
+            connection.send(found)
 
 
 def _read_all(read: Callable[[File], Found], files: Sequence[File]) -> list[Found]:

@@ -270,5 +270,5 @@ def test_no_process_is_left_when_a_store_is_killed(storing, tmp_path):
     family, readers = readers_of(process)
     assert readers
     process.kill()
-    process.communicate()
+    assert process.communicate() == ("", "")  # also of those that read
     assert psutil.wait_procs(family, timeout=20)[1] == []
