@@ -186,14 +186,14 @@ def exit_on_error() -> Iterator[None]:
         sys.exit(1)
     except Exception as error:
         text = describe(error)
-        if text is None and interrupts:
-            # A library whose import is interrupted may catch that, and fail later, in another way.
-            _print_last(INTERRUPTED)
-            sys.exit(130)
-        if text is None:
+        if text is not None:
+            _print_last(f"error: {text}")
+            sys.exit(2)
+        if not interrupts:
             raise
-        _print_last(f"error: {text}")
-        sys.exit(2)
+        # A library whose import is interrupted may catch that, and fail later, in another way.
+        _print_last(INTERRUPTED)
+        sys.exit(130)
     except KeyboardInterrupt as interrupt:
         _print_last(f"interrupted: {interrupt}" if str(interrupt) else INTERRUPTED)
         sys.exit(130)
