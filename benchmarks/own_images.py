@@ -5,8 +5,8 @@
 Makes JPEG files of mixed sizes, then by turns stores them with 64×64 pixels, and reads them once by
 ImageFolder and a DataLoader with as many workers as processors, resized and cropped to the same
 size. No process of a store may take more than 1 GiB for data; the memory that is told is the most
-of all processes together, where what they share counts once. Then a store is killed twice, and the
-last one's bytes are compared with those of the first.
+of all processes together, where what they share counts once. `striate data` looks at the same
+folder. Then a store is killed twice, and the last one's bytes are compared with those of the first.
 """
 
 import argparse
@@ -74,10 +74,19 @@ def image_folder_epoch(folder):
     return count
 
 
+def look(folder, data):
+    command = [Path(sys.executable).parent / "striate", "data", folder, "--to", data / "look.html"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return sum(path.is_file() for path in folder.rglob("*"))
+
+
+RUN = {"store": store, "epoch": lambda folder, _: image_folder_epoch(folder), "look": look}
+
+
 def one(what, folder, data):
-    """Run one of the two; print images and seconds as JSON."""
+    """Run one of the three; print images and seconds as JSON."""
     begin = time.perf_counter()
-    count = store(folder, data) if what == "store" else image_folder_epoch(folder)
+    count = RUN[what](folder, data)
     seconds = time.perf_counter() - begin
     print(json.dumps({"count": count, "seconds": seconds}))
 
@@ -120,7 +129,7 @@ def main():
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--one", choices=["store", "epoch"])
+    parser.add_argument("--one", choices=RUN)
     arguments = parser.parse_args()
     if arguments.one:
         one(arguments.one, arguments.folder, arguments.data)
@@ -137,7 +146,7 @@ def main():
                     pool.submit(make, folder, start, min(start + step, arguments.images))
         rows = []
         for _ in range(arguments.rounds):
-            for what in ("store", "epoch"):
+            for what in RUN:
                 shutil.rmtree(data, ignore_errors=True)
                 process = started(what, folder, data)
                 most = memory(process)
